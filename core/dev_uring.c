@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dev_uring.c - the device by io_uring, one ring per queue.
+ *
+ * Always holds:
+ *   1. At most DEPTH operations are in the ring, each in a slot of its own and with one completion to
+ *      come; the rest wait in `waiting`.  The completion queue has 2 * DEPTH entries, so it cannot
+ *      overflow and io_uring_get_sqe() cannot fail.
+ *   2. A slot is in `unsent` from the preparation of its entry until the kernel has taken the entry, in the
+ *      order of the submission queue.  Outside dev_poll() `unsent` is empty unless the kernel was short of memory.
+ *   3. Each completion signals the queue's eventfd, which is also what posts and wakes signal, so that
+ *      there is a single thing to wait for.
+ *
+ * No SINGLE_ISSUER and no DEFER_TASKRUN: a queue may change hands between threads.  The registered
+ * file saves the kernel a reference count per operation; without it the results are the same.
+ */
+#include "core/dev_engine.h"
+
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define DEPTH 128u
+#define STUCK_RETRY_MS 10	/* when the kernel had no memory for a submission */
+#define DEATH_GRACE_MS 5000	/* for completions of what a broken ring had taken */
+
+struct slot {
+	struct dev_io *io;	/* NULL: free */
+	STAILQ_ENTRY(slot) link;	/* in free, or in unsent */
+	struct iovec *room;	/* ENGINE_IOV_MAX entries for a continued transfer */
+};
+STAILQ_HEAD(slot_list, slot);
+
+struct uring_queue {
+	struct engine_queue base;
+	struct io_uring ring;
+	bool fixed_file;	/* descriptor 0 of the ring is the device's */
+	bool dead;		/* io_uring_enter() failed for good */
+	int64_t give_up_ms;	/* when dead: on the monotonic clock, see fail_taken() */
+	struct slot slots[DEPTH];
+	struct slot_list free;
+	struct slot_list unsent;
+	unsigned nunsent;
+	unsigned nused;		/* slots with an operation */
+	struct dev_io_list waiting;
+	struct iovec *rooms;	/* all slots' `room`; untouched pages cost nothing */
+};
+
+#define ROOMS_BYTES ((size_t)DEPTH * ENGINE_IOV_MAX * sizeof(struct iovec))
+
+static void prep_sqe(struct uring_queue *q, struct slot *slot, struct io_uring_sqe *sqe)
+{
+	struct dev_io *io = slot->io;
+	int fd = q->fixed_file ? 0 : q->base.pub.dev->fd;
+	const struct iovec *iov;
+	int niov;
+
+	switch (io->op) {
+	case DEV_READ:
+		niov = engine_iov_rest(io, &iov, slot->room);
+		io_uring_prep_readv(sqe, fd, iov, (unsigned)niov, io->off + io->moved);
+		break;
+	case DEV_WRITE:
+		niov = engine_iov_rest(io, &iov, slot->room);
+		io_uring_prep_writev2(sqe, fd, iov, (unsigned)niov, io->off + io->moved,
+				      io->flags & DEV_DURABLE ? RWF_DSYNC : 0);
+		break;
+	case DEV_FLUSH:
+		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+		break;
+	case DEV_DISCARD:
+		io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)io->off,
+					(off_t)io->len);
+		break;
+	}
+	if (q->fixed_file)
+		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	io_uring_sqe_set_data(sqe, slot);
+}
+
+static void slot_send(struct uring_queue *q, struct slot *slot)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+
+	assert(sqe);
+	prep_sqe(q, slot, sqe);
+	STAILQ_INSERT_TAIL(&q->unsent, slot, link);
+	q->nunsent++;
+}
+
+/* Gives the slot back and its operation to the caller. */
+static struct dev_io *slot_release(struct uring_queue *q, struct slot *slot)
+{
+	struct dev_io *io = slot->io;
+
+	slot->io = NULL;
+	STAILQ_INSERT_HEAD(&q->free, slot, link);
+	q->nused--;
+	return io;
+}
+
+static void fill_slots(struct uring_queue *q)
+{
+	while (!STAILQ_EMPTY(&q->waiting) && !STAILQ_EMPTY(&q->free)) {
+		struct slot *slot = STAILQ_FIRST(&q->free);
+
+		slot->io = STAILQ_FIRST(&q->waiting);
+		STAILQ_REMOVE_HEAD(&q->free, link);
+		STAILQ_REMOVE_HEAD(&q->waiting, link);
+		q->nused++;
+		slot_send(q, slot);
+	}
+}
+
+/*
+ * The ring is of no more use.  What the kernel has not taken fails at once; what it has taken still owns its
+ * buffers and can still complete, because completions arrive through memory.  It gets some time.
+ */
+static void ring_died(struct uring_queue *q, int err)
+{
+	q->dead = true;
+	q->give_up_ms = engine_now_ms() + DEATH_GRACE_MS;
+	diag(q->base.pub.dev->diag, DIAG_ERR, "%s: io_uring failed: %s (errno %d)", q->base.pub.dev->path,
+	     strerror(-err), -err);
+	while (!STAILQ_EMPTY(&q->unsent)) {
+		struct slot *slot = STAILQ_FIRST(&q->unsent);
+
+		STAILQ_REMOVE_HEAD(&q->unsent, link);
+		engine_put_done(&q->base, slot_release(q, slot), -EIO);
+	}
+	q->nunsent = 0;
+	while (!STAILQ_EMPTY(&q->waiting)) {
+		struct dev_io *io = STAILQ_FIRST(&q->waiting);
+
+		STAILQ_REMOVE_HEAD(&q->waiting, link);
+		engine_put_done(&q->base, io, -EIO);
+	}
+}
+
+/* After the grace a hang is worse than a buffer that the kernel might still touch. */
+static void fail_taken(struct uring_queue *q)
+{
+	for (unsigned i = 0; i < DEPTH; i++)
+		if (q->slots[i].io)
+			engine_put_done(&q->base, slot_release(q, &q->slots[i]), -EIO);
+}
+
+/* Out of memory for now, or interrupted: the entries stay in the queue and are offered again. */
+static bool is_passing(int err)
+{
+	return err == -EAGAIN || err == -EBUSY || err == -EINTR || err == -ENOMEM;
+}
+
+static void send_unsent(struct uring_queue *q)
+{
+	while (q->nunsent) {
+		int rc = io_uring_submit(&q->ring);
+
+		/* Counted by the ring's own head: a submission may stop at a bad entry. */
+		for (unsigned left = io_uring_sq_ready(&q->ring); q->nunsent > left; q->nunsent--)
+			STAILQ_REMOVE_HEAD(&q->unsent, link);
+		if (rc == -EINTR || rc > 0)
+			continue;
+		if (rc < 0 && !is_passing(rc))
+			ring_died(q, rc);
+		return;
+	}
+}
+
+/* What waits for time to pass instead of a completion must still bring an epoll(7) user back to dev_poll(). */
+static void stay_readable(struct uring_queue *q)
+{
+	if (q->nunsent || (q->dead && q->nused))
+		engine_signal(&q->base);
+}
+
+static void uring_submit(struct dev_queue *dq, struct dev_io *io)
+{
+	struct uring_queue *q = (struct uring_queue *)dq;
+	int err = engine_refuses(dq->dev, io);
+
+	engine_begin(&q->base, io);
+	if (q->dead)
+		err = -EIO;
+	if (err) {
+		engine_put_done(&q->base, io, err);
+	} else if (io->op == DEV_DISCARD && dq->dev->is_block) {
+		/* The ring has no operation for it before Linux 6.12. */
+		engine_put_done(&q->base, io, engine_discard_now(dq->dev, io->off, io->len));
+	} else {
+		STAILQ_INSERT_TAIL(&q->waiting, io, link);
+		/* From a callback: one system call for the whole batch, in uring_kick(). */
+		if (!q->base.polling) {
+			fill_slots(q);
+			send_unsent(q);
+			stay_readable(q);
+		}
+	}
+}
+
+static int reap(struct engine_queue *base)
+{
+	struct uring_queue *q = (struct uring_queue *)base;
+	struct io_uring_cqe *cqe;
+	uint32_t grain = engine_dev_of(base->pub.dev)->grain;
+	int ran = 0;
+
+	while (io_uring_peek_cqe(&q->ring, &cqe) == 0) {
+		struct slot *slot = io_uring_cqe_get_data(cqe);
+		int res = cqe->res;
+
+		io_uring_cqe_seen(&q->ring, cqe);
+		if (!engine_advance(slot->io, res, grain)) {
+			if (!q->dead) {
+				slot_send(q, slot);
+				continue;
+			}
+			slot->io->result = -EIO;
+		}
+
+		struct dev_io *io = slot_release(q, slot);
+
+		engine_finish(base, io, io->result);
+		ran++;
+	}
+	return ran;
+}
+
+static int kick(struct engine_queue *base)
+{
+	struct uring_queue *q = (struct uring_queue *)base;
+	int64_t left;
+
+	if (!q->dead) {
+		fill_slots(q);
+		send_unsent(q);
+	}
+	if (!q->dead)
+		return q->nunsent ? STUCK_RETRY_MS : -1;
+	if (!q->nused)
+		return -1;
+	left = q->give_up_ms - engine_now_ms();
+	if (left > 0)
+		return (int)left;
+	fail_taken(q);
+	return 0;
+}
+
+static int uring_poll(struct dev_queue *dq, int timeout_ms)
+{
+	static const struct engine_hooks hooks = { .reap = reap, .kick = kick };
+
+	int ran = engine_poll(engine_queue_of(dq), timeout_ms, &hooks);
+
+	stay_readable((struct uring_queue *)dq);
+	return ran;
+}
+
+/* The ring, its eventfd and, if the kernel lets us, the registered file. */
+static int setup_ring(struct uring_queue *q)
+{
+	/* FAST_POLL stands for Linux 5.7, by when all operations used here had arrived. */
+	const unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL;
+	struct io_uring_params params = { 0 };
+	int err = io_uring_queue_init_params(DEPTH, &q->ring, &params);
+
+	if (err)
+		return err;
+	err = (params.features & needed) == needed ? 0 : -ENOSYS;
+	if (!err)
+		err = io_uring_register_eventfd(&q->ring, q->base.efd);
+	if (err) {
+		io_uring_queue_exit(&q->ring);
+		return err;
+	}
+	q->fixed_file = io_uring_register_files(&q->ring, &q->base.pub.dev->fd, 1) == 0;
+	return 0;
+}
+
+static int setup_slots(struct uring_queue *q)
+{
+	q->rooms = mmap(NULL, ROOMS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (q->rooms == MAP_FAILED)
+		return -ENOMEM;
+	STAILQ_INIT(&q->free);
+	STAILQ_INIT(&q->unsent);
+	STAILQ_INIT(&q->waiting);
+	for (unsigned i = 0; i < DEPTH; i++) {
+		q->slots[i].room = q->rooms + (size_t)i * ENGINE_IOV_MAX;
+		STAILQ_INSERT_TAIL(&q->free, &q->slots[i], link);
+	}
+	return 0;
+}
+
+static int uring_queue_create(struct dev *dev, struct dev_queue **out)
+{
+	struct uring_queue *q = calloc(1, sizeof(*q));
+	int err;
+
+	if (!q)
+		return -ENOMEM;
+	err = engine_queue_init(&q->base, dev, true);
+	if (err)
+		goto free_queue;
+	err = setup_slots(q);
+	if (err)
+		goto fini_base;
+	err = setup_ring(q);
+	if (err)
+		goto unmap_rooms;
+	*out = &q->base.pub;
+	return 0;
+
+unmap_rooms:
+	munmap(q->rooms, ROOMS_BYTES);
+fini_base:
+	engine_queue_fini(&q->base);
+free_queue:
+	free(q);
+	return err;
+}
+
+static void uring_queue_destroy(struct dev_queue *dq)
+{
+	struct uring_queue *q = (struct uring_queue *)dq;
+
+	while (q->base.pending)
+		uring_poll(dq, -1);
+	io_uring_queue_exit(&q->ring);
+	munmap(q->rooms, ROOMS_BYTES);
+	engine_queue_fini(&q->base);
+	free(q);
+}
+
+static void uring_close(struct dev *dev)
+{
+	engine_dev_fini(dev);
+	free(dev);
+}
+
+static const struct dev_ops uring_ops = {
+	.name = "uring",
+	.close = uring_close,
+	.queue_create = uring_queue_create,
+	.queue_destroy = uring_queue_destroy,
+	.submit = uring_submit,
+	.poll = uring_poll,
+	.queue_fd = engine_queue_fd,
+	.wake = engine_wake,
+	.post = engine_post,
+	.stats = engine_stats,
+};
+
+int dev_uring_create(const struct engine_dev *proto, struct dev **out)
+{
+	struct engine_dev *dev = malloc(sizeof(*dev));
+	struct dev_queue *trial;
+	int err;
+
+	if (!dev)
+		return -ENOMEM;
+	*dev = *proto;
+	dev->pub.ops = &uring_ops;
+	/* Whoever asks for io_uring learns here that it is denied, not at the first queue. */
+	err = uring_queue_create(&dev->pub, &trial);
+	if (err) {
+		free(dev);
+		return err;
+	}
+	uring_queue_destroy(trial);
+	*out = &dev->pub;
+	return 0;
+}

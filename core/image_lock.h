@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * image_lock.h - who may touch an image or a device: one lock that the mount, mkfs, fsck and the tools all take, and
+ * what the kernel says about mounts.
+ *
+ * The lock is flock(2) on the image itself, so it ends with the process however that dies, and is inherited by fork().
+ * A loop device stands for its backing file: locking it locks that file as well, so that an image mounted through a loop
+ * device cannot be opened by its path, nor the other way round.
+ */
+#ifndef HOLDFAST_CORE_IMAGE_LOCK_H
+#define HOLDFAST_CORE_IMAGE_LOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define IMAGE_LOCK_SHARED     1u	/* readers among themselves */
+#define IMAGE_LOCK_NO_BACKING 2u	/* the caller has already locked the loop device's file */
+
+/*
+ * Locks what the open descriptor `fd` refers to.  For a whole loop device that maps its file from offset 0, *backing_fd is a
+ * second descriptor, of that file, which the caller keeps open as long as it keeps the lock; else -1.
+ * -EBUSY: somebody else has it.  Does not wait, except about a second for block devices, which udev locks for
+ * a moment whenever they appear or change.
+ */
+int image_lock(int fd, unsigned flags, int *backing_fd);
+
+/*
+ * Is `path` mounted, by any file system: the block device; the file itself as a FUSE source; or a loop device on the file?
+ * Fills `where` (terminated) with the mount point if known.  `where` may be NULL.
+ */
+bool image_is_mounted(const char *path, char *where, size_t where_bytes);
+
+/* Is the block device `path` claimed exclusively: mounted anywhere (other mount namespaces too), swap, part of an array?
+ * False for files and for what cannot be opened. */
+bool image_is_claimed(const char *path);
+
+#endif

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tree_impl.h - what the files of the tree share: the tree, its nodes in memory, and work on pages.
+ *
+ *   tree.c          create, descend, lookups, cursors
+ *   tree_cache.c    nodes in memory: slabs, hash table, eviction, copying on write
+ *   tree_node.c     one page: insert, delete, resize, split, merge
+ *   tree_prepare.c  what a mutation needs and costs
+ *   tree_insert.c   put, patch, splits
+ *   tree_remove.c   delete, merges, removal of empty nodes
+ *   tree_freeze.c   freeze and thaw
+ *   tree_check.c    the invariants
+ */
+#ifndef HOLDFAST_CORE_TREE_IMPL_H
+#define HOLDFAST_CORE_TREE_IMPL_H
+
+#include <sys/queue.h>
+
+#include "core/tree.h"
+
+enum node_state { NODE_FREE, NODE_CLEAN, NODE_DIRTY, NODE_FROZEN };
+
+struct node {
+	uint64_t addr;		/* the first address, or TREE_TEMP | counter */
+	struct node *hash_next;
+	struct disk_node *page;
+	uint64_t stamp;		/* tree->clock when it was last moved in the list of clean nodes */
+	enum node_state state;
+	bool detached;		/* frozen, and replaced by a newer version: not in the hash table */
+	TAILQ_ENTRY(node) link;	/* free, clean (least recently used first) or frozen */
+};
+TAILQ_HEAD(node_list, node);
+
+struct slab;
+SLIST_HEAD(slab_list, slab);
+
+struct tree {
+	struct alloc *alloc;
+	const struct diag *diag;
+	uint8_t uuid[UUID_BYTES];
+	struct disk_ptr root;
+	unsigned level;		/* of the root node */
+
+	struct node **bucket;	/* never fewer than nodes exist, so that mutations need not grow it */
+	unsigned bucket_bits;
+	struct slab_list slabs;
+	struct node_list free, clean, frozen;
+	uint64_t nnodes, nfree, nclean, ndirty, nfrozen;
+	uint64_t limit;		/* of clean nodes */
+	uint64_t clock;
+	uint64_t temp;		/* the last temporary address given */
+
+	bool prune;		/* a leaf may be empty */
+	struct tree_frozen_node *frozen_array;	/* of the freeze that is not thawed yet */
+
+	uint64_t lookups, misses, splits, merges, copies, evictions;
+};
+
+/* The nodes from the root (node[level]) to a leaf (node[0]); index[l] is the slot taken in node[l], l > 0. */
+struct path {
+	struct node *node[MAX_LEVEL + 1];
+	unsigned index[MAX_LEVEL + 1];
+};
+
+/* --- pages ------------------------------------------------------------------------------------ */
+
+static inline unsigned page_nitems(const struct disk_node *p)
+{
+	return get16(p->nitems);
+}
+
+static inline unsigned page_used(const struct disk_node *p)
+{
+	return get16(p->nitems) * (unsigned)sizeof(struct disk_slot) + BLOCK_SIZE - get16(p->data_pos);
+}
+
+static inline void *page_value(const struct disk_node *p, unsigned i)
+{
+	return (char *)p + get16(p->slot[i].pos);
+}
+
+static inline unsigned page_len(const struct disk_node *p, unsigned i)
+{
+	return get16(p->slot[i].len);
+}
+
+/* Inner pages only.  Aligned: all their values are 32 bytes long. */
+static inline struct disk_ptr *page_ptr(const struct disk_node *p, unsigned i)
+{
+	return page_value(p, i);
+}
+
+/* Is the slot's key lower than *k?  Without branches: in a binary search each would be a coin toss. */
+static inline bool slot_before(const struct disk_slot *s, const struct key *k)
+{
+	uint64_t object = get64(s->object), offset = get64(s->offset);
+
+	return (object < k->object) |
+	       ((object == k->object) & ((s->type < k->type) | ((s->type == k->type) & (offset < k->offset))));
+}
+
+static inline bool slot_is(const struct disk_slot *s, const struct key *k)
+{
+	return get64(s->object) == k->object && s->type == k->type && get64(s->offset) == k->offset;
+}
+
+/* The first slot whose key is not lower than *k; nitems if there is none. */
+static inline unsigned page_search(const struct disk_node *p, const struct key *k)
+{
+	const struct disk_slot *base = p->slot;
+	unsigned n = page_nitems(p);
+
+	if (n == 0)
+		return 0;
+	while (n > 1) {
+		unsigned half = n / 2;
+
+		base += half * slot_before(&base[half - 1], k);
+		n -= half;
+	}
+	return (unsigned)(base - p->slot) + slot_before(base, k);
+}
+
+/* The child that *k belongs to; with `before`, the last one that has keys lower than *k (the first one if none has). */
+static inline unsigned page_child(const struct disk_node *p, const struct key *k, bool before)
+{
+	unsigned i = page_search(p, k);
+
+	if (!before && i < page_nitems(p) && slot_is(&p->slot[i], k))
+		return i;
+	return i > 0 ? i - 1 : 0;
+}
+
+void page_init(struct disk_node *p, unsigned level);
+/* There must be room: page_used() + slot + len <= NODE_SPACE.  `val` lies outside the page. */
+void page_insert(struct disk_node *p, unsigned i, const struct key *key, const void *val, unsigned len);
+void page_delete(struct disk_node *p, unsigned i);
+/* Changes the length of value i; keeps its first min(old, new) bytes.  There must be room. */
+void page_resize(struct disk_node *p, unsigned i, unsigned len);
+void page_set_key(struct disk_node *p, unsigned i, const struct key *key);
+/* Appends slots [from, nitems) of `src` to `dst`.  Higher keys than dst's, and there must be room. */
+void page_append(struct disk_node *dst, const struct disk_node *src, unsigned from);
+/* Forgets slots [from, nitems). */
+void page_truncate(struct disk_node *p, unsigned from);
+/* Zeroes what is between slots and values. */
+void page_clear_gap(struct disk_node *p);
+/* Are its keys in [lo, hi)?  (hi NULL: no bound.)  Of a page that is sorted. */
+bool page_in_range(const struct disk_node *p, const struct key *lo, const struct key *hi);
+
+/* --- the cache -------------------------------------------------------------------------------- */
+
+static inline struct node **cache_bucket(const struct tree *t, uint64_t addr)
+{
+	return &t->bucket[(addr * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - t->bucket_bits)];
+}
+
+static inline struct node *cache_find(const struct tree *t, uint64_t addr)
+{
+	struct node *n = *cache_bucket(t, addr);
+
+	while (n && n->addr != addr)
+		n = n->hash_next;
+	return n;
+}
+
+/* Marks a clean node as recently used.  Those that are so already (within an eighth of the limit) stay where they are. */
+static inline void cache_touch(struct tree *t, struct node *n)
+{
+	if (n->state != NODE_CLEAN || t->clock - n->stamp <= t->limit / 8)
+		return;
+	TAILQ_REMOVE(&t->clean, n, link);
+	TAILQ_INSERT_TAIL(&t->clean, n, link);
+	n->stamp = ++t->clock;
+}
+
+int cache_create(struct tree *t);
+void cache_destroy(struct tree *t);
+/* Makes sure that the next n new nodes find memory.  -ENOMEM. */
+int cache_reserve(struct tree *t, uint64_t n);
+/* A dirty node with an empty page, in the hash table, holding 2 reserved blocks.  Memory comes from cache_reserve(). */
+struct node *cache_new(struct tree *t, unsigned level);
+/* Makes the node that *ptr names dirty if it is not, and changes *ptr (in a dirty parent, or the root) accordingly. */
+struct node *cache_dirty(struct tree *t, struct disk_ptr *ptr);
+/* A dirty node goes away. */
+void cache_drop(struct tree *t, struct node *n);
+/* A dirty node gets its address on disk and joins the frozen ones. */
+void cache_freeze(struct tree *t, struct node *n, uint64_t addr);
+/* The frozen nodes become clean, or go away if detached. */
+void cache_thaw(struct tree *t);
+
+static inline bool ptr_is_temp(const struct disk_ptr *ptr)
+{
+	return get64(ptr->blkno[0]) & TREE_TEMP;
+}
+
+static inline struct disk_ptr ptr_temp(const struct node *n)
+{
+	return (struct disk_ptr){.blkno[0] = put64(n->addr)};
+}
+
+/* --- walking ---------------------------------------------------------------------------------- */
+
+/* Reports a pointer from another level to the node.  -EUCLEAN. */
+int tree_wrong_level(struct tree *t, const struct node *n, unsigned level);
+
+/* The node that *ptr names, if it is in memory, for a descent: 0; -ENOENT not in memory; -EUCLEAN. */
+static inline int tree_node_get(struct tree *t, const struct disk_ptr *ptr, unsigned level, struct node **out)
+{
+	struct node *n = cache_find(t, get64(ptr->blkno[0]));
+
+	*out = n;
+	if (__builtin_expect(!n, 0))
+		return -ENOENT;
+	if (__builtin_expect(n->page->level != level, 0))
+		return tree_wrong_level(t, n, level);
+	cache_touch(t, n);
+	return 0;
+}
+
+/* Fills *miss: the node at `level` on the way to *key (see page_child() for `before`).  -EAGAIN. */
+int tree_miss(struct tree *t, const struct key *key, bool before, unsigned level, struct miss *miss);
+
+/* The path to *key, all of it in memory, is made dirty.  With `lower`, *key is about to be inserted. */
+void tree_dirty_path(struct tree *t, const struct key *key, bool lower, struct path *path);
+
+/* A root with one child makes way for it. */
+void tree_collapse(struct tree *t);
+/* Removes the empty nodes. */
+void tree_prune(struct tree *t);
+
+/*
+ * Two neighbours are merged if both fit in this; so a merged page always has room for MERGE_SLACK more bytes, which
+ * tree_prepare.c counts on.
+ */
+#define MERGE_MAX   (NODE_SPACE / 4 * 3)
+#define MERGE_SLACK (NODE_SPACE - MERGE_MAX)
+#define MERGE_BELOW (NODE_SPACE / 3)	/* and only if one has at most this */
+
+#endif

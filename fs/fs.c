@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fs.c - open and close, the table of known inodes, the step driver, inode items, and orphans.
+ *
+ * Always, under the volume's lock:
+ *   1. An entry of the table exists while nlookup, npin, `queued`, `orphan` or `trimming` says so.
+ *   2. Whoever removes an inode has pinned it, so that its entry stays and nobody else removes it.
+ *
+ * What is removed how (extents, inline data, xattrs) is truncate.c's.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/fs_impl.h"
+
+#define HASH_MIN        1024u
+#define REAP_AT_ONCE    4u	/* transactions spent on an orphan by the operation that dropped it */
+#define REAP_AT_SERVICE 16u	/* ... by one fs_service() */
+#define REAP_AT_OPEN    256u	/* ... by fs_open() on all unlinked files together */
+#define DAY_SECONDS     86400
+
+/* --- the step driver --- */
+
+int fs_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
+{
+	for (;;) {
+		struct miss miss = {.kind = MISS_NONE};
+
+		volume_lock(fs->v);
+		int err = step(fs, q, arg, &miss);
+		if (err == -EAGAIN)
+			fs->v->stats.retries++;
+		volume_unlock(fs->v);
+		if (err != -EAGAIN)
+			return err;
+		assert(miss.kind != MISS_NONE);
+		err = volume_provide(fs->v, q, &miss);
+		if (err)
+			return err;
+	}
+}
+
+/* --- known inodes --- */
+
+static struct inode **inode_bucket(struct inode **hash, uint64_t nhash, uint64_t ino)
+{
+	return &hash[(ino * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (nhash - 1)];
+}
+
+struct inode *inode_find(struct fs *fs, uint64_t ino)
+{
+	struct inode *inode = *inode_bucket(fs->hash, fs->nhash, ino);
+
+	while (inode && inode->ino != ino)
+		inode = inode->hash_next;
+	return inode;
+}
+
+/* Without memory the old table does, only slower. */
+static void inode_grow_table(struct fs *fs)
+{
+	uint64_t nhash = 2 * fs->nhash;
+	struct inode **hash = calloc(nhash, sizeof(*hash));
+
+	if (!hash)
+		return;
+	for (uint64_t i = 0; i < fs->nhash; i++) {
+		struct inode *next;
+
+		for (struct inode *inode = fs->hash[i]; inode; inode = next) {
+			struct inode **b = inode_bucket(hash, nhash, inode->ino);
+
+			next = inode->hash_next;
+			inode->hash_next = *b;
+			*b = inode;
+		}
+	}
+	free(fs->hash);
+	fs->hash = hash;
+	fs->nhash = nhash;
+}
+
+static struct inode *inode_add(struct fs *fs, uint64_t ino)
+{
+	struct inode *inode = calloc(1, sizeof(*inode));
+
+	if (!inode)
+		return NULL;
+	if (fs->ninodes >= fs->nhash)
+		inode_grow_table(fs);
+	struct inode **b = inode_bucket(fs->hash, fs->nhash, ino);
+	inode->ino = ino;
+	inode->lsn_change = inode->lsn_data = fs->v->applied_lsn;
+	inode->hash_next = *b;
+	*b = inode;
+	fs->ninodes++;
+	return inode;
+}
+
+static void inode_remove(struct fs *fs, struct inode *inode)
+{
+	struct inode **p = inode_bucket(fs->hash, fs->nhash, inode->ino);
+
+	while (*p != inode)
+		p = &(*p)->hash_next;
+	*p = inode->hash_next;
+	fs->ninodes--;
+	free(inode);
+}
+
+struct inode *inode_ref(struct fs *fs, uint64_t ino, uint64_t n)
+{
+	LOCK_ASSERT_HELD(&fs->v->lock);
+	struct inode *inode = inode_find(fs, ino);
+
+	if (!inode)
+		inode = inode_add(fs, ino);
+	if (inode)
+		inode->nlookup += n;
+	return inode;
+}
+
+static void reap_queue(struct fs *fs, struct inode *inode)
+{
+	inode->queued = true;
+	STAILQ_INSERT_TAIL(&fs->reap, inode, reap_link);
+	if (fs->cfg.want_service)
+		fs->cfg.want_service(fs->cfg.service_arg);
+}
+
+struct inode *inode_unref_claim(struct fs *fs, struct inode *inode, uint64_t n)
+{
+	LOCK_ASSERT_HELD(&fs->v->lock);
+	/* A count from outside that is too high takes what there is. */
+	inode->nlookup -= n < inode->nlookup ? n : inode->nlookup;
+	if (inode->nlookup || inode->npin || inode->queued || (inode->trimming && !inode->orphan))
+		return NULL;
+	if (!inode->orphan) {
+		inode_remove(fs, inode);
+		return NULL;
+	}
+	inode->npin = 1;
+	return inode;
+}
+
+void inode_unref(struct fs *fs, struct inode *inode, uint64_t n)
+{
+	inode = inode_unref_claim(fs, inode, n);
+	if (!inode)
+		return;
+	inode->npin = 0;
+	reap_queue(fs, inode);
+}
+
+void inode_changed(struct fs *fs, uint64_t ino, uint64_t lsn, bool data)
+{
+	struct inode *inode = inode_find(fs, ino);
+
+	if (!inode)
+		return;
+	inode->lsn_change = lsn;
+	if (data)
+		inode->lsn_data = lsn;
+}
+
+void inode_orphaned(struct fs *fs, struct inode *inode)
+{
+	inode->orphan = true;
+	inode_unref(fs, inode, 0);
+}
+
+/* --- removing orphans, trimming interrupted truncations --- */
+
+struct reap {
+	struct inode *inode;	/* pinned */
+	bool more;
+};
+
+static int reap_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+{
+	struct reap *r = arg;
+
+	/* Somebody holds it again: its contents stay until that reference goes. */
+	if (r->inode->orphan && r->inode->nlookup)
+		return -EBUSY;
+	return truncate_some(fs, q, r->inode->ino, r->inode->orphan, miss, &r->more);
+}
+
+/* Something of this inode cannot be read; the volume as a whole is fine. */
+static bool is_damage(struct fs *fs, int err)
+{
+	return (err == -EUCLEAN || err == -EIO) && !volume_writable(fs->v);
+}
+
+/* Gives the pin back after work on it ended with `err`. */
+static void reap_end(struct fs *fs, struct inode *inode, int err, bool more)
+{
+	bool done = err == -ESTALE || (!err && !more);
+
+	inode->npin--;
+	if (is_damage(fs, err)) {
+		/* The orphan item stays on the volume: the next mount, or fsck, tries again. */
+		diag(fs->v->diag, DIAG_ERR, "inode %llu: what it no longer needs could not be freed",
+		     (unsigned long long)inode->ino);
+		done = true;
+	}
+	if (done)
+		inode->orphan = false;
+	else if (!inode->orphan && !inode->queued)
+		reap_queue(fs, inode);
+	inode_unref(fs, inode, 0);
+}
+
+/* At most `max` transactions; gives the pin back.  Returns 0, or why nothing more can be done now with any inode. */
+static int reap_run(struct fs *fs, struct dev_queue *q, struct inode *inode, uint64_t max)
+{
+	struct reap r = {.inode = inode, .more = true};
+	int err = 0;
+
+	for (; max && r.more && !err; max--)
+		err = fs_run(fs, q, reap_step, &r);
+	volume_lock(fs->v);
+	reap_end(fs, inode, err, r.more);
+	if (err == -EBUSY || err == -ESTALE || is_damage(fs, err))
+		err = 0;
+	volume_unlock(fs->v);
+	return err;
+}
+
+void inode_reap(struct fs *fs, struct dev_queue *q, struct inode *inode)
+{
+	volume_lock(fs->v);
+	bool writable = !volume_writable(fs->v);
+	volume_unlock(fs->v);
+	reap_run(fs, q, inode, writable ? REAP_AT_ONCE : 0);
+}
+
+/* Takes the head of the list, pinned; NULL if there is none or the volume takes no changes. */
+static struct inode *reap_take(struct fs *fs)
+{
+	struct inode *inode = NULL;
+
+	volume_lock(fs->v);
+	if (!volume_writable(fs->v))
+		inode = STAILQ_FIRST(&fs->reap);
+	if (inode) {
+		STAILQ_REMOVE_HEAD(&fs->reap, reap_link);
+		inode->queued = false;
+		inode->npin++;
+	}
+	volume_unlock(fs->v);
+	return inode;
+}
+
+bool fs_service(struct fs *fs, struct dev_queue *q)
+{
+	struct inode *inode = reap_take(fs);
+
+	if (!inode || reap_run(fs, q, inode, REAP_AT_SERVICE))
+		return false;
+	volume_lock(fs->v);
+	bool more = !STAILQ_EMPTY(&fs->reap);
+	volume_unlock(fs->v);
+	return more;
+}
+
+void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n)
+{
+	volume_lock(fs->v);
+	struct inode *inode = inode_find(fs, ino);
+	if (inode)
+		inode = inode_unref_claim(fs, inode, n);
+	volume_unlock(fs->v);
+	if (inode)
+		inode_reap(fs, q, inode);
+}
+
+/* --- open and close --- */
+
+/* One orphan item found at open: the inode goes on the list, for removal or for trimming. */
+static int orphan_found(struct fs *fs, uint64_t ino, struct miss *miss)
+{
+	struct disk_inode di;
+	int err = inode_get(fs, ino, miss, &di);
+
+	if (err == -ESTALE) {
+		inode_corrupt(fs, ino, "is listed for removal but does not exist");
+		return 0;
+	}
+	if (err)
+		return err;
+	struct inode *inode = inode_ref(fs, ino, 0);
+	if (!inode)
+		return -ENOMEM;
+	inode->orphan = get32(di.nlink) == 0;
+	inode->trimming = !inode->orphan;
+	if (!inode->queued)
+		reap_queue(fs, inode);
+	return 0;
+}
+
+/* Goes on behind what it has queued when it runs again. */
+static int orphan_scan_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+{
+	uint64_t *next = arg;
+	struct key key = key_make(INO_VOLUME, ITEM_ORPHAN, *next);
+	struct tree_cursor c;
+	int err;
+
+	(void)q;
+	for (err = tree_first(fs->v->tree, &c, &key, miss); !err; err = tree_next(fs->v->tree, &c, miss)) {
+		if (c.key.object != INO_VOLUME || c.key.type != ITEM_ORPHAN)
+			return 0;
+		err = orphan_found(fs, c.key.offset, miss);
+		if (err)
+			return err;
+		if (c.key.offset == UINT64_MAX)
+			return 0;
+		*next = c.key.offset + 1;
+	}
+	return err == -ENOENT ? 0 : err;
+}
+
+/* A bounded number of transactions; fs_service() does the rest. */
+static int orphans_open(struct fs *fs, struct dev_queue *q)
+{
+	uint64_t next = 0, budget = REAP_AT_OPEN / REAP_AT_ONCE;
+	struct inode *inode;
+	int err = fs_run(fs, q, orphan_scan_step, &next);
+
+	if (err)
+		return err;
+	for (uint64_t n = fs->ninodes; n && budget && (inode = reap_take(fs)); n--, budget--) {
+		if (reap_run(fs, q, inode, REAP_AT_ONCE))
+			break;
+	}
+	return 0;
+}
+
+static void fs_free(struct fs *fs)
+{
+	for (uint64_t i = 0; i < fs->nhash; i++) {
+		while (fs->hash[i]) {
+			assert(!fs->hash[i]->npin);
+			inode_remove(fs, fs->hash[i]);
+		}
+	}
+	free(fs->hash);
+	free(fs);
+}
+
+int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, struct fs **out)
+{
+	struct fs *fs = calloc(1, sizeof(*fs));
+
+	if (!fs)
+		return -ENOMEM;
+	fs->v = v;
+	fs->nhash = HASH_MIN;
+	fs->hash = calloc(fs->nhash, sizeof(*fs->hash));
+	STAILQ_INIT(&fs->reap);
+	STAILQ_INIT(&fs->stalled);
+	if (!fs->hash) {
+		free(fs);
+		return -ENOMEM;
+	}
+	if (cfg)
+		fs->cfg = *cfg;
+	/* Nobody can serve an fs that is not open yet. */
+	fs->cfg.want_service = NULL;
+	int err = v->flags & VOLUME_READ_ONLY ? 0 : orphans_open(fs, q);
+	if (err) {
+		fs_free(fs);
+		return err;
+	}
+	fs->cfg.want_service = cfg ? cfg->want_service : NULL;
+	if (fs->cfg.want_service && !STAILQ_EMPTY(&fs->reap))
+		fs->cfg.want_service(fs->cfg.service_arg);
+	*out = fs;
+	return 0;
+}
+
+static void flight_wait(struct fs *fs, struct dev_queue *q)
+{
+	struct dev_event idle;
+
+	dev_event_init(&idle, q);
+	volume_lock(fs->v);
+	bool wait = fs->flight_bytes != 0;
+	if (wait)
+		fs->idle = &idle;
+	volume_unlock(fs->v);
+	if (!wait)
+		return;
+	dev_event_wait(&idle);
+	volume_lock(fs->v);
+	fs->idle = NULL;
+	volume_unlock(fs->v);
+}
+
+void fs_close(struct fs *fs, struct dev_queue *q)
+{
+	flight_wait(fs, q);
+	volume_lock(fs->v);
+	fs->cfg.want_service = NULL;
+	for (uint64_t i = 0; i < fs->nhash; i++) {
+		struct inode *next;
+
+		for (struct inode *inode = fs->hash[i]; inode; inode = next) {
+			next = inode->hash_next;
+			inode_unref(fs, inode, inode->nlookup);
+		}
+	}
+	volume_unlock(fs->v);
+	while (fs_service(fs, q))
+		;
+	fs_free(fs);
+}
+
+void fs_get_stats(struct fs *fs, struct fs_stats *out)
+{
+	volume_lock(fs->v);
+	*out = fs->stats;
+	out->known_inodes = fs->ninodes;
+	out->flight_bytes = fs->flight_bytes;
+	volume_unlock(fs->v);
+}
+
+/* --- inode items --- */
+
+int inode_corrupt(struct fs *fs, uint64_t ino, const char *what)
+{
+	volume_note_damage(fs->v);
+	return corrupt(fs->v->diag, "inode %llu: %s", (unsigned long long)ino, what);
+}
+
+int inode_get(struct fs *fs, uint64_t ino, struct miss *miss, struct disk_inode *out)
+{
+	struct key key = key_make(ino, ITEM_INODE, 0);
+	const void *val;
+	unsigned len;
+	int err = tree_lookup(fs->v->tree, &key, miss, &val, &len);
+
+	if (err == -ENOENT)
+		return -ESTALE;
+	if (err)
+		return err;
+	if (len != sizeof(*out))
+		return inode_corrupt(fs, ino, "item of a wrong length");
+	memcpy(out, val, sizeof(*out));
+	return 0;
+}
+
+void inode_put(struct txn *t, uint64_t ino, const struct disk_inode *di)
+{
+	struct key key = key_make(ino, ITEM_INODE, 0);
+
+	txn_put(t, &key, di, sizeof(*di));
+}
+
+int inode_get_dir(struct fs *fs, uint64_t ino, struct miss *miss, struct disk_inode *out)
+{
+	int err = inode_get(fs, ino, miss, out);
+
+	if (err)
+		return err;
+	if (!mode_is(out, S_IFDIR))
+		return -ENOTDIR;
+	return get32(out->nlink) ? 0 : -ENOENT;
+}
+
+struct disk_time time_encode(const struct timespec *ts)
+{
+	return (struct disk_time){.sec = put64((uint64_t)ts->tv_sec), .nsec = put32((uint32_t)ts->tv_nsec)};
+}
+
+struct timespec time_decode(const struct disk_time *dt)
+{
+	return (struct timespec){.tv_sec = (int64_t)get64(dt->sec), .tv_nsec = get32(dt->nsec)};
+}
+
+void fs_now(struct fs *fs, struct timespec *now)
+{
+	if (fs->cfg.clock)
+		fs->cfg.clock(fs->cfg.clock_arg, now);
+	else
+		clock_gettime(CLOCK_REALTIME, now);
+}
+
+static bool time_reached(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec >= b->tv_nsec;
+}
+
+bool atime_due(struct fs *fs, const struct disk_inode *di, const struct timespec *now)
+{
+	struct timespec atime = time_decode(&di->atime);
+	struct timespec mtime = time_decode(&di->mtime);
+	struct timespec ctime = time_decode(&di->ctime);
+
+	if (fs->cfg.atime == FS_NOATIME || volume_writable(fs->v))
+		return false;
+	if (fs->cfg.atime == FS_STRICTATIME)
+		return atime.tv_sec != now->tv_sec || atime.tv_nsec != now->tv_nsec;
+	return time_reached(&mtime, &atime) || time_reached(&ctime, &atime) ||
+	       now->tv_sec - atime.tv_sec >= DAY_SECONDS;
+}
+
+static int atime_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+{
+	uint64_t ino = *(uint64_t *)arg;
+	struct disk_inode di;
+	struct timespec now;
+	uint64_t lsn;
+	int err = inode_get(fs, ino, miss, &di);
+
+	if (err)
+		return err;
+	fs_now(fs, &now);
+	if (!atime_due(fs, &di, &now))
+		return 0;
+	di.atime = time_encode(&now);
+	struct txn t;
+	txn_begin(&t, fs->v);
+	inode_put(&t, ino, &di);
+	err = txn_commit(&t, q, 0, miss, NULL, &lsn);
+	txn_end(&t);
+	if (!err)
+		inode_changed(fs, ino, lsn, false);
+	return err;
+}
+
+void atime_touch(struct fs *fs, struct dev_queue *q, uint64_t ino)
+{
+	fs_run(fs, q, atime_step, &ino);
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fs.h - POSIX semantics over a volume.  No libfuse here: the same operations run under FUSE, in the simulator, in
+ * tests and in tools.
+ *
+ * Every function takes the queue of the thread that calls it.  Unless marked "async", functions wait (serving q) for metadata that is
+ * not in memory and return 0 or a negative errno; none of them waits for durability except fs_sync().  Async ones return at once
+ * and run `done` on q's thread in dev_poll(), or, if nothing had to be waited for, before they return.
+ *
+ * Permission bits are not checked here (the kernel does: default_permissions); types, links, flags and limits are.
+ *
+ * An inode is known (fs_lookup, fs_create, ... and readdir-plus count one reference each) until fs_forget() has taken all
+ * references back; an unlinked one lives as long as it is known.
+ */
+#ifndef HOLDFAST_FS_FS_H
+#define HOLDFAST_FS_FS_H
+
+#include <sys/stat.h>
+#include <time.h>
+
+#include "journal/volume.h"
+
+struct fs;
+
+enum fs_atime { FS_RELATIME, FS_NOATIME, FS_STRICTATIME };
+
+struct fs_config {
+	enum fs_atime atime;
+	bool sync;			/* every change is acknowledged only when durable: callers use fs_sync_after() */
+	void (*clock)(void *arg, struct timespec *now);	/* NULL: CLOCK_REALTIME */
+	void *clock_arg;
+	/* Background work (large removals) is waiting: call fs_service() soon, from any thread.  NULL: the owner calls it by itself. */
+	void (*want_service)(void *arg);
+	void *service_arg;
+};
+
+/* On a writable volume also removes what a crash left unlinked (small ones at once, large ones through fs_service()). */
+int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, struct fs **out);
+/* Drops all references (so that unlinked files go), waits for data in flight.  The volume stays open. */
+void fs_close(struct fs *fs, struct dev_queue *q);
+
+struct fs_cred {
+	uint32_t uid, gid;
+};
+
+struct fs_attr {
+	uint64_t ino;
+	uint64_t size;
+	uint64_t blocks;		/* of 512 bytes, as st_blocks */
+	uint64_t rdev;
+	uint64_t generation;
+	uint32_t mode, nlink, uid, gid;
+	struct timespec atime, mtime, ctime, btime;
+};
+
+/* --- names --- */
+
+/* `name` need not be terminated; 1..255 bytes, else -ENAMETOOLONG/-EINVAL.  "." and ".." are looked up too.  */
+int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len, struct fs_attr *out);
+
+/* Takes `n` references back; may remove an unlinked inode. */
+void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n);
+
+/* Creates a file, directory (S_IFDIR), device, fifo or socket.  Owner from cred, but the group of a setgid directory (and the bit for
+ * subdirectories).  -EEXIST, -ENOENT (parent gone), -ENOTDIR, -ENOSPC, -EMLINK... One reference on success. */
+int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
+	      uint32_t mode, uint64_t rdev, struct fs_attr *out);
+int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
+	       const char *target, struct fs_attr *out);
+/* buf of at least MAX_SYMLINK + 1 bytes; terminated. */
+int fs_readlink(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf);
+int fs_link(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t parent, const char *name, size_t len,
+	    struct fs_attr *out);
+int fs_unlink(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len);
+int fs_rmdir(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len);
+/* flags: RENAME_NOREPLACE, RENAME_EXCHANGE; others -EINVAL. */
+int fs_rename(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len, uint64_t newparent,
+	      const char *newname, size_t newlen, unsigned flags);
+
+/*
+ * Entries behind `cookie` (0: from the start; "." and ".." first) in cookie order.  `fill` gets each with the cookie to go on
+ * behind it; non-zero from fill stops (that entry was not taken).  With `plus` each entry but "." and ".." comes with
+ * attributes and a reference (also undone if fill refuses).  Stable under concurrent change: entries that stay are seen exactly once.
+ */
+struct fs_dirent {
+	const char *name;
+	size_t len;
+	uint64_t ino;
+	uint8_t ftype;		/* DT_* */
+	uint64_t cookie;
+	const struct fs_attr *attr;	/* with plus */
+};
+typedef int fs_fill_fn(void *arg, const struct fs_dirent *e);
+int fs_readdir(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t cookie, bool plus, fs_fill_fn *fill, void *arg);
+
+/* --- attributes --- */
+
+int fs_getattr(struct fs *fs, struct dev_queue *q, uint64_t ino, struct fs_attr *out);
+
+#define FS_SET_MODE  0x01u
+#define FS_SET_UID   0x02u
+#define FS_SET_GID   0x04u
+#define FS_SET_SIZE  0x08u
+#define FS_SET_ATIME 0x10u
+#define FS_SET_MTIME 0x20u
+#define FS_SET_CTIME 0x40u
+#define FS_SET_ATIME_NOW 0x80u
+#define FS_SET_MTIME_NOW 0x100u
+/* Applies the fields of *in that `set` names, and ctime (now, or as given); size: see file.c, -EISDIR, -EINVAL, -EFBIG. */
+int fs_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, const struct fs_attr *in,
+	       struct fs_attr *out);
+
+struct fs_statfs {
+	uint64_t blocks, bfree, bavail, files, ffree;	/* blocks of 4096 */
+};
+int fs_statfs(struct fs *fs, struct fs_statfs *out);
+
+/* flags: XATTR_CREATE, XATTR_REPLACE.  Names as given (namespace included), 1..255 bytes; values up to 65536.
+ * -ENODATA, -EEXIST, -ERANGE (name), -E2BIG (value), -ENOSPC. */
+int fs_setxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, const void *val, size_t len,
+		int flags);
+/* *len: in: size of buf (0: only asks), out: length of the value.  -ERANGE if buf is too small, -ENODATA. */
+int fs_getxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, void *buf, size_t *len);
+/* Names with their NULs, one after the other. */
+int fs_listxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf, size_t *len);
+int fs_removexattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name);
+
+/* --- contents --- */
+
+/*
+ * Async.  One read or write; the caller owns the structure and the buffer until `done`.
+ * Read: `buf` must hold FS_READ_ROOM(len) bytes, 4096-aligned: on success the `result` bytes asked for start at `data`, somewhere in it.
+ * Write: at most FS_IO_MAX bytes, atomic across a crash.  If `buf` + (-off mod 4096) is 4096-aligned, whole blocks are written from it
+ * without a copy.  `done` says that the write is part of the order (not that it is durable); after that the buffer may still be in use: it
+ * is given back by `release` (may be NULL if a copy is to be made), once, any time later, on q's thread.
+ */
+#define FS_IO_MAX (1u << 20)
+#define FS_READ_ROOM(len) ((((size_t)(len) + 4095) & ~(size_t)4095) + 4096)
+
+struct fs_io {
+	/* in */
+	uint64_t ino;
+	uint64_t off;
+	size_t len;
+	void *buf;
+	void (*done)(struct fs_io *io);
+	void (*release)(struct fs_io *io);
+	/* out */
+	const void *data;
+	ssize_t result;		/* bytes, or negative errno */
+	uint64_t lsn;		/* write: what to sync to */
+	/* private to file code: */
+	struct fs *fs;
+	struct dev_queue *q;
+	void *priv;
+};
+void fs_read(struct fs *fs, struct dev_queue *q, struct fs_io *io);
+void fs_write(struct fs *fs, struct dev_queue *q, struct fs_io *io);
+/* The same, waiting; any alignment of buf; loops over FS_IO_MAX pieces. */
+ssize_t fs_pread(struct fs *fs, struct dev_queue *q, uint64_t ino, void *buf, size_t len, uint64_t off);
+ssize_t fs_pwrite(struct fs *fs, struct dev_queue *q, uint64_t ino, const void *buf, size_t len, uint64_t off);
+
+/* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE [|KEEP_SIZE]; others -EOPNOTSUPP. */
+int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len);
+/* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */
+int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t *out);
+
+/* --- durability --- */
+
+/* Async.  Waits for the inode's last change (datasync: that of contents and size; timestamps alone do not count).  ino 0: everything so far
+ * (syncfs).  `result`: 0, or -EIO for ever once the log has failed. */
+struct fs_sync {
+	uint64_t ino;
+	bool datasync;
+	void (*done)(struct fs_sync *s);
+	int result;
+	/* private */
+	struct log_waiter waiter;
+};
+void fs_fsync(struct fs *fs, struct dev_queue *q, struct fs_sync *s);
+/* The same, waiting. */
+int fs_sync(struct fs *fs, struct dev_queue *q, uint64_t ino, bool datasync);
+
+/* Does some of the background work; true while there is more. */
+bool fs_service(struct fs *fs, struct dev_queue *q);
+
+struct fs_stats {
+	uint64_t known_inodes;
+	uint64_t flight_bytes;		/* data being written home in the background */
+	uint64_t reads, read_bytes, writes, write_bytes, fsyncs, fdatasyncs;
+	uint64_t csum_errors;
+};
+void fs_get_stats(struct fs *fs, struct fs_stats *out);
+
+#endif

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fs_impl.h - what the files of fs/ share.  Not for others.
+ *
+ * fs.c      open/close, table of known inodes, the step driver, inode items, orphans
+ * dir.c     entries: find, add, remove; lookup, create, link, unlink, rmdir;  rename.c;  readdir.c (with readlink)
+ * attr.c    getattr, setattr, statfs;  xattr.c
+ * extmap.c  the extents of a range: read them, edit them, turn the edit into transaction records
+ * read.c write.c truncate.c fallocate.c (with lseek) sync.c
+ */
+#ifndef HOLDFAST_FS_FS_IMPL_H
+#define HOLDFAST_FS_FS_IMPL_H
+
+#include "fs/fs.h"
+#include "journal/txn.h"
+
+/*
+ * An inode that somebody knows.  What it is lives in the tree (struct disk_inode); here is only what must not be on disk.
+ * Under the volume's lock.
+ */
+struct inode {
+	uint64_t ino;
+	uint64_t nlookup;	/* references; 0 only while pinned or being removed */
+	uint32_t npin;		/* operations that need it to stay */
+	bool orphan;		/* unlinked: to be removed when nlookup and npin are 0 */
+	bool queued;		/* on fs->reap */
+	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
+	uint64_t lsn_change;	/* what fsync syncs to */
+	uint64_t lsn_data;	/* what fdatasync syncs to */
+	uint64_t goal;		/* block behind the last one allocated for it */
+	struct inode *hash_next;
+	STAILQ_ENTRY(inode) reap_link;
+};
+
+struct fs {
+	struct volume *v;
+	struct fs_config cfg;
+	/* under v->lock */
+	struct inode **hash;
+	uint64_t nhash, ninodes;
+	STAILQ_HEAD(, inode) reap;	/* to be removed (orphans) or trimmed behind their end, in bounded transactions */
+	uint64_t flight_bytes;
+	STAILQ_HEAD(fs_stall_list, fs_stall) stalled;	/* writers whose `done` waits for flight_bytes to sink */
+	struct fs_stats stats;
+	struct dev_event *idle;		/* fs_close waits for flight_bytes == 0 */
+	uint64_t dir_moves;		/* directories that changed their parent since open; see rename.c */
+};
+
+struct fs_stall {
+	struct dev_task task;
+	struct dev_queue *q;
+	STAILQ_ENTRY(fs_stall) link;
+};
+
+/* Data in flight above which writers wait for the device. */
+#define FLIGHT_LIMIT (64u << 20)
+
+/* --- the step driver (fs.c) --- */
+
+/* One try: under the lock.  -EAGAIN with *miss: is run again after volume_provide(). */
+typedef int fs_step_fn(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss);
+int fs_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg);
+
+/* --- known inodes (fs.c); lock held --- */
+
+/* NULL if nobody knows it. */
+struct inode *inode_find(struct fs *fs, uint64_t ino);
+/* Adds `n` references, making the entry if need be.  A new entry's lsn_change and lsn_data are the volume's applied_lsn (its history is
+ * unknown, so the safe choice).  NULL: no memory. */
+struct inode *inode_ref(struct fs *fs, uint64_t ino, uint64_t n);
+/* Takes `n` back (0 after lowering npin); frees the entry when nothing holds it, or queues it for removal if it is an orphan. */
+void inode_unref(struct fs *fs, struct inode *inode, uint64_t n);
+/* The same, but an orphan that nothing holds any more is returned, pinned, for inode_reap(); else NULL. */
+struct inode *inode_unref_claim(struct fs *fs, struct inode *inode, uint64_t n);
+/* Removes a claimed orphan if that takes few transactions, else queues it.  No lock held. */
+void inode_reap(struct fs *fs, struct dev_queue *q, struct inode *inode);
+/* Marks changes that a committed transaction made: contents/size/what fdatasync must cover, or only the rest.  No-op if not known. */
+void inode_changed(struct fs *fs, uint64_t ino, uint64_t lsn, bool data);
+/* The in-memory side of "its last link is gone". If nobody knows it, makes an entry and queues it at once. -ENOMEM must be
+ * met before commit: call inode_ref() for it first. */
+void inode_orphaned(struct fs *fs, struct inode *inode);
+
+/* --- inode items --- */
+
+/* Damage that an operation met in what belongs to `ino`: reported and counted.  -EUCLEAN. */
+int inode_corrupt(struct fs *fs, uint64_t ino, const char *what);
+/* The item of `ino` -> host copy.  -ESTALE if there is none; -EAGAIN. */
+int inode_get(struct fs *fs, uint64_t ino, struct miss *miss, struct disk_inode *out);
+void inode_put(struct txn *t, uint64_t ino, const struct disk_inode *di);
+/* -ENOTDIR, or -ENOENT if it is a removed directory (nlink 0), else 0. */
+int inode_get_dir(struct fs *fs, uint64_t ino, struct miss *miss, struct disk_inode *out);
+void inode_to_attr(uint64_t ino, const struct disk_inode *di, struct fs_attr *out);
+struct disk_time time_encode(const struct timespec *ts);
+struct timespec time_decode(const struct disk_time *dt);
+void fs_now(struct fs *fs, struct timespec *now);
+static inline bool mode_is(const struct disk_inode *di, uint32_t type)
+{
+	return (get32(di->mode) & S_IFMT) == type;
+}
+
+/* Must atime change now, by the mount's rule?  (relatime: older than mtime or ctime, or than a day.) */
+bool atime_due(struct fs *fs, const struct disk_inode *di, const struct timespec *now);
+/* Sets it, if it is due, in a transaction of its own; a full or failed volume is no reason for the reader to fail.  No lock held. */
+void atime_touch(struct fs *fs, struct dev_queue *q, uint64_t ino);
+
+/* --- removal (fs.c calls, truncate.c does) --- */
+
+/* The orphan item: removal of `ino` is to be finished after a crash. */
+static inline void orphan_put(struct txn *t, uint64_t ino)
+{
+	struct key key = key_make(INO_VOLUME, ITEM_ORPHAN, ino);
+
+	txn_put(t, &key, "", 0);
+}
+
+/*
+ * One bounded transaction of removing everything behind block `from` of the inode's extents (and, if `all`, then its
+ * inline data, xattrs, inode item and orphan item; else the orphan item).  Sets *more if another is needed.  A step: see fs_step_fn.
+ */
+int truncate_some(struct fs *fs, struct dev_queue *q, uint64_t ino, bool all, struct miss *miss, bool *more);
+
+/* The size part of setattr, as a whole operation (its own transactions; other attributes of `set` go into the first). */
+int truncate_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, const struct fs_attr *in);
+
+/* Applies everything of `set` but the size to *di (attr.c). */
+void attr_apply(struct fs *fs, struct disk_inode *di, unsigned set, const struct fs_attr *in, const struct timespec *now);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * loop.h - the request loop: workers that read requests from /dev/fuse, have them handled, and serve their own dev_queue.
+ *
+ * A worker is a thread with a queue; it waits for either of the connection and the queue.  Requests are handled inline;
+ * what must wait for the device longer is answered from a completion on the same worker, which goes on reading meanwhile.
+ * Of what a newer libfuse would do, SYNCFS is answered here.
+ *
+ * States: HELD (threads exist, wait) -> RUN -> DRAIN (reads nothing more, serves its queue, finishes what it began) ->
+ * QUIT.  In DRAIN every queue is still polled: others may wait for I/O that it carries.
+ *
+ * Always holds for a worker: `busy` counts requests begun but not answered plus buffers lent out; it is drained when that is 0.
+ */
+#ifndef HOLDFAST_FS_LOOP_H
+#define HOLDFAST_FS_LOOP_H
+
+#include <sys/queue.h>
+
+#include "core/dev.h"
+
+struct fs;
+struct fuse_session;
+struct loop;
+struct worker;
+
+/*
+ * The message of one request, placed so that the payload of a WRITE is 4096-aligned.  `room` is for whoever handles it, as long as
+ * it is kept.
+ */
+#define REQUEST_ROOM 3072
+struct request {
+	struct worker *worker;
+	SLIST_ENTRY(request) link;
+	_Alignas(16) char room[REQUEST_ROOM];
+};
+
+enum loop_end {
+	LOOP_GOES_ON,
+	LOOP_DESTROYED,	/* the kernel waits for loop_answer_destroy(): umount of fuseblk */
+	LOOP_UNMOUNTED,	/* the connection is gone */
+};
+
+/*
+ * Makes the workers, held.  `owner` is the queue of the thread that calls all functions here that do not say otherwise; it is
+ * woken when the loop ends.
+ */
+int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
+		struct loop **out);
+
+/* Serves the first request (INIT) of the mounted session, then lets the workers go.  -EPROTO and what read(2) says. */
+int loop_begin(struct loop *l, struct fuse_session *se);
+
+enum loop_end loop_ended(const struct loop *l);
+
+/* Stops reading requests and waits until all that were read have been answered.  The workers' queues are served on. */
+void loop_drain(struct loop *l);
+
+/* Ends the threads and their queues.  Nobody may depend on those any more. */
+void loop_quit(struct loop *l);
+
+/* After LOOP_DESTROYED: lets umount(2) return. */
+void loop_answer_destroy(struct loop *l);
+
+/* Quits if need be. */
+void loop_destroy(struct loop *l);
+
+/* --- for handlers, on a worker's thread --- */
+
+struct worker *loop_self(const struct loop *l);
+struct dev_queue *worker_queue(struct worker *w);
+
+/* One more thing begun; one ended. */
+void worker_begin(struct worker *w);
+void worker_end(struct worker *w);
+
+/* Keeps the message that is being handled (begins); the worker goes on with another buffer.  Put ends. */
+struct request *worker_keep(struct worker *w);
+void request_put(struct request *r);
+
+/* 4096-aligned memory of at least `len` bytes, recycled.  At most MOUNT_MAX_IO + 4096. */
+void *worker_alloc(struct worker *w, size_t len);
+void worker_free(struct worker *w, void *p, size_t len);
+
+#endif

@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mount_options.c - one table of options, one switch over what they mean. */
+#include "fs/mount_options.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#define DEFAULT_COMMIT_SEC 5u
+#define MAX_COMMIT_SEC     (24u * 3600)
+
+enum code {
+	IGNORE,		/* means nothing here, and nothing is lost by that */
+	NO_EFFECT,	/* promises something that is not there: say so */
+	SET_FLAG,
+	CLEAR_FLAG,
+	UNTRUSTED,	/* mounts by users imply nosuid, nodev and, but for owner and group, noexec */
+	UNTRUSTED_EXEC,
+	READ_ONLY,
+	READ_WRITE,
+	ATIME,
+	SYNC,
+	ASYNC,
+	DIRSYNC,
+	NO_RECOVERY,
+	DISCARD,
+	NO_DISCARD,
+	COMMIT,
+	ENGINE,
+	CACHE,
+	FOREGROUND,
+	PLAIN,
+	ALLOW_OTHER,
+	MAX_READ,
+	KERNEL,
+	REMOUNT,
+	REFUSE,
+};
+
+enum takes { NO_VALUE, MAY_VALUE, NEEDS_VALUE };
+
+struct row {
+	const char *name;
+	enum takes takes;
+	enum code code;
+	unsigned long arg;
+};
+
+#define ATIME_FLAGS (MS_NOATIME | MS_RELATIME | MS_STRICTATIME)
+
+static const struct row table[] = {
+	{ "rw", NO_VALUE, READ_WRITE, 0 },
+	{ "ro", NO_VALUE, READ_ONLY, 0 },
+	{ "suid", NO_VALUE, CLEAR_FLAG, MS_NOSUID },
+	{ "nosuid", NO_VALUE, SET_FLAG, MS_NOSUID },
+	{ "dev", NO_VALUE, CLEAR_FLAG, MS_NODEV },
+	{ "nodev", NO_VALUE, SET_FLAG, MS_NODEV },
+	{ "exec", NO_VALUE, CLEAR_FLAG, MS_NOEXEC },
+	{ "noexec", NO_VALUE, SET_FLAG, MS_NOEXEC },
+	{ "diratime", NO_VALUE, CLEAR_FLAG, MS_NODIRATIME },
+	{ "nodiratime", NO_VALUE, SET_FLAG, MS_NODIRATIME },
+	{ "lazytime", NO_VALUE, SET_FLAG, MS_LAZYTIME },
+	{ "nolazytime", NO_VALUE, CLEAR_FLAG, MS_LAZYTIME },
+	{ "silent", NO_VALUE, SET_FLAG, MS_SILENT },
+	{ "loud", NO_VALUE, CLEAR_FLAG, MS_SILENT },
+	{ "atime", NO_VALUE, ATIME, 0 },
+	{ "noatime", NO_VALUE, ATIME, MS_NOATIME },
+	{ "relatime", NO_VALUE, ATIME, MS_RELATIME },
+	{ "norelatime", NO_VALUE, ATIME, MS_STRICTATIME },
+	{ "strictatime", NO_VALUE, ATIME, MS_STRICTATIME },
+	{ "nostrictatime", NO_VALUE, ATIME, MS_RELATIME },
+	{ "sync", NO_VALUE, SYNC, 0 },
+	{ "async", NO_VALUE, ASYNC, 0 },
+	{ "dirsync", NO_VALUE, DIRSYNC, 0 },
+	{ "norecovery", NO_VALUE, NO_RECOVERY, 0 },
+	{ "noload", NO_VALUE, NO_RECOVERY, 0 },
+	{ "discard", NO_VALUE, DISCARD, 0 },
+	{ "nodiscard", NO_VALUE, NO_DISCARD, 0 },
+	{ "commit", NEEDS_VALUE, COMMIT, 0 },
+	{ "engine", NEEDS_VALUE, ENGINE, 0 },
+	{ "cache", NEEDS_VALUE, CACHE, 0 },
+	{ "foreground", NO_VALUE, FOREGROUND, 0 },
+	{ "plain", NO_VALUE, PLAIN, 0 },
+	{ "allow_other", NO_VALUE, ALLOW_OTHER, 0 },
+	{ "max_read", NEEDS_VALUE, MAX_READ, 0 },
+	{ "context", NEEDS_VALUE, KERNEL, 0 },
+	{ "fscontext", NEEDS_VALUE, KERNEL, 0 },
+	{ "defcontext", NEEDS_VALUE, KERNEL, 0 },
+	{ "rootcontext", NEEDS_VALUE, KERNEL, 0 },
+	{ "remount", NO_VALUE, REMOUNT, 0 },
+	{ "user", MAY_VALUE, UNTRUSTED, 0 },
+	{ "users", NO_VALUE, UNTRUSTED, 0 },
+	{ "owner", NO_VALUE, UNTRUSTED_EXEC, 0 },
+	{ "group", NO_VALUE, UNTRUSTED_EXEC, 0 },
+	{ "nouser", NO_VALUE, IGNORE, 0 },
+	{ "nousers", NO_VALUE, IGNORE, 0 },
+	{ "noowner", NO_VALUE, IGNORE, 0 },
+	{ "nogroup", NO_VALUE, IGNORE, 0 },
+	{ "defaults", NO_VALUE, IGNORE, 0 },
+	{ "default_permissions", NO_VALUE, IGNORE, 0 },	/* always on */
+	{ "auto", NO_VALUE, IGNORE, 0 },
+	{ "noauto", NO_VALUE, IGNORE, 0 },
+	{ "nofail", NO_VALUE, IGNORE, 0 },
+	{ "_netdev", NO_VALUE, IGNORE, 0 },
+	{ "uhelper", NEEDS_VALUE, IGNORE, 0 },
+	{ "helper", NEEDS_VALUE, IGNORE, 0 },
+	{ "comment", NEEDS_VALUE, IGNORE, 0 },
+	{ "loop", MAY_VALUE, IGNORE, 0 },
+	{ "iversion", NO_VALUE, IGNORE, 0 },
+	{ "noiversion", NO_VALUE, IGNORE, 0 },
+	{ "mand", NO_VALUE, IGNORE, 0 },
+	{ "nomand", NO_VALUE, IGNORE, 0 },
+	{ "user_xattr", NO_VALUE, IGNORE, 0 },
+	{ "nouser_xattr", NO_VALUE, NO_EFFECT, 0 },
+	{ "acl", NO_VALUE, NO_EFFECT, 0 },
+	{ "noacl", NO_VALUE, IGNORE, 0 },
+	{ "barrier", MAY_VALUE, IGNORE, 0 },	/* flushes are not optional */
+	{ "nobarrier", NO_VALUE, IGNORE, 0 },
+	{ "data", NEEDS_VALUE, IGNORE, 0 },	/* stricter than data=journal whatever is asked for */
+	{ "errors", NEEDS_VALUE, IGNORE, 0 },	/* always remount-ro; see check_errors() */
+	{ "fsname", NEEDS_VALUE, REFUSE, 0 },
+	{ "subtype", NEEDS_VALUE, REFUSE, 0 },
+	{ "auto_unmount", NO_VALUE, REFUSE, 0 },
+};
+
+static const char *why_refused(const char *name)
+{
+	if (strcmp(name, "auto_unmount") == 0)
+		return "is dangerous (it may unmount a later mount) and not supported";
+	return "is set by Holdfast itself, or mount -a would mount twice";
+}
+
+static bool parse_number(const char *s, uint64_t max, uint64_t *out)
+{
+	char *end;
+
+	if (*s < '0' || *s > '9')
+		return false;
+	errno = 0;
+	unsigned long long n = strtoull(s, &end, 10);
+
+	if (errno || *end || n > max)
+		return false;
+	*out = n;
+	return true;
+}
+
+/* Bytes, or with K, M, G or T a power of 1024. */
+static bool parse_size(const char *s, uint64_t *out)
+{
+	static const char units[] = "kKmMgGtT";
+	char *end;
+
+	if (*s < '0' || *s > '9')
+		return false;
+	errno = 0;
+	unsigned long long n = strtoull(s, &end, 10);
+	const char *unit = *end ? strchr(units, *end) : NULL;
+	unsigned shift = unit ? 10 * (unsigned)((unit - units) / 2 + 1) : 0;
+
+	if (errno || (*end && (!unit || end[1])) || n > (UINT64_MAX >> shift))
+		return false;
+	*out = n << shift;
+	return true;
+}
+
+static void set_atime(struct mount_options *o, unsigned long flag)
+{
+	o->ms_flags = (o->ms_flags & ~ATIME_FLAGS) | flag;
+	o->atime = flag == MS_NOATIME ? FS_NOATIME : flag == MS_STRICTATIME ? FS_STRICTATIME : FS_RELATIME;
+}
+
+static bool set_engine(struct mount_options *o, const char *value)
+{
+	if (strcmp(value, "auto") == 0)
+		o->engine = DEV_ENGINE_AUTO;
+	else if (strcmp(value, "uring") == 0)
+		o->engine = DEV_ENGINE_URING;
+	else if (strcmp(value, "threads") == 0)
+		o->engine = DEV_ENGINE_THREADS;
+	else
+		return false;
+	return true;
+}
+
+/* `name=value` as it came, behind what is there already. */
+static int add_kernel_opt(struct mount_options *o, const char *text)
+{
+	char *joined;
+
+	if (asprintf(&joined, "%s%s%s", o->kernel_opts ? o->kernel_opts : "", o->kernel_opts ? "," : "", text) < 0)
+		return -ENOMEM;
+	free(o->kernel_opts);
+	o->kernel_opts = joined;
+	return 0;
+}
+
+/* False: the value is not one this option takes. */
+static bool apply_value(struct mount_options *o, const struct row *row, const char *value)
+{
+	uint64_t n;
+
+	switch (row->code) {
+	case COMMIT:
+		if (!parse_number(value, MAX_COMMIT_SEC, &n))
+			return false;
+		o->commit_sec = (unsigned)n;
+		return true;
+	case CACHE:
+		return parse_size(value, &o->cache_bytes);
+	case MAX_READ:
+		if (!parse_number(value, UINT_MAX, &n) || n < 4096)
+			return false;
+		o->max_read = n < MOUNT_MAX_IO ? (unsigned)n : MOUNT_MAX_IO;
+		return true;
+	case ENGINE:
+		return set_engine(o, value);
+	default:
+		return true;
+	}
+}
+
+static void apply_flag(struct mount_options *o, const struct row *row)
+{
+	switch (row->code) {
+	case SET_FLAG:
+		o->ms_flags |= row->arg;
+		break;
+	case CLEAR_FLAG:
+		o->ms_flags &= ~row->arg;
+		break;
+	case UNTRUSTED:
+		o->ms_flags |= MS_NOSUID | MS_NODEV | MS_NOEXEC;
+		break;
+	case UNTRUSTED_EXEC:
+		o->ms_flags |= MS_NOSUID | MS_NODEV;
+		break;
+	case READ_ONLY:
+	case READ_WRITE:
+		o->read_only = row->code == READ_ONLY;
+		break;
+	case ATIME:
+		set_atime(o, row->arg);
+		break;
+	case SYNC:
+	case ASYNC:
+		o->sync = row->code == SYNC;
+		break;
+	case DIRSYNC:
+		o->dirsync = true;
+		break;
+	case NO_RECOVERY:
+		o->no_recovery = true;
+		break;
+	case DISCARD:
+	case NO_DISCARD:
+		o->discard = row->code == DISCARD;
+		break;
+	case FOREGROUND:
+		o->foreground = true;
+		break;
+	case PLAIN:
+		o->plain = true;
+		break;
+	case ALLOW_OTHER:
+		o->allow_other = true;
+		break;
+	case REMOUNT:
+		o->remount = true;
+		break;
+	default:
+		break;
+	}
+}
+
+static const struct row *find_row(const char *name, size_t len)
+{
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (strlen(table[i].name) == len && memcmp(table[i].name, name, len) == 0)
+			return &table[i];
+	return NULL;
+}
+
+static bool is_private(const char *name)
+{
+	return strncmp(name, "x-", 2) == 0 || strncmp(name, "X-", 2) == 0;
+}
+
+static bool errors_known(const char *value)
+{
+	return strcmp(value, "remount-ro") == 0 || strcmp(value, "continue") == 0 || strcmp(value, "panic") == 0;
+}
+
+static enum mount_status complain(const struct mount_options *o, const char *option, const char *what)
+{
+	fprintf(stderr, "%s: option '%s' %s\n", o->program, option, what);
+	return MOUNT_USAGE;
+}
+
+/* `errors=` changes nothing, but a word that nobody knows is a slip of the pen. */
+static enum mount_status check_errors(const struct mount_options *o, const char *text, const char *value)
+{
+	if (!errors_known(value))
+		return complain(o, text, "has a bad value");
+	if (strcmp(value, "remount-ro") != 0 && o->verbose)
+		complain(o, text, "has no effect: after an error the volume turns read-only");
+	return MOUNT_OK;
+}
+
+static enum mount_status apply(struct mount_options *o, const char *text)
+{
+	const char *eq = strchr(text, '=');
+	const char *value = eq ? eq + 1 : NULL;
+	const struct row *row = find_row(text, eq ? (size_t)(eq - text) : strlen(text));
+
+	if (!row && (is_private(text) || o->sloppy))
+		return MOUNT_OK;
+	if (!row)
+		return complain(o, text, "is unknown");
+	if (row->takes == NEEDS_VALUE && (!value || !*value))
+		return complain(o, text, "needs a value");
+	if (row->takes == NO_VALUE && value)
+		return complain(o, text, "takes no value");
+	if (row->code == REFUSE)
+		return complain(o, text, why_refused(row->name));
+	if (row->code == NO_EFFECT)
+		complain(o, text, "has no effect: not supported");
+	if (row->code == KERNEL)
+		return add_kernel_opt(o, text) ? MOUNT_SYSTEM : MOUNT_OK;
+	if (value && strcmp(row->name, "errors") == 0)
+		return check_errors(o, text, value);
+	if (value && !apply_value(o, row, value))
+		return complain(o, text, "has a bad value");
+	apply_flag(o, row);
+	return MOUNT_OK;
+}
+
+/* Splits at commas outside double quotes, in place: a security context may hold commas. */
+static enum mount_status apply_list(struct mount_options *o, char *list)
+{
+	while (list) {
+		bool quoted = false;
+		char *p = list;
+
+		for (; *p && (quoted || *p != ','); p++)
+			if (*p == '"')
+				quoted = !quoted;
+		char *next = *p ? p + 1 : NULL;
+
+		*p = '\0';
+		if (*list) {
+			enum mount_status st = apply(o, list);
+
+			if (st != MOUNT_OK)
+				return st;
+		}
+		list = next;
+	}
+	return MOUNT_OK;
+}
+
+static enum mount_status check_together(struct mount_options *o)
+{
+	if (o->no_recovery && !o->read_only)
+		return complain(o, "norecovery", "needs 'ro': changes on top of an unreplayed journal would lose it");
+	if (o->read_only)
+		o->ms_flags |= MS_RDONLY;
+	if (o->sync)
+		o->ms_flags |= MS_SYNCHRONOUS;
+	if (o->dirsync)
+		o->ms_flags |= MS_DIRSYNC;
+	return MOUNT_OK;
+}
+
+void mount_options_usage(const char *program)
+{
+	printf("Usage: %s [-sfnvhV] [-t type] [-N namespace] [-o options] IMAGE DIR\n"
+	       "Mounts the Holdfast volume in IMAGE, a file or a block device, on DIR.\n"
+	       "  -f  check everything, do not mount      -s  ignore unknown options\n"
+	       "  -v  say more                            -n  no effect\n"
+	       "  -N  mount namespace: pid or path        -t  no effect\n"
+	       "  -h  this text                           -V  version\n"
+	       "Options of Holdfast, beside those of mount(8):\n"
+	       "  commit=SECONDS   longest time until a change is durable (5; 0: only by sync)\n"
+	       "  sync, dirsync    every change (of directories) is durable when the call returns\n"
+	       "  norecovery       with ro: the last checkpoint, journal ignored (also: noload)\n"
+	       "  discard          tell the device about freed blocks\n"
+	       "  engine=auto|uring|threads\n"
+	       "  cache=SIZE       memory for clean metadata (64M)\n"
+	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
+	       "  foreground       stay, and write messages to stderr\n"
+	       "  allow_other      (by users) let others in as well\n",
+	       program);
+}
+
+static enum mount_status take_operands(struct mount_options *o, int argc, char **argv)
+{
+	if (o->show_help || o->show_version)
+		return MOUNT_OK;
+	if (argc != 2) {
+		fprintf(stderr, "%s: %s; try %s -h\n", o->program,
+			argc < 2 ? "an image and a directory are needed" : "too many arguments", o->program);
+		return MOUNT_USAGE;
+	}
+	o->image = argv[0];
+	o->dir = argv[1];
+	return check_together(o);
+}
+
+enum mount_status mount_options_parse(int argc, char **argv, struct mount_options *o)
+{
+	const char *lists[64];
+	unsigned nlists = 0;
+	int c;
+
+	*o = (struct mount_options){
+		.program = "mount.holdfast",
+		.atime = FS_RELATIME,
+		.commit_sec = DEFAULT_COMMIT_SEC,
+		.max_read = MOUNT_MAX_IO,
+	};
+	opterr = 0;
+	while ((c = getopt(argc, argv, ":sfnvhVt:N:o:")) != -1) {
+		switch (c) {
+		case 's':
+			o->sloppy = true;
+			break;
+		case 'f':
+			o->fake = true;
+			break;
+		case 'v':
+			o->verbose = true;
+			break;
+		case 'h':
+			o->show_help = true;
+			break;
+		case 'V':
+			o->show_version = true;
+			break;
+		case 'N':
+			o->ns = optarg;
+			break;
+		case 'o':
+			if (nlists < sizeof(lists) / sizeof(lists[0])) {
+				lists[nlists++] = optarg;
+				break;
+			}
+			fprintf(stderr, "%s: too many -o\n", o->program);
+			return MOUNT_USAGE;
+		case 'n':
+		case 't':
+			break;
+		default:
+			fprintf(stderr, "%s: %s -%c; try %s -h\n", o->program,
+				c == ':' ? "a value is missing behind" : "unknown option", optopt, o->program);
+			return MOUNT_USAGE;
+		}
+	}
+	/* Only now: -s may stand behind -o. */
+	for (unsigned i = 0; i < nlists; i++) {
+		enum mount_status st = apply_list(o, (char *)lists[i]);
+
+		if (st != MOUNT_OK)
+			return st;
+	}
+	return take_operands(o, argc - optind, argv + optind);
+}
+
+void mount_options_free(struct mount_options *o)
+{
+	free(o->kernel_opts);
+	o->kernel_opts = NULL;
+}
+
+/* A comma or backslash would end the name for libfuse's option parser. */
+static void put_escaped(FILE *f, const char *s)
+{
+	for (; *s; s++) {
+		if (*s == ',' || *s == '\\')
+			fputc('\\', f);
+		fputc(*s, f);
+	}
+}
+
+char *mount_options_for_fuse(const struct mount_options *o, const char *fsname)
+{
+	static const struct {
+		unsigned long flag;
+		const char *name;
+	} names[] = {
+		{ MS_RDONLY, "ro" },	   { MS_NOEXEC, "noexec" },   { MS_NOSUID, "nosuid" },
+		{ MS_NODEV, "nodev" },	   { MS_SYNCHRONOUS, "sync" }, { MS_DIRSYNC, "dirsync" },
+		{ MS_NOATIME, "noatime" },
+	};
+	char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+
+	if (!f)
+		return NULL;
+	fprintf(f, "default_permissions,max_read=%u,subtype=holdfast,fsname=", o->max_read);
+	put_escaped(f, fsname);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (o->ms_flags & names[i].flag)
+			fprintf(f, ",%s", names[i].name);
+	if (o->allow_other)
+		fputs(",allow_other", f);
+	if (o->kernel_opts)
+		fprintf(f, ",%s", o->kernel_opts);
+	if (fclose(f)) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mount_options.h - the command line of mount.holdfast and its -o options, parsed.
+ *
+ * Takes every option that mount(8) hands on or that users of other file systems type, and refuses what it does not
+ * know.  Touches nothing outside its memory; says what is wrong on stderr.
+ */
+#ifndef HOLDFAST_FS_MOUNT_OPTIONS_H
+#define HOLDFAST_FS_MOUNT_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/dev.h"
+#include "fs/fs.h"
+
+/* mount(8)'s exit statuses; it passes those of a helper on as they are. */
+enum mount_status {
+	MOUNT_OK = 0,
+	MOUNT_USAGE = 1,
+	MOUNT_SYSTEM = 2,
+	MOUNT_FAILED = 32,
+};
+
+#define MOUNT_MAX_IO (1u << 20)	/* largest READ and WRITE: 256 pages, the kernel's limit */
+
+struct mount_options {
+	const char *program;	/* for messages */
+	const char *image, *dir;/* as typed */
+	const char *ns;		/* -N: pid or path of a mount namespace; NULL */
+	bool fake, verbose, sloppy;
+	bool show_help, show_version;
+
+	bool remount;
+	bool read_only, no_recovery, discard;
+	bool sync, dirsync;	/* changes (of directories) are answered only when durable */
+	bool foreground;
+	bool plain;		/* never fuseblk */
+	bool allow_other;
+	enum fs_atime atime;
+	enum dev_engine engine;
+	unsigned commit_sec;	/* 0: no timer */
+	uint64_t cache_bytes;	/* 0: default */
+	unsigned max_read;
+	unsigned long ms_flags;	/* MS_* of mount(2) */
+	char *kernel_opts;	/* security contexts, for mount(2)'s data; NULL: none.  Owned */
+};
+
+/* Fills *opts (strings point into argv).  MOUNT_OK, or MOUNT_USAGE or MOUNT_SYSTEM after a message. */
+enum mount_status mount_options_parse(int argc, char **argv, struct mount_options *opts);
+void mount_options_free(struct mount_options *opts);
+
+void mount_options_usage(const char *program);
+
+/*
+ * The options that libfuse and fusermount3 are to see, "a,b,c", with `fsname` escaped.  NULL: no memory.  free(3) it.
+ */
+char *mount_options_for_fuse(const struct mount_options *opts, const char *fsname);
+
+#endif

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mount_point.c - see the header; everything about /proc/self/mountinfo, mount(2) and fusermount3. */
+#define FUSE_USE_VERSION 314
+#include "fs/mount_point.h"
+
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <limits.h>
+#include <sched.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/image_lock.h"
+
+extern char **environ;
+
+static void close_stream(FILE **f)
+{
+	if (*f)
+		fclose(*f);
+}
+#define auto_file __attribute__((cleanup(close_stream))) FILE
+
+static int refuse(const struct diag *d, const char *path, int err, const char *why)
+{
+	diag(d, DIAG_ERR, "%s: %s", path, why);
+	return err;
+}
+
+int mount_point_enter_ns(const char *ns, const struct diag *d)
+{
+	char path[PATH_MAX];
+	bool is_pid = *ns && ns[strspn(ns, "0123456789")] == '\0';
+	int fd, err = 0;
+
+	snprintf(path, sizeof(path), is_pid ? "/proc/%s/ns/mnt" : "%s", ns);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || setns(fd, CLONE_NEWNS) < 0) {
+		err = -errno;
+		diag(d, DIAG_ERR, "%s: cannot enter this mount namespace: %s", path, strerror(-err));
+	}
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+/* --- dead mounts --------------------------------------------------------------------------------- */
+
+struct mount_line {
+	dev_t dev;
+	char *point, *type, *source;	/* into the line, unescaped */
+};
+
+/* mountinfo writes space, tab, newline and backslash as \ooo. */
+static void unescape(char *s)
+{
+	char *to = s;
+	unsigned char c;
+
+	for (; *s; s++) {
+		if (sscanf(s, "\\%3hho", &c) == 1) {
+			*to++ = (char)c;
+			s += 3;
+		} else {
+			*to++ = *s;
+		}
+	}
+	*to = '\0';
+}
+
+/* "id parent maj:min root point options [optional...] - type source options" */
+static bool parse_line(char *line, struct mount_line *out)
+{
+	char *sep = strstr(line, " - "), *save, *field[5];
+	unsigned maj, min;
+
+	if (!sep)
+		return false;
+	*sep = '\0';
+	for (unsigned i = 0; i < 5; i++) {
+		field[i] = strtok_r(i ? NULL : line, " ", &save);
+		if (!field[i])
+			return false;
+	}
+	if (sscanf(field[2], "%u:%u", &maj, &min) != 2)
+		return false;
+	out->type = strtok_r(sep + 3, " ", &save);
+	out->source = out->type ? strtok_r(NULL, " \n", &save) : NULL;
+	if (!out->source)
+		return false;
+	out->dev = makedev(maj, min);
+	out->point = field[4];
+	unescape(out->point);
+	unescape(out->source);
+	return true;
+}
+
+static bool is_ours(const struct mount_line *m)
+{
+	return strcmp(m->type, "fuse.holdfast") == 0 || strcmp(m->type, "fuseblk.holdfast") == 0;
+}
+
+/* Does the kernel's loop device `dev` have the image behind it? */
+static bool is_loop_on(dev_t dev, const struct mount_source *src)
+{
+	char name[96], path[PATH_MAX];
+	struct stat st;
+
+	snprintf(name, sizeof(name), "/sys/dev/block/%u:%u/loop/backing_file", major(dev), minor(dev));
+
+	auto_file *f = fopen(name, "re");
+
+	if (!f || !fgets(path, sizeof(path), f))
+		return false;
+	path[strcspn(path, "\n")] = '\0';
+	return stat(path, &st) == 0 && st.st_dev == src->dev && st.st_ino == src->ino;
+}
+
+static bool mounts_source(const struct mount_line *m, const struct mount_source *src)
+{
+	if (strcmp(m->source, src->path) == 0)
+		return true;
+	return src->is_block ? m->dev == src->dev : is_loop_on(m->dev, src);
+}
+
+/*
+ * statfs(2), because the kernel answers stat(2) from its cache even when nobody is there any more.  Only asked of mounts
+ * whose daemon is not running or is a healthy stranger's: a stopped daemon would let us wait.
+ */
+static bool is_dead(const char *point)
+{
+	struct statfs sf;
+
+	return statfs(point, &sf) < 0 && errno == ENOTCONN;
+}
+
+/* Detaches one dead mount that is in the way.  1: did, 0: there is none (left), or a negative errno. */
+static int detach_one(const char *dir, const struct mount_source *src, bool look_only, const struct diag *d)
+{
+	auto_file *f = fopen("/proc/self/mountinfo", "re");
+	auto_free char *line = NULL;
+	size_t cap = 0;
+	struct mount_line m;
+
+	while (f && getline(&line, &cap, f) > 0) {
+		if (!parse_line(line, &m) || !is_ours(&m))
+			continue;
+		if (strcmp(m.point, dir) != 0 && !mounts_source(&m, src))
+			continue;
+		if (!is_dead(m.point))
+			continue;
+		if (look_only)
+			return 0;
+		struct mount_point dead = { .dir = m.point, .by_helper = geteuid() != 0 };
+		int err = mount_point_unmount(&dead);
+
+		if (err) {
+			diag(d, DIAG_ERR, "%s: a dead mount is in the way and cannot be unmounted: %s", m.point,
+			     strerror(-err));
+			return err;
+		}
+		diag(d, DIAG_NOTICE, "%s: unmounted what a dead daemon had left", m.point);
+		return 1;
+	}
+	return 0;
+}
+
+static int detach_dead(const char *dir, const struct mount_source *src, bool look_only, const struct diag *d)
+{
+	int rc;
+
+	do {
+		rc = detach_one(dir, src, look_only, d);
+	} while (rc > 0);
+	return rc;
+}
+
+/* --- the directory -------------------------------------------------------------------------------- */
+
+/* realpath(3) of the parent, and the last name as it is: the directory itself may be a dead mount. */
+static char *resolve(const char *dir)
+{
+	char *real = realpath(dir, NULL);
+
+	if (real || errno != ENOTCONN)
+		return real;
+
+	auto_free char *copy = strdup(dir);
+	size_t len = copy ? strlen(copy) : 0;
+
+	while (len > 1 && copy[len - 1] == '/')
+		copy[--len] = '\0';
+	char *slash = copy ? strrchr(copy, '/') : NULL;
+
+	if (slash)
+		*slash = '\0';
+	auto_free char *parent = realpath(slash == copy ? "/" : slash ? copy : ".", NULL);
+
+	if (!parent || !copy || asprintf(&real, "%s/%s", parent[1] ? parent : "", slash ? slash + 1 : copy) < 0)
+		return NULL;
+	return real;
+}
+
+static int check_dir(const char *dir, const struct diag *d)
+{
+	struct stat st;
+
+	if (stat(dir, &st) < 0)
+		return refuse(d, dir, -errno,
+			      errno == ENOENT ? "mount point does not exist" : strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return refuse(d, dir, -ENOTDIR, "mount point is not a directory");
+	return 0;
+}
+
+int mount_point_find(const char *dir, const struct mount_source *src, bool look_only, const struct diag *d,
+		     struct mount_point *out)
+{
+	struct mount_point mp = { .dir = resolve(dir) };
+	int err;
+
+	if (!mp.dir)
+		return check_dir(dir, d) ?: -ENOENT;
+	err = detach_dead(mp.dir, src, look_only, d);
+	if (!err)
+		err = check_dir(mp.dir, d);
+	/* What another file system has mounted must not even be replayed. */
+	if (!err && src->is_block && image_is_claimed(src->path))
+		err = refuse(d, src->path, -EBUSY, "is in use (mounted by another file system, or part of something)");
+	if (err) {
+		mount_point_free(&mp);
+		return err;
+	}
+	*out = mp;
+	return 0;
+}
+
+void mount_point_free(struct mount_point *mp)
+{
+	free(mp->dir);
+	mp->dir = NULL;
+}
+
+/* --- mounting --------------------------------------------------------------------------------------- */
+
+static char *mount_data(const struct mount_options *o, int fd, bool blk)
+{
+	char *text;
+	int rc = asprintf(&text, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,allow_other,max_read=%u%s%s%s",
+			  fd, getuid(), getgid(), o->max_read, blk ? ",blksize=4096" : "",
+			  o->kernel_opts ? "," : "", o->kernel_opts ? o->kernel_opts : "");
+
+	return rc < 0 ? NULL : text;
+}
+
+/* The descriptor of the connection, or a negative errno. */
+static int mount_as(const char *source, const char *dir, bool blk, const struct mount_options *o)
+{
+	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+
+	auto_free char *data = mount_data(o, fd, blk);
+
+	if (data && mount(source, dir, blk ? "fuseblk.holdfast" : "fuse.holdfast", o->ms_flags, data) == 0)
+		return fd;
+
+	int err = data ? -errno : -ENOMEM;
+
+	close(fd);
+	return err;
+}
+
+/* The kernel keeps the loop device for the mount; closing our descriptor leaves it to detach itself at umount. */
+static int mount_blk(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o)
+{
+	char name[32];
+	int loop, fd;
+
+	if (src->is_block)
+		return mount_as(src->path, mp->dir, true, o);
+	loop = mount_source_attach_loop(src, name, sizeof(name));
+	if (loop < 0)
+		return loop;
+	fd = mount_as(name, mp->dir, true, o);
+	close(loop);
+	return fd;
+}
+
+static int attach(struct fuse_session *se, int fd, const struct mount_point *mp, const struct diag *d)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
+	if (fuse_session_mount(se, name) == 0)
+		return 0;
+	mount_point_unmount(mp);
+	close(fd);
+	return refuse(d, mp->dir, -EIO, "libfuse did not take the connection");
+}
+
+static int mount_by_helper(struct mount_point *mp, struct fuse_session *se, const struct diag *d)
+{
+	/* fusermount3 has said why it would not. */
+	if (fuse_session_mount(se, mp->dir) != 0)
+		return refuse(d, mp->dir, -EPERM, "fusermount3 could not mount here");
+	mp->by_helper = true;
+	return 0;
+}
+
+static int mount_failed(const struct mount_point *mp, const struct mount_source *src, int err, const struct diag *d)
+{
+	diag(d, DIAG_ERR, "%s: cannot be mounted on %s: %s", src->path, mp->dir, strerror(-err));
+	return err;
+}
+
+int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
+		      struct fuse_session *se, const struct diag *d)
+{
+	int fd = -EPERM;
+
+	if (geteuid() != 0)
+		return mount_by_helper(mp, se, d);
+	if (!o->plain) {
+		fd = mount_blk(mp, src, o);
+		if (fd >= 0) {
+			mp->is_blk = true;
+			return attach(se, fd, mp, d);
+		}
+		/* The device has another user.  Without the kernel's claim on it we would be two. */
+		if (src->is_block && fd == -EBUSY)
+			return mount_failed(mp, src, fd, d);
+		diag(d, DIAG_NOTICE, "%s: no fuseblk mount (%s), so plain fuse: sync(2) and umount(8) do not wait",
+		     src->path, strerror(-fd));
+	}
+	fd = mount_as(src->path, mp->dir, false, o);
+	if (fd == -EPERM)
+		return mount_by_helper(mp, se, d);
+	if (fd < 0)
+		return mount_failed(mp, src, fd, d);
+	return attach(se, fd, mp, d);
+}
+
+static int run_fusermount(const char *dir)
+{
+	char *const argv[] = { "fusermount3", "-u", "-q", "-z", "--", (char *)dir, NULL };
+	int status;
+	pid_t pid;
+	int err = posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ);
+
+	if (err)
+		return -err;
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
+}
+
+int mount_point_unmount(const struct mount_point *mp)
+{
+	if (!mp->by_helper && umount2(mp->dir, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+		return 0;
+	return mp->by_helper ? run_fusermount(mp->dir) : -errno;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mount_point.h - the directory to mount on, dead mounts in the way, and mount(2) itself.
+ *
+ * As root the mount is ours: fuseblk on a block device (the volume's own, or a loop device on the image file), because only then
+ * do sync(2) and syncfs(2) reach the daemon and umount(8) waits for it; else plain fuse.  Without the right to mount,
+ * libfuse has fusermount3 do it.
+ */
+#ifndef HOLDFAST_FS_MOUNT_POINT_H
+#define HOLDFAST_FS_MOUNT_POINT_H
+
+#include <stdbool.h>
+
+#include "core/err.h"
+#include "fs/mount_options.h"
+#include "fs/mount_source.h"
+
+struct fuse_session;
+
+struct mount_point {
+	char *dir;		/* canonical */
+	bool is_blk;		/* mounted as fuseblk */
+	bool by_helper;		/* mounted by fusermount3, which must unmount it too */
+};
+
+/* Enters the mount namespace `ns`: a pid or a path.  Single-threaded only. */
+int mount_point_enter_ns(const char *ns, const struct diag *diag);
+
+/*
+ * Finds `dir`.  The lock on `src` is held, so a Holdfast mount of it that still hangs about is dead: such mounts, and a
+ * dead Holdfast mount on `dir`, are detached first (not if `look_only`).  A message for every failure.
+ */
+int mount_point_find(const char *dir, const struct mount_source *src, bool look_only, const struct diag *diag,
+		     struct mount_point *out);
+void mount_point_free(struct mount_point *mp);
+
+/* Mounts, and attaches `se` to the connection.  A message for every failure; nothing is mounted then. */
+int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *opts,
+		      struct fuse_session *se, const struct diag *diag);
+
+/*
+ * Detaches (lazily).  On fuseblk with no file open this waits until the daemon has answered DESTROY, so it must not be
+ * called by a thread that the answer depends on.
+ */
+int mount_point_unmount(const struct mount_point *mp);
+
+#endif

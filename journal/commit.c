@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * commit.c - group commit: from a closed group to durable_lsn and its waiters.
+ *
+ * The group that starts at durable_lsn, and no other, may be on its way to the device.  It is started as soon as somebody waits
+ * or much has gathered, and nothing keeps it pending; whoever makes the last of these true calls commit_pick_locked().
+ * The I/O goes through the queue of a waiter (the leader), because that is polled until the waiter's LSN is durable; if that is another
+ * thread's, the start is posted there.  So nobody who merely appends has to keep polling for the sake of others.
+ *
+ * No retry: after a failed write or flush the kernel may mark the lost pages clean and report success next time.  The first
+ * failure is final: waiters get -EIO, nothing more is written, durable_lsn stays.
+ */
+#include "journal/log_impl.h"
+
+#include <string.h>
+
+/* --- which group, on which queue --- */
+
+void commit_close_locked(struct log *l)
+{
+	struct log_group *g = l->open;
+
+	LOCK_ASSERT_HELD(&l->lock);
+	g->end = group_closed_end(g->frames_end);
+	g->open = false;
+	g->pending--;
+	l->append_lsn = g->end;
+	l->open = NULL;
+	STAILQ_INSERT_TAIL(&l->closed, g, link);
+}
+
+/* The caller's queue if a waiter is on it, since that needs no hand-over; else the first waiter's; else nobody waits yet. */
+static struct dev_queue *leader_locked(struct log *l, struct dev_queue *q)
+{
+	struct log_waiter *w;
+
+	STAILQ_FOREACH(w, &l->waiters, link)
+		if (w->q == q)
+			return q;
+	w = STAILQ_FIRST(&l->waiters);
+	return w ? w->q : q;
+}
+
+static void start_posted(struct dev_task *task)
+{
+	struct log_group *g = (struct log_group *)((char *)task - offsetof(struct log_group, task));
+
+	commit_start(g, g->q);
+}
+
+struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q)
+{
+	LOCK_ASSERT_HELD(&l->lock);
+	if (l->error || l->in_flight)
+		return NULL;
+	if (STAILQ_EMPTY(&l->waiters) && l->append_lsn - l->durable_lsn <= LOG_START_BYTES)
+		return NULL;
+	/* Even if it has to wait for holds: they are those of frames up to here, not of later ones. */
+	if (STAILQ_EMPTY(&l->closed) && l->open)
+		commit_close_locked(l);
+	struct log_group *g = STAILQ_FIRST(&l->closed);
+
+	if (!g || g->pending)
+		return NULL;
+	STAILQ_REMOVE_HEAD(&l->closed, link);
+	assert(g->start == l->durable_lsn);
+	l->in_flight = g;
+	g->q = leader_locked(l, q);
+	if (g->q == q)
+		return g;
+	/* Under the lock: the leader cannot have gone while its waiter is on the list. */
+	g->task.run = start_posted;
+	dev_post(g->q, &g->task);
+	return NULL;
+}
+
+/* --- failure --- */
+
+static void waiters_run(struct log_waiter_list *list, int err)
+{
+	while (!STAILQ_EMPTY(list)) {
+		struct log_waiter *w = STAILQ_FIRST(list);
+
+		STAILQ_REMOVE_HEAD(list, link);
+		w->done(w, err);
+	}
+}
+
+void log_fail(struct log *l, int err, const char *what)
+{
+	struct log_waiter_list waiters = STAILQ_HEAD_INITIALIZER(waiters);
+
+	lock_take(&l->lock);
+	bool first = !l->error;
+
+	l->error = -EIO;
+	STAILQ_CONCAT(&waiters, &l->waiters);
+	lock_drop(&l->lock);
+	if (!first)
+		return;
+	diag(l->diag, DIAG_ERR, "journal: %s failed: %s; nothing after LSN %llu will be acknowledged", what,
+	     strerrordesc_np(-err), (unsigned long long)log_durable_lsn(l));
+	/* Before the waiters: whoever learns of the failure finds it dealt with. */
+	if (l->failed)
+		l->failed(l->failed_arg, err, what);
+	waiters_run(&waiters, -EIO);
+}
+
+/* --- the write --- */
+
+/* All waiters that durable_lsn covers now, in the order of their arrival. */
+static void take_covered_locked(struct log *l, struct log_waiter_list *out)
+{
+	struct log_waiter_list rest = STAILQ_HEAD_INITIALIZER(rest);
+
+	while (!STAILQ_EMPTY(&l->waiters)) {
+		struct log_waiter *w = STAILQ_FIRST(&l->waiters);
+
+		STAILQ_REMOVE_HEAD(&l->waiters, link);
+		if (w->lsn <= l->durable_lsn)
+			STAILQ_INSERT_TAIL(out, w, link);
+		else
+			STAILQ_INSERT_TAIL(&rest, w, link);
+	}
+	STAILQ_CONCAT(&l->waiters, &rest);
+}
+
+static void publish_locked(struct log *l, const struct log_group *g, struct log_waiter_list *covered)
+{
+	atomic_store_explicit(&l->durable_lsn, g->end, memory_order_release);
+	l->stats.groups++;
+	l->stats.group_bytes += g->end - g->start;
+	l->stats.flushes += g->has_data;
+	take_covered_locked(l, covered);
+}
+
+/* The group's I/O has ended, or was not begun because the log had failed.  `what` is for err != 0. */
+static void group_end(struct log_group *g, int err, const char *what)
+{
+	struct log_waiter_list covered = STAILQ_HEAD_INITIALIZER(covered);
+	struct log_group *next = NULL;
+	struct dev_queue *q = g->q;
+	struct log *l = g->log;
+
+	lock_take(&l->lock);
+	assert(l->in_flight == g);
+	l->in_flight = NULL;
+	if (!err && !l->error) {
+		publish_locked(l, g, &covered);
+		next = commit_pick_locked(l, q);
+	}
+	group_free_locked(g);
+	lock_drop(&l->lock);
+	if (next)
+		commit_start(next, q);
+	if (err)
+		log_fail(l, err, what);
+	/* Last: with its last waiter gone the log may be destroyed. */
+	waiters_run(&covered, 0);
+}
+
+static void write_done(struct dev_io *io, int err)
+{
+	struct log_group *g = ((struct log_group_io *)io)->group;
+
+	if (err && !g->err)
+		g->err = err;
+	if (--g->ios_left == 0)
+		group_end(g, g->err, "write of a group");
+}
+
+/* Puts the group's chunks into dev_ios, cut where the region ends. */
+static unsigned build_ios(struct log_group *g)
+{
+	struct log *l = g->log;
+	struct log_chunk *c = STAILQ_FIRST(&g->chunks);
+	struct log_group_io *gio = NULL;
+	struct iovec *iov = g->iov;
+	unsigned nios = 0;
+
+	for (uint64_t lsn = g->start, n; lsn < g->end; lsn += n) {
+		uint32_t at = (uint32_t)((lsn - g->start) % LOG_CHUNK);
+		uint64_t region_left = l->size - lsn % l->size;
+
+		if (!at && lsn > g->start)
+			c = STAILQ_NEXT(c, link);
+		n = LOG_CHUNK - at;
+		n = n < g->end - lsn ? n : g->end - lsn;
+		n = n < region_left ? n : region_left;
+		if (!gio || region_left == l->size || gio->io.niov == LOG_IO_IOVS) {
+			gio = &g->io[nios++];
+			gio->group = g;
+			gio->io = (struct dev_io){.op = DEV_WRITE, .flags = DEV_DURABLE, .iov = iov, .done = write_done,
+						  .off = region_offset(&l->sb, lsn)};
+		}
+		*iov++ = (struct iovec){.iov_base = c->bytes + at, .iov_len = n};
+		gio->io.niov++;
+		gio->io.len += n;
+	}
+	return nios;
+}
+
+static void group_write(struct log_group *g)
+{
+	unsigned nios = build_ios(g);
+
+	g->ios_left = nios;
+	for (unsigned i = 0; i < nios; i++)
+		dev_submit(g->q, &g->io[i].io);
+}
+
+static void flush_done(struct dev_io *io, int err)
+{
+	struct log_group *g = ((struct log_group_io *)io)->group;
+
+	g->ios_left = 0;
+	/* The log may have failed meanwhile, and then nothing is written any more. */
+	if (err || log_error(g->log))
+		group_end(g, err, "flush of data that the journal names");
+	else
+		group_write(g);
+}
+
+/* The frame that heads the group and those that fill it up to a block boundary. */
+static void group_finish(struct log_group *g, uint64_t durable_lsn)
+{
+	static const uint8_t zeros[BLOCK_SIZE + FRAME_OVERHEAD];
+	struct disk_group head = {.type = RECORD_GROUP, .durable_lsn = put64(durable_lsn), .len = put64(g->end - g->start)};
+	struct log_cursor start = {.chunk = STAILQ_FIRST(&g->chunks)};
+	uint64_t gap = g->end - g->frames_end;
+
+	group_encode(g->log, &start, g->start, &head, sizeof(head));
+	if (gap == FRAME_OVERHEAD) {
+		group_encode(g->log, &g->fill, g->frames_end, NULL, 0);
+	} else if (gap) {
+		uint8_t pad[sizeof(zeros)];
+
+		memcpy(pad, zeros, sizeof(pad));
+		pad[0] = RECORD_PAD;
+		group_encode(g->log, &g->fill, g->frames_end, pad, (uint32_t)(gap - FRAME_OVERHEAD));
+	}
+}
+
+void commit_start(struct log_group *g, struct dev_queue *q)
+{
+	struct log *l = g->log;
+
+	assert(g->q == q);
+	if (log_error(l)) {
+		group_end(g, 0, NULL);
+		return;
+	}
+	group_finish(g, log_durable_lsn(l));
+	if (!g->has_data) {
+		group_write(g);
+		return;
+	}
+	/* The frames vouch for the data they name, so that must be on media first; else a power cut leaves good frames over
+	 * garbage.  The holds saw the data's completions, so a flush submitted now covers them. */
+	g->io[0] = (struct log_group_io){.io = {.op = DEV_FLUSH, .done = flush_done}, .group = g};
+	g->ios_left = 1;
+	dev_submit(q, &g->io[0].io);
+}
+
+/* --- waiting for it --- */
+
+int log_sync(struct log *l, struct dev_queue *q, uint64_t lsn, struct log_waiter *w)
+{
+	struct log_group *ready = NULL;
+	int err = -EINPROGRESS;
+
+	if (lsn <= log_durable_lsn(l))
+		return 0;
+	lock_take(&l->lock);
+	assert(lsn <= l->append_lsn);
+	if (lsn <= l->durable_lsn) {
+		err = 0;
+	} else if (l->error) {
+		err = -EIO;
+	} else {
+		w->lsn = lsn;
+		w->q = q;
+		STAILQ_INSERT_TAIL(&l->waiters, w, link);
+		l->stats.syncs++;
+		ready = commit_pick_locked(l, q);
+	}
+	lock_drop(&l->lock);
+	if (ready)
+		commit_start(ready, q);
+	return err;
+}
+
+struct sync_wait {
+	struct log_waiter waiter;
+	struct dev_event event;
+	int err;
+};
+
+static void sync_wait_done(struct log_waiter *w, int err)
+{
+	struct sync_wait *s = (struct sync_wait *)w;
+
+	s->err = err;
+	dev_event_set(&s->event);
+}
+
+int log_sync_wait(struct log *l, struct dev_queue *q, uint64_t lsn)
+{
+	struct sync_wait s = {.waiter.done = sync_wait_done};
+
+	dev_event_init(&s.event, q);
+	int err = log_sync(l, q, lsn, &s.waiter);
+
+	if (err != -EINPROGRESS)
+		return err;
+	dev_event_wait(&s.event);
+	return s.err;
+}

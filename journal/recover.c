@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * recover.c - from a device to an open volume: superblock, root, replay.
+ *
+ * Replay is in memory, by the code that committed the transactions.  A read-write open then makes a checkpoint of the result, whose root
+ * starts the log one whole lap further on: every remain of a torn write on the device has an LSN below that, and since a
+ * frame's CRC covers its LSN none can ever be taken for a new frame.  A crash before that root is durable replays again.
+ */
+#include "journal/volume_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* --- superblock --------------------------------------------------------------------------------- */
+
+/* Of several reasons why there is no superblock, the one that helps most. */
+static int super_worse(int a, int b)
+{
+	static const int order[] = {-ENOTSUP, -ENOSPC, -EUCLEAN, -EIO, -ENOENT};
+
+	for (unsigned i = 0; i < sizeof(order) / sizeof(order[0]); i++)
+		if (a == order[i] || b == order[i])
+			return order[i];
+	return a ? a : b;
+}
+
+static void super_repair(struct dev_queue *q, const struct super *sb, unsigned bad, void *block)
+{
+	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
+		if (!(bad & 1u << copy))
+			continue;
+		super_encode(sb, copy, block);
+		if (!dev_write(q, super_blkno(sb->nblocks, copy) * BLOCK_SIZE, block, BLOCK_SIZE, DEV_DURABLE))
+			diag(q->dev->diag, DIAG_WARNING, "%s: superblock copy %u repaired", q->dev->path, copy);
+	}
+}
+
+/* Tries all copies; *bad: those that do not agree with the first good one. */
+static int super_find(struct dev_queue *q, const struct diag *d, struct super *sb, unsigned *bad, void *block)
+{
+	uint64_t nblocks = q->dev->size >> BLOCK_SHIFT;
+	int worst = 0;
+	bool found = false;
+
+	*bad = 0;
+	if (nblocks < MIN_BLOCKS)
+		return -ENOENT;
+	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
+		uint64_t blkno = super_blkno(found ? sb->nblocks : nblocks, copy);
+		struct super one;
+		int err = dev_read(q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
+
+		if (!err)
+			err = super_decode(block, blkno, nblocks, NULL, &one);
+		if (!err && !found) {
+			*sb = one;
+			found = true;
+		} else if (err || memcmp(&one, sb, sizeof(one)) != 0) {
+			*bad |= 1u << copy;
+			worst = super_worse(worst, err);
+		}
+	}
+	if (found)
+		return 0;
+	if (worst == -EUCLEAN)
+		corrupt(d, "%s: no superblock copy is intact", q->dev->path);
+	return worst;
+}
+
+int volume_read_super(struct dev_queue *q, const struct diag *d, struct super *sb)
+{
+	void *block = dev_alloc(BLOCK_SIZE, false);
+	unsigned bad;
+	int err;
+
+	if (!block)
+		return -ENOMEM;
+	err = super_find(q, d, sb, &bad, block);
+	free(block);
+	return err;
+}
+
+/* --- root --------------------------------------------------------------------------------------- */
+
+struct root_read {
+	struct meta_read read;
+	const struct super *sb;
+	unsigned slot;
+};
+
+static int root_verify(struct meta_read *r, uint64_t blkno)
+{
+	struct root_read *rr = (struct root_read *)r;
+
+	(void)blkno;
+	return root_check(r->block, rr->sb, rr->slot, NULL);
+}
+
+int root_find(struct dev_queue *q, const struct super *sb, const struct diag *d, bool repair, struct root_found *out)
+{
+	void *block[2] = {dev_alloc(BLOCK_SIZE, false), dev_alloc(BLOCK_SIZE, false)};
+	int err[2] = {-ENOMEM, -ENOMEM};
+	unsigned newest;
+
+	for (unsigned slot = 0; slot < 2 && block[0] && block[1]; slot++) {
+		struct root_read rr = {
+			.read = {.block = block[slot], .verify = root_verify, .what = "root", .no_repair = !repair},
+			.sb = sb,
+			.slot = slot,
+		};
+
+		for (unsigned copy = 0; copy < 2; copy++)
+			rr.read.blkno[copy] = root_blkno(sb, slot, copy);
+		err[slot] = meta_read_wait(&rr.read, q);
+	}
+	out->both = !err[0] && !err[1];
+	if (out->both)
+		newest = get64(((struct disk_root *)block[1])->h.generation) >
+			 get64(((struct disk_root *)block[0])->h.generation);
+	else
+		newest = err[0] ? 1 : 0;
+	free(block[!newest]);
+	if (err[newest]) {
+		free(block[newest]);
+		return err[0] == -EUCLEAN ? corrupt(d, "%s: neither root is intact", q->dev->path) : err[0];
+	}
+	out->block = block[newest];
+	return 0;
+}
+
+int volume_read_root(struct dev_queue *q, const struct super *sb, const struct diag *d, bool repair, void *block)
+{
+	struct root_found found;
+	int err = root_find(q, sb, d, repair, &found);
+
+	if (err)
+		return err;
+	memcpy(block, found.block, BLOCK_SIZE);
+	free(found.block);
+	return 0;
+}
+
+/* --- tables ------------------------------------------------------------------------------------- */
+
+struct table_read {
+	struct meta_read read;
+	const struct super *sb;
+	const struct diag *diag;
+	uint32_t index, csum;
+	unsigned slot;
+};
+
+static int table_verify(struct meta_read *r, uint64_t blkno)
+{
+	struct table_read *t = (struct table_read *)r;
+
+	(void)blkno;
+	return table_check(r->block, t->sb, t->index, t->slot, t->csum, t->diag);
+}
+
+static int tables_read(struct volume *v, struct dev_queue *q, const struct disk_root *root, uint8_t *tables)
+{
+	for (uint32_t t = 0; t < v->sb.ntables; t++) {
+		struct table_read tr = {
+			.read = {.block = tables + (size_t)t * BLOCK_SIZE, .verify = table_verify, .what = "allocation table",
+				 .no_repair = v->flags & VOLUME_READ_ONLY},
+			.sb = &v->sb,
+			.diag = v->diag,
+			.index = t,
+			.csum = get32(root->table_csum[t]),
+			.slot = root->table_slot[t / 8] >> (t % 8) & 1,
+		};
+		int err;
+
+		for (unsigned copy = 0; copy < 2; copy++)
+			tr.read.blkno[copy] = table_blkno(&v->sb, t, tr.slot, copy);
+		err = meta_read_wait(&tr.read, q);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* --- replay ------------------------------------------------------------------------------------- */
+
+/* The bases of one transaction's data ops: blocks that are on the device only. */
+struct bases {
+	struct txn_base *base;
+	unsigned n;
+};
+
+static void bases_free(struct bases *b)
+{
+	for (unsigned i = 0; i < b->n; i++)
+		free((void *)b->base[i].base);
+	free(b->base);
+	*b = (struct bases){0};
+}
+
+static int bases_add(struct volume *v, struct dev_queue *q, struct bases *b, uint64_t blkno)
+{
+	struct txn_base *bigger = realloc(b->base, (b->n + 1) * sizeof(*bigger));
+	void *block;
+	int err;
+
+	if (!bigger)
+		return -ENOMEM;
+	b->base = bigger;
+	block = dev_alloc(BLOCK_SIZE, false);
+	if (!block)
+		return -ENOMEM;
+	err = dev_read(q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
+	if (err) {
+		free(block);
+		return err;
+	}
+	(void)v;
+	b->base[b->n++] = (struct txn_base){blkno, block};
+	return 0;
+}
+
+static int bases_read(struct volume *v, struct dev_queue *q, const void *payload, uint32_t len, struct bases *b)
+{
+	const struct disk_op *op;
+	uint32_t pos = sizeof(struct disk_txn);
+
+	while ((op = payload_next(payload, len, &pos))) {
+		bool staged;
+		int err;
+
+		if (op->op != OP_DATA || op->type == OP_DATA_FRESH)
+			continue;
+		volume_lock(v);
+		staged = stage_get(v->stage, get64(op->object)) != NULL;
+		volume_unlock(v);
+		err = staged ? 0 : bases_add(v, q, b, get64(op->object));
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int replay_one(struct volume *v, struct dev_queue *q, const void *unaligned, uint32_t len)
+{
+	auto_free void *payload = malloc(len);
+	struct bases bases = {0};
+	struct miss miss;
+	int err = payload ? 0 : -ENOMEM;
+
+	if (!err) {
+		memcpy(payload, unaligned, len);
+		err = payload_check(v, payload, len);
+	}
+
+	if (!err)
+		err = bases_read(v, q, payload, len, &bases);
+	while (!err) {
+		miss = (struct miss){0};
+		volume_lock(v);
+		err = payload_prepare(v, payload, len, true, true, &miss);
+		if (!err)
+			err = payload_apply(v, payload, len, bases.base, bases.n, true);
+		volume_unlock(v);
+		if (err != -EAGAIN)
+			break;
+		/* Nothing can be checkpointed in the middle of a replay; the crashed daemon had room for the same changes. */
+		err = miss.kind == MISS_SPACE ? -ENOSPC : volume_provide(v, q, &miss);
+	}
+	bases_free(&bases);
+	return err;
+}
+
+static int replay_tail(struct volume *v, struct log_reader *r)
+{
+	struct log_tail *t = &v->recovery.tail;
+	int err = log_reader_tail(r, t);
+
+	if (err)
+		return err;
+	if (t->kind == LOG_TAIL_DAMAGED) {
+		corrupt(v->diag,
+			"%s: the journal is damaged at LSN %llu, below LSN %llu that was durable: %llu bytes, %llu "
+			"frames of acknowledged changes would be lost; run fsck.holdfast -n to see what is at stake",
+			v->dev->path, (unsigned long long)t->end_lsn, (unsigned long long)t->proven_lsn,
+			(unsigned long long)t->lost_bytes, (unsigned long long)t->lost_frames);
+		return -EBADMSG;
+	}
+	if (t->kind == LOG_TAIL_TORN)
+		diag(v->diag, DIAG_NOTICE,
+		     "%s: journal: cut a torn tail of %llu bytes, %llu frames, none of which was acknowledged",
+		     v->dev->path, (unsigned long long)t->lost_bytes, (unsigned long long)t->lost_frames);
+	return 0;
+}
+
+int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root *root, bool both_roots, uint64_t *end)
+{
+	uint64_t start = get64(root->replay_lsn), applied = get64(root->applied_lsn), lsn = start;
+	struct log_reader *r;
+	const void *payload;
+	uint32_t len;
+	int err = log_reader_open(q, &v->sb, start, &r);
+
+	if (err)
+		return err;
+	while (!(err = log_reader_next(r, &payload, &len, &lsn))) {
+		if (lsn <= applied)
+			continue;
+		err = replay_one(v, q, payload, len);
+		if (err)
+			break;
+		v->recovery.frames++;
+		v->recovery.bytes += len + FRAME_OVERHEAD;
+	}
+	if (err == -ENOENT) {
+		/* A clean root with no frame behind it needs no look at the whole region, unless a newer root may be lost. */
+		v->recovery.was_clean = (get64(root->flags) & ROOT_CLEAN) && both_roots && !v->recovery.frames;
+		v->recovery.tail.end_lsn = start;
+		err = v->recovery.was_clean ? 0 : replay_tail(v, r);
+	}
+	*end = v->recovery.tail.end_lsn;
+	log_reader_close(r);
+	return err;
+}
+
+/* --- open and close ----------------------------------------------------------------------------- */
+
+#define DEFAULT_CACHE (64u << 20)
+
+int volume_new(struct dev *dev, const struct super *sb, const struct volume_config *cfg, const struct diag *d,
+	       struct volume **out)
+{
+	struct volume *v = calloc(1, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	v->dev = dev;
+	v->diag = d;
+	v->sb = *sb;
+	v->flags = cfg->flags;
+	v->want_checkpoint_fn = cfg->want_checkpoint;
+	v->want_checkpoint_arg = cfg->arg;
+	v->dirty_limit = (cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE) / 2;
+	lock_init(&v->lock);
+	STAILQ_INIT(&v->waiters);
+	if (stage_create(&v->stage)) {
+		volume_free(v);
+		return -ENOMEM;
+	}
+	*out = v;
+	return 0;
+}
+
+void volume_free(struct volume *v)
+{
+	if (v->log)
+		log_destroy(v->log);
+	if (v->tree)
+		tree_destroy(v->tree);
+	if (v->alloc)
+		alloc_destroy(v->alloc);
+	stage_destroy(v->stage);
+	lock_fini(&v->lock);
+	free(v);
+}
+
+static int volume_load(struct volume *v, struct dev_queue *q, const struct disk_root *root, uint64_t cache_bytes)
+{
+	uint8_t *tables = dev_alloc((uint64_t)v->sb.ntables * BLOCK_SIZE, false);
+	uint64_t cache = (cache_bytes ? cache_bytes : DEFAULT_CACHE) / BLOCK_SIZE;
+	int err;
+
+	if (!tables)
+		return -ENOMEM;
+	err = tables_read(v, q, root, tables);
+	volume_lock(v);
+	if (!err)
+		err = alloc_create(&v->sb, tables, root->table_slot, get64(root->nfree), v->diag, &v->alloc);
+	if (!err)
+		err = tree_create(&v->sb, v->alloc, &root->tree, root->tree_level, cache, v->diag, &v->tree);
+	v->generation = get64(root->h.generation);
+	v->next_ino = get64(root->next_ino);
+	v->ninodes = get64(root->ninodes);
+	v->mount_count = get64(root->mount_count);
+	v->error_count = get64(root->error_count);
+	v->last_error_sec = get64(root->last_error_sec);
+	volume_unlock(v);
+	free(tables);
+	return err;
+}
+
+/* The replayed state becomes a root, and the log starts behind everything that a crash may have left on the device. */
+static int volume_go_on(struct volume *v, struct dev_queue *q, uint64_t end)
+{
+	uint64_t lap = v->sb.journal_nblocks * BLOCK_SIZE;
+	uint64_t lsn = (end + BLOCK_SIZE - 1) / BLOCK_SIZE * BLOCK_SIZE;
+	void (*want)(void *arg) = v->want_checkpoint_fn;
+	int err;
+
+	if (!v->recovery.was_clean)
+		lsn += lap;
+	v->mount_count++;
+	v->want_checkpoint_fn = NULL;
+	err = checkpoint_run(v, q, 0, lsn);
+	v->want_checkpoint_fn = want;
+	if (err)
+		return err;
+	v->applied_lsn = v->checkpoint_lsn = lsn;
+	return log_create(v->dev, &v->sb, lsn, v->diag, volume_log_failed, v, &v->log);
+}
+
+static int features_check(struct dev *dev, const struct super *sb, unsigned flags, const struct diag *d)
+{
+	uint32_t incompat = sb->incompat & ~FEATURE_INCOMPAT_KNOWN;
+	uint32_t ro = sb->ro_compat & ~FEATURE_RO_COMPAT_KNOWN;
+
+	if (incompat) {
+		diag(d, DIAG_ERR, "%s: made by a newer version: unknown incompatible features 0x%x", dev->path, incompat);
+		return -ENOTSUP;
+	}
+	if (ro && !(flags & VOLUME_READ_ONLY)) {
+		diag(d, DIAG_ERR, "%s: made by a newer version: features 0x%x allow only a read-only mount", dev->path,
+		     ro);
+		return -EROFS;
+	}
+	return 0;
+}
+
+static int volume_open_root(struct volume *v, struct dev_queue *q, uint64_t cache_bytes)
+{
+	struct root_found found;
+	uint64_t end = 0;
+	int err = root_find(q, &v->sb, v->diag, !(v->flags & VOLUME_READ_ONLY), &found);
+
+	if (err)
+		return err;
+	err = volume_load(v, q, found.block, cache_bytes);
+	if (!err && !(v->flags & VOLUME_NO_RECOVERY)) {
+		/* Provide no checkpoints to a replay: inline ones would be made of half of it. */
+		err = recover_replay(v, q, found.block, found.both, &end);
+	}
+	free(found.block);
+	if (!err && !(v->flags & VOLUME_READ_ONLY))
+		err = volume_go_on(v, q, end);
+	return err;
+}
+
+int volume_open(struct dev_queue *q, const struct volume_config *cfg, const struct diag *d, struct volume **out)
+{
+	bool writing = !(cfg->flags & VOLUME_READ_ONLY);
+	struct super sb;
+	struct volume *v;
+	void *block;
+	unsigned bad;
+	int err;
+
+	if (writing && (q->dev->read_only || (cfg->flags & VOLUME_NO_RECOVERY)))
+		return -EROFS;
+	block = dev_alloc(BLOCK_SIZE, false);
+	if (!block)
+		return -ENOMEM;
+	err = super_find(q, d, &sb, &bad, block);
+	if (!err)
+		err = features_check(q->dev, &sb, cfg->flags, d);
+	if (!err && bad && writing)
+		super_repair(q, &sb, bad, block);
+	free(block);
+	if (!err)
+		err = volume_new(q->dev, &sb, cfg, d, &v);
+	if (err)
+		return err;
+	err = volume_open_root(v, q, cfg->cache_bytes);
+	if (err) {
+		volume_free(v);
+		return err;
+	}
+	*out = v;
+	return 0;
+}
+
+int volume_close(struct volume *v, struct dev_queue *q)
+{
+	int err = 0;
+
+	if (v->log) {
+		err = volume_writable(v);
+		if (!err)
+			err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
+	}
+	volume_free(v);
+	return err;
+}

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * txn.c - records a transaction and commits it.
+ *
+ * The payload that goes into the frame is built while recording, and it is what gets applied: payload.c knows how, and
+ * recovery uses the same functions, so that a replayed volume cannot differ from the one that crashed.
+ */
+#include "journal/txn.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void txn_begin(struct txn *t, struct volume *v)
+{
+	LOCK_ASSERT_HELD(&v->lock);
+	t->v = v;
+	t->buf = t->small;
+	t->cap = sizeof(t->small);
+	t->len = sizeof(struct disk_txn);
+	t->nops = 0;
+	t->run = NULL;
+	t->nruns = t->cap_runs = 0;
+	t->base = NULL;
+	t->nbases = t->cap_bases = 0;
+	t->err = 0;
+	t->committed = false;
+	memset(t->buf, 0, sizeof(struct disk_txn));
+}
+
+void txn_end(struct txn *t)
+{
+	LOCK_ASSERT_HELD(&t->v->lock);
+	for (unsigned i = t->nruns; !t->committed && i-- > 0;)
+		alloc_unget(t->v->alloc, t->run[i].blkno, t->run[i].n);
+	if (t->buf != t->small)
+		free(t->buf);
+	free(t->run);
+	free(t->base);
+}
+
+static bool txn_room(struct txn *t, uint32_t more)
+{
+	uint32_t cap = t->cap;
+	uint8_t *bigger;
+
+	if (t->err)
+		return false;
+	if (more <= t->cap - t->len)
+		return true;
+	while (cap - t->len < more) {
+		if (cap > UINT32_MAX / 2) {
+			t->err = -EFBIG;
+			return false;
+		}
+		cap *= 2;
+	}
+	bigger = realloc(t->buf == t->small ? NULL : t->buf, cap);
+	if (!bigger) {
+		t->err = -ENOMEM;
+		return false;
+	}
+	if (t->buf == t->small)
+		memcpy(bigger, t->small, t->len);
+	t->buf = bigger;
+	t->cap = cap;
+	return true;
+}
+
+/* One operation and its bytes, padded to 8. */
+static void txn_op(struct txn *t, const struct disk_op *op, const void *bytes)
+{
+	uint32_t len = get32(op->len);
+	uint32_t padded = (len + 7) & ~7u;
+
+	if (!txn_room(t, (uint32_t)sizeof(*op) + padded))
+		return;
+	memcpy(t->buf + t->len, op, sizeof(*op));
+	t->len += sizeof(*op);
+	if (len)
+		memcpy(t->buf + t->len, bytes, len);
+	memset(t->buf + t->len + len, 0, padded - len);
+	t->len += padded;
+	t->nops++;
+}
+
+static struct disk_op key_op(enum op_type op, const struct key *key, unsigned at, unsigned len)
+{
+	return (struct disk_op){
+		.op = (uint8_t)op,
+		.type = key->type,
+		.at = put16((uint16_t)at),
+		.len = put32(len),
+		.object = put64(key->object),
+		.offset = put64(key->offset),
+	};
+}
+
+void txn_put(struct txn *t, const struct key *key, const void *val, unsigned len)
+{
+	struct disk_op op = key_op(OP_PUT, key, 0, len);
+
+	assert(len <= MAX_ITEM);
+	txn_op(t, &op, val);
+}
+
+void txn_del(struct txn *t, const struct key *key)
+{
+	struct disk_op op = key_op(OP_DEL, key, 0, 0);
+
+	txn_op(t, &op, NULL);
+}
+
+void txn_patch(struct txn *t, const struct key *key, unsigned at, const void *bytes, unsigned len)
+{
+	struct disk_op op = key_op(OP_PATCH, key, at, len);
+
+	assert(at + len <= MAX_ITEM);
+	txn_op(t, &op, bytes);
+}
+
+static void txn_range(struct txn *t, enum op_type type, uint64_t blkno, uint64_t n)
+{
+	struct disk_op op = {.op = (uint8_t)type, .object = put64(blkno), .offset = put64(n)};
+
+	txn_op(t, &op, NULL);
+}
+
+static bool txn_grow(struct txn *t, void **array, unsigned n, unsigned *cap, size_t size)
+{
+	unsigned bigger_cap = *cap ? *cap * 2 : 16;
+	void *bigger;
+
+	if (n < *cap)
+		return true;
+	bigger = realloc(*array, bigger_cap * size);
+	if (!bigger) {
+		t->err = -ENOMEM;
+		return false;
+	}
+	*array = bigger;
+	*cap = bigger_cap;
+	return true;
+}
+
+/* Room that data leaves for the metadata of its own transaction: its records' leaves and their paths, twice each. */
+static uint64_t txn_keep(const struct txn *t)
+{
+	return 64 + t->len / 256;
+}
+
+int txn_alloc(struct txn *t, uint64_t goal, uint64_t want, struct miss *miss, uint64_t *blkno, uint64_t *n)
+{
+	struct txn_run run;
+	int err;
+
+	if (t->err)
+		return t->err;
+	if (!txn_grow(t, (void **)&t->run, t->nruns, &t->cap_runs, sizeof(*t->run)))
+		return t->err;
+	err = alloc_get(t->v->alloc, goal, want, txn_keep(t), false, miss, &run.blkno, &run.n);
+	if (err)
+		return err;
+	t->run[t->nruns++] = run;
+	txn_range(t, OP_ALLOC, run.blkno, run.n);
+	*blkno = run.blkno;
+	*n = run.n;
+	return 0;
+}
+
+void txn_free(struct txn *t, uint64_t blkno, uint64_t n)
+{
+	txn_range(t, OP_FREE, blkno, n);
+}
+
+void txn_data(struct txn *t, uint64_t blkno, unsigned at, const void *bytes, unsigned len, bool fresh,
+	      const void *base)
+{
+	struct disk_op op = {
+		.op = OP_DATA,
+		.type = fresh ? OP_DATA_FRESH : 0,
+		.at = put16((uint16_t)at),
+		.len = put32(len),
+		.object = put64(blkno),
+	};
+
+	assert(at + len <= BLOCK_SIZE);
+	if (base && !fresh) {
+		if (!txn_grow(t, (void **)&t->base, t->nbases, &t->cap_bases, sizeof(*t->base)))
+			return;
+		t->base[t->nbases++] = (struct txn_base){blkno, base};
+	}
+	txn_op(t, &op, bytes);
+}
+
+uint64_t txn_new_ino(struct txn *t)
+{
+	uint64_t ino = t->v->next_ino;
+	struct disk_op op = {.op = OP_NEXT_INO, .object = put64(ino + 1)};
+
+	txn_op(t, &op, NULL);
+	return ino;
+}
+
+/* The journal is full until a checkpoint trims it. */
+static int txn_append(struct txn *t, struct dev_queue *q, struct miss *miss, struct log_hold *hold, uint64_t *lsn)
+{
+	int err = log_append(t->v->log, q, t->buf, t->len, hold, lsn);
+
+	if (err == -ENOSPC) {
+		miss->kind = MISS_JOURNAL;
+		return -EAGAIN;
+	}
+	return err == -EIO ? -EROFS : err;
+}
+
+int txn_commit(struct txn *t, struct dev_queue *q, unsigned flags, struct miss *miss, struct log_hold *hold,
+	       uint64_t *lsn)
+{
+	struct volume *v = t->v;
+	struct disk_txn head = {.type = RECORD_TXN, .nops = put32(t->nops)};
+	uint64_t end;
+	int err;
+
+	LOCK_ASSERT_HELD(&v->lock);
+	assert(!t->committed);
+	if (t->err)
+		return t->err;
+	err = volume_writable(v);
+	if (err)
+		return -EROFS;
+	memcpy(t->buf, &head, sizeof(head));
+	err = payload_prepare(v, t->buf, t->len, flags & TXN_URGENT, false, miss);
+	if (err)
+		return err;
+	err = txn_append(t, q, miss, hold, &end);
+	if (err)
+		return err;
+	err = payload_apply(v, t->buf, t->len, t->base, t->nbases, false);
+	assert(!err);
+	t->committed = true;
+	v->applied_lsn = end;
+	v->stats.txns++;
+	if (lsn)
+		*lsn = end;
+	if (volume_checkpoint_due(v))
+		volume_want_checkpoint(v);
+	return 0;
+}

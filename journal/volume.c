@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * volume.c - what an open volume does besides transactions and checkpoints: failing for good, serving misses, keeping track of
+ * readers.
+ */
+#include "journal/volume_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- failing for good --------------------------------------------------------------------------- */
+
+void volume_fail(struct volume *v, int err, const char *why)
+{
+	int none = 0;
+
+	if (atomic_load(&v->failed))
+		return;
+	/* A reader of failed_why looks at `failed` first; a lost race between two causes mixes no text, as both print one line
+	 * and the winner's stays. */
+	if (!atomic_compare_exchange_strong(&v->failing, &none, 1))
+		return;
+	snprintf(v->failed_why, sizeof(v->failed_why), "%s: %s", why, strerror(-err));
+	atomic_store(&v->failed, err);
+	diag(v->diag, DIAG_ERR, "%s: %s; the volume is read-only from now on", v->dev->path, v->failed_why);
+	if (v->log)
+		log_fail(v->log, err, why);
+}
+
+void volume_log_failed(void *arg, int err, const char *what)
+{
+	volume_fail(arg, err, what);
+}
+
+int volume_writable(struct volume *v)
+{
+	if (v->flags & VOLUME_READ_ONLY)
+		return -EROFS;
+	return atomic_load(&v->failed) ? -EIO : 0;
+}
+
+void volume_note_damage(struct volume *v)
+{
+	LOCK_ASSERT_HELD(&v->lock);
+	v->error_count++;
+	v->last_error_sec = (uint64_t)time(NULL);
+}
+
+/* --- readers ------------------------------------------------------------------------------------ */
+
+unsigned volume_read_begin(struct volume *v)
+{
+	LOCK_ASSERT_HELD(&v->lock);
+	atomic_fetch_add(&v->readers[v->epoch], 1);
+	return v->epoch;
+}
+
+/*
+ * The last reader of an epoch that a checkpoint waits for wakes it.  `drained` is set before the count is read by the checkpoint, and read
+ * after the count has changed here, so one of the two sees the other.
+ */
+void volume_read_end(struct volume *v, unsigned epoch)
+{
+	struct dev_queue *q;
+
+	if (atomic_fetch_sub(&v->readers[epoch], 1) != 1)
+		return;
+	q = atomic_load(&v->drain_queue);
+	if (q)
+		dev_wake(q);
+}
+
+/* --- asking for a checkpoint --------------------------------------------------------------------- */
+
+void volume_want_checkpoint(struct volume *v)
+{
+	LOCK_ASSERT_HELD(&v->lock);
+	if (v->checkpoint_wanted)
+		return;
+	v->checkpoint_wanted = true;
+	if (v->want_checkpoint_fn)
+		v->want_checkpoint_fn(v->want_checkpoint_arg);
+}
+
+bool volume_checkpoint_due(struct volume *v)
+{
+	LOCK_ASSERT_HELD(&v->lock);
+	/* One that was asked for is due on a failed volume too: it tells those who wait. */
+	if (v->checkpoint_wanted)
+		return true;
+	if (!v->log || volume_writable(v))
+		return false;
+	return log_used(v->log) > log_size(v->log) / 2 ||
+	       tree_ndirty(v->tree) * BLOCK_SIZE > v->dirty_limit || stage_bytes(v->stage) > v->dirty_limit;
+}
+
+int volume_service(struct volume *v, struct dev_queue *q)
+{
+	bool due;
+
+	volume_lock(v);
+	due = volume_checkpoint_due(v);
+	volume_unlock(v);
+	return due && !v->want_checkpoint_fn ? volume_checkpoint(v, q, CHECKPOINT_FORCE) : 0;
+}
+
+void volume_event_wait(struct volume *v, struct dev_event *ev)
+{
+	unsigned idle = 0;
+
+	if (v->want_checkpoint_fn) {
+		dev_event_wait(ev);
+		return;
+	}
+	while (!atomic_load(&ev->set)) {
+		if (dev_poll(ev->q, 10)) {
+			idle = 0;
+			continue;
+		}
+		/* A failed checkpoint has failed the volume and told all who wait; there is nobody else to tell here. */
+		(void)volume_service(v, ev->q);
+		assert(++idle < 1000000);
+	}
+}
+
+/* --- misses ------------------------------------------------------------------------------------- */
+
+static void provide_finish(struct provide *p, int err)
+{
+	free(p->read.block);
+	volume_read_end(p->v, p->epoch);
+	p->done(p, err);
+}
+
+static struct provide *provide_of(struct meta_read *r)
+{
+	return (struct provide *)((char *)r - offsetof(struct provide, read));
+}
+
+static int provide_verify_node(struct meta_read *r, uint64_t blkno)
+{
+	struct provide *p = provide_of(r);
+	const struct miss *m = &p->miss;
+
+	return node_check(r->block, &p->v->sb, &m->ptr, blkno, m->level, &m->lo, m->has_hi ? &m->hi : NULL,
+			  p->loud ? p->v->diag : NULL);
+}
+
+static int provide_verify_bitmap(struct meta_read *r, uint64_t blkno)
+{
+	struct provide *p = provide_of(r);
+
+	(void)blkno;
+	return bitmap_check(r->block, &p->v->sb, p->miss.group, p->slot, p->csum, p->v->diag);
+}
+
+/*
+ * Between the step that missed a node and this read the node may have been replaced and its block reused.  So one failure only
+ * makes the step run again; if that misses the very same node, the second failure is damage.
+ */
+static bool node_is_suspect(struct volume *v, const struct disk_ptr *ptr)
+{
+	struct volume_suspect *s = &v->suspect[get64(ptr->blkno[0]) % 64];
+	bool again = s->blkno == get64(ptr->blkno[0]) && s->generation == get64(ptr->generation);
+
+	s->blkno = get64(ptr->blkno[0]);
+	s->generation = get64(ptr->generation);
+	return again;
+}
+
+static void provide_node_done(struct meta_read *r, int err)
+{
+	struct provide *p = provide_of(r);
+	struct volume *v = p->v;
+
+	volume_lock(v);
+	v->stats.repairs += r->nrepaired;
+	if (!err) {
+		err = tree_node_arrived(v->tree, &p->miss, r->block);
+	} else if (!p->loud) {
+		node_is_suspect(v, &p->miss.ptr);
+		err = 0;
+	} else {
+		volume_note_damage(v);
+		err = err == -EUCLEAN ? -EIO : err;
+	}
+	volume_unlock(v);
+	provide_finish(p, err);
+}
+
+static void provide_bitmap_done(struct meta_read *r, int err)
+{
+	struct provide *p = provide_of(r);
+	struct volume *v = p->v;
+
+	volume_lock(v);
+	v->stats.repairs += r->nrepaired;
+	if (!err)
+		err = alloc_bitmap_arrived(v->alloc, p->miss.group, r->block);
+	if (err)
+		volume_note_damage(v);
+	volume_unlock(v);
+	provide_finish(p, err == -EUCLEAN ? -EIO : err);
+}
+
+static void provide_checkpointed(struct dev_task *task)
+{
+	struct volume_waiter *w = (struct volume_waiter *)task;
+	struct provide *p = (struct provide *)((char *)w - offsetof(struct provide, waiter));
+
+	p->done(p, w->err);
+}
+
+/* A full journal or volume: the next checkpoint's end runs the step again. */
+static void provide_checkpoint(struct provide *p, struct dev_queue *q)
+{
+	struct volume *v = p->v;
+
+	p->waiter.q = q;
+	p->waiter.task.run = provide_checkpointed;
+	p->waiter.err = 0;
+	volume_lock(v);
+	if (volume_writable(v)) {
+		p->waiter.err = -EROFS;
+		dev_post(q, &p->waiter.task);
+	} else {
+		STAILQ_INSERT_TAIL(&v->waiters, &p->waiter, link);
+		volume_want_checkpoint(v);
+	}
+	volume_unlock(v);
+}
+
+static void provide_block(struct provide *p, struct dev_queue *q)
+{
+	struct volume *v = p->v;
+	struct meta_read *r = &p->read;
+	const struct miss *m = &p->miss;
+
+	volume_lock(v);
+	p->epoch = volume_read_begin(v);
+	v->stats.loads++;
+	if (m->kind == MISS_NODE) {
+		struct volume_suspect *s = &v->suspect[get64(m->ptr.blkno[0]) % 64];
+
+		p->loud = s->blkno == get64(m->ptr.blkno[0]) && s->generation == get64(m->ptr.generation);
+		for (unsigned i = 0; i < 2; i++)
+			r->blkno[i] = get64(m->ptr.blkno[i]);
+		r->verify = provide_verify_node;
+		r->done = provide_node_done;
+		r->what = "tree node";
+	} else {
+		alloc_bitmap_where(v->alloc, m->group, &p->slot, &p->csum);
+		for (unsigned i = 0; i < 2; i++)
+			r->blkno[i] = bitmap_blkno(&v->sb, m->group, p->slot, i);
+		r->verify = provide_verify_bitmap;
+		r->done = provide_bitmap_done;
+		r->what = "allocation bitmap";
+	}
+	r->no_repair = v->flags & VOLUME_READ_ONLY;
+	volume_unlock(v);
+	meta_read_start(r, q);
+}
+
+static void provide_no_memory(struct dev_task *task)
+{
+	struct volume_waiter *w = (struct volume_waiter *)task;
+	struct provide *p = (struct provide *)((char *)w - offsetof(struct provide, waiter));
+
+	p->done(p, -ENOMEM);
+}
+
+void volume_provide_start(struct volume *v, struct dev_queue *q, const struct miss *miss, struct provide *p,
+			  void (*done)(struct provide *p, int err))
+{
+	LOCK_ASSERT_NOT_HELD(&v->lock);
+	assert(miss->kind != MISS_NONE);
+	memset(&p->read, 0, sizeof(p->read));
+	p->v = v;
+	p->miss = *miss;
+	p->done = done;
+	if (miss->kind == MISS_SPACE || miss->kind == MISS_JOURNAL) {
+		provide_checkpoint(p, q);
+		return;
+	}
+	p->read.block = dev_alloc(BLOCK_SIZE, false);
+	if (!p->read.block) {
+		p->waiter.task.run = provide_no_memory;
+		dev_post(q, &p->waiter.task);
+		return;
+	}
+	provide_block(p, q);
+}
+
+struct provide_waiting {
+	struct provide p;
+	struct dev_event ev;
+	int err;
+};
+
+static void provide_waited(struct provide *p, int err)
+{
+	struct provide_waiting *w = (struct provide_waiting *)p;
+
+	w->err = err;
+	dev_event_set(&w->ev);
+}
+
+int volume_provide(struct volume *v, struct dev_queue *q, const struct miss *miss)
+{
+	struct provide_waiting w;
+
+	dev_event_init(&w.ev, q);
+	volume_provide_start(v, q, miss, &w.p, provide_waited);
+	volume_event_wait(v, &w.ev);
+	return w.err;
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * volume.h - an open volume: tree, free space, staged data and log under one lock, transactions over them, checkpoints, recovery.
+ *
+ * Everything that changes the volume is a transaction (txn.h).  The order in which transactions take the lock is the one
+ * order of the promise: the frame is appended and the tree is changed in the same critical section.
+ *
+ * The lock is never held across device I/O.  Operations run in steps: lock, step, unlock; a step that lacks something
+ * returns -EAGAIN with a miss (core/miss.h), volume_provide() gets it, the step runs again from its beginning.
+ */
+#ifndef HOLDFAST_JOURNAL_VOLUME_H
+#define HOLDFAST_JOURNAL_VOLUME_H
+
+#include "core/alloc.h"
+#include "core/dev.h"
+#include "core/format.h"
+#include "core/lock.h"
+#include "core/meta.h"
+#include "core/miss.h"
+#include "core/stage.h"
+#include "core/tree.h"
+#include "journal/log.h"
+
+#define VOLUME_READ_ONLY   1u	/* nothing is ever written: no replay to the device, no repair */
+#define VOLUME_NO_RECOVERY 2u	/* with READ_ONLY: the state of the last checkpoint, log ignored */
+#define VOLUME_DISCARD     4u	/* tell the device about freed blocks */
+
+struct volume_config {
+	unsigned flags;
+	uint64_t cache_bytes;	/* limit of clean tree nodes in memory; 0: 64 MiB */
+	/*
+	 * Called (any thread, volume lock held, must not block) when a checkpoint should be made: the program wakes the thread that
+	 * calls volume_checkpoint().  NULL: nobody does; volume_provide() and volume_service() make them inline (simulation, tools).
+	 */
+	void (*want_checkpoint)(void *arg);
+	void *arg;
+};
+
+/* What recovery did, for the mount's message and fsck. */
+struct volume_recovery {
+	bool was_clean;		/* unmounted cleanly: nothing to replay */
+	uint64_t frames;	/* transactions replayed */
+	uint64_t bytes;
+	struct log_tail tail;
+};
+
+struct volume_stats {
+	uint64_t checkpoints, checkpoint_nodes, checkpoint_pages;
+	uint64_t txns, retries;	/* committed; steps run again after a miss */
+	uint64_t loads, repairs;/* metadata blocks read; bad copies rewritten */
+};
+
+/* Someone who waits for the next checkpoint to end. */
+struct volume_waiter {
+	struct dev_task task;	/* posted to q */
+	struct dev_queue *q;
+	int err;		/* 0, or why there will be no checkpoint any more */
+	STAILQ_ENTRY(volume_waiter) link;
+};
+
+struct volume {
+	/* constant after open */
+	struct dev *dev;
+	const struct diag *diag;
+	struct super sb;
+	unsigned flags;
+	void (*want_checkpoint_fn)(void *arg);
+	void *want_checkpoint_arg;
+	struct volume_recovery recovery;
+	struct log *log;	/* NULL if read-only */
+
+	struct lock lock;	/* everything below */
+	struct tree *tree;
+	struct alloc *alloc;
+	struct stage *stage;
+	uint64_t generation;	/* of the last durable root */
+	uint64_t next_ino;
+	uint64_t ninodes;
+	uint64_t mount_count, error_count, last_error_sec;
+	uint64_t applied_lsn;	/* behind the last transaction applied */
+	bool checkpoint_wanted, checkpoint_running;
+	uint64_t checkpoint_lsn;	/* applied_lsn of the last durable root */
+	STAILQ_HEAD(, volume_waiter) waiters;
+	struct volume_stats stats;
+
+	/* Readers of device blocks, by parity of the epoch in which they began: blocks freed in an epoch are handed out again
+	 * only when its readers are gone. */
+	unsigned epoch;
+	_Atomic uint64_t readers[2];
+	struct dev_queue *_Atomic drain_queue;	/* of the checkpoint that waits for readers[] of the old parity */
+	uint64_t dirty_limit;	/* bytes of dirty nodes, or of staged pages, that make a checkpoint due */
+
+	/* Nodes that did not verify once: their pointer may have been outdated.  Twice is damage.  By blkno mod 64. */
+	struct volume_suspect {
+		uint64_t blkno, generation;
+	} suspect[64];
+
+	_Atomic int failing;
+	_Atomic int failed;	/* sticky negative errno: read-only from then on */
+	char failed_why[160];	/* written once before `failed` */
+};
+
+/* --- life --- */
+
+struct format_params {
+	uint64_t nblocks;
+	uint64_t journal_nblocks;	/* 0: volume_default_journal() */
+	uint8_t uuid[UUID_BYTES];
+	uint8_t hash_key[16];
+	char label[LABEL_BYTES];
+	int64_t now_sec;
+	uint32_t now_nsec;
+	uint32_t root_uid, root_gid, root_mode;	/* mode: permission bits */
+};
+
+/* Blocks of journal for a volume of `nblocks`: 1/32, at least 1 MiB (1/8 of tiny ones), at most 256 MiB. */
+uint64_t volume_default_journal(uint64_t nblocks);
+
+/*
+ * Formats: journal written out with zeros, tables, first checkpoint with an empty root directory; superblocks last, the
+ * first one at the very end.  -EINVAL if the sizes do not fit (see super_layout()).  `progress` (may be NULL) sees journal bytes written.
+ */
+int volume_format(struct dev_queue *q, const struct format_params *p, const struct diag *diag,
+		  void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
+
+/* Finds a superblock (copies 0, 1, last).  -ENOENT: none here and no signature: not a Holdfast volume.  -EUCLEAN: damaged. */
+int volume_read_super(struct dev_queue *q, const struct diag *diag, struct super *sb);
+
+/* Both slots, newest first: fills `block` (4096 bytes) with the newest valid root.  -EUCLEAN if none. */
+int volume_read_root(struct dev_queue *q, const struct super *sb, const struct diag *diag, bool repair, void *block);
+
+/*
+ * Opens, checks, replays.  Read-write: the replayed state is made a checkpoint before this returns, and the log goes on one whole lap
+ * further, so that remains of torn writes can never be taken for new frames.
+ * -ENOENT no volume, -EUCLEAN damaged (said through diag), -ENOTSUP unknown features or version, -ENOSPC device smaller than volume, -EIO,
+ * -EROFS: the device is read-only and VOLUME_READ_ONLY was not given; -EBADMSG: the log is damaged below what was proven durable.
+ */
+int volume_open(struct dev_queue *q, const struct volume_config *cfg, const struct diag *diag, struct volume **out);
+
+/* Makes a last checkpoint marked clean (unless read-only or failed) and frees everything.  Returns that checkpoint's result. */
+int volume_close(struct volume *v, struct dev_queue *q);
+
+/* --- steps --- */
+
+static inline void volume_lock(struct volume *v) { lock_take(&v->lock); }
+static inline void volume_unlock(struct volume *v) { lock_drop(&v->lock); }
+
+/* Gets what a step missed, waiting and serving q.  0: run the step again.  Else the error to return.  No lock held; not from a
+ * callback. */
+int volume_provide(struct volume *v, struct dev_queue *q, const struct miss *miss);
+
+/* The same without waiting: `done` runs on q's thread, in dev_poll().  The caller owns *p until then. */
+struct provide {
+	void (*done)(struct provide *p, int err);
+	/* private */
+	struct volume *v;
+	struct miss miss;
+	struct meta_read read;
+	struct volume_waiter waiter;
+	unsigned epoch;
+	unsigned slot;
+	uint32_t csum;
+	bool loud;
+};
+void volume_provide_start(struct volume *v, struct dev_queue *q, const struct miss *miss, struct provide *p,
+			  void (*done)(struct provide *p, int err));
+
+/* dev_event_wait() for operations that may need a checkpoint on the way: where nobody else makes them, makes them. */
+void volume_event_wait(struct volume *v, struct dev_event *ev);
+
+/* A reader of device blocks begins (lock held) and ends (anywhere).  begin returns what end wants. */
+unsigned volume_read_begin(struct volume *v);
+void volume_read_end(struct volume *v, unsigned epoch);
+
+/* --- checkpoint (checkpoint.c) --- */
+
+#define CHECKPOINT_CLEAN 1u	/* mark the root clean: nothing will be appended any more */
+#define CHECKPOINT_FORCE 2u	/* even if nothing has changed */
+
+/* Makes one; waits, serving q.  One caller at a time (the program's checkpoint thread).  No lock held. */
+int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags);
+
+/* Should there be one now (journal half full, much dirty memory, or asked for)?  Lock held. */
+bool volume_checkpoint_due(struct volume *v);
+
+/* Asks for one (lock held). */
+void volume_want_checkpoint(struct volume *v);
+
+/* Without a checkpoint thread: makes the checkpoint that is due, if one is.  To be called between operations. */
+int volume_service(struct volume *v, struct dev_queue *q);
+
+/* Read-only from now on, with a reason; the log fails too.  Any thread, lock held or not.  First call wins. */
+void volume_fail(struct volume *v, int err, const char *why);
+
+/* -EROFS if the volume is read-only, -EIO if it failed (-EROFS for changes: see txn_commit()), 0. */
+int volume_writable(struct volume *v);
+
+/* Counts damage met while reading (persisted by the next checkpoint).  No lock needed beyond the volume's: held. */
+void volume_note_damage(struct volume *v);
+
+#endif

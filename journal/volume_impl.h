@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* volume_impl.h - what the files of journal/ share about a volume.  Not for others. */
+#ifndef HOLDFAST_JOURNAL_VOLUME_IMPL_H
+#define HOLDFAST_JOURNAL_VOLUME_IMPL_H
+
+#include "journal/txn.h"
+#include "journal/volume.h"
+
+/* Empty shell with lock, counters and defaults; frees with volume_free(). */
+int volume_new(struct dev *dev, const struct super *sb, const struct volume_config *cfg, const struct diag *diag,
+	       struct volume **out);
+void volume_free(struct volume *v);
+
+/* log.h's log_failed_fn. */
+void volume_log_failed(void *arg, int err, const char *what);
+
+/*
+ * The checkpoint itself.  `jump`: the new root's replay_lsn (recovery, formatting), or 0 to take it from the log.
+ */
+int checkpoint_run(struct volume *v, struct dev_queue *q, unsigned flags, uint64_t jump);
+
+/* The newest root, and whether the other slot held a valid one too. */
+struct root_found {
+	void *block;		/* dev_alloc()ed, 4096 bytes */
+	bool both;
+};
+int root_find(struct dev_queue *q, const struct super *sb, const struct diag *diag, bool repair,
+	      struct root_found *out);
+
+/* Replays the log from root's replay_lsn into memory; fills v->recovery. `end`: where the log ends. */
+int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root *root, bool both_roots,
+		   uint64_t *end);
+
+#endif

@@ -1,0 +1,553 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_volume.c - transactions, checkpoints and recovery, without any POSIX: a volume holds numbered inode items whose contents are
+ * known from how many transactions have been applied, so that any state can be compared with any prefix of the history.
+ */
+#include "tests/unit/volume_rig.h"
+
+#include <sys/stat.h>
+
+#include "core/crc32c.h"
+
+#define ITEMS 40u
+
+/* Transaction number n: sets item n % ITEMS to n; and every third rewrites one data block that all share. */
+static void record_step(struct txn *t, uint64_t n)
+{
+	struct disk_inode di = {.size = put64(n), .mode = put32(S_IFREG | 0644), .nlink = put32(1)};
+	struct key key = key_make(INO_FIRST + n % ITEMS, ITEM_INODE, 0);
+
+	if (n <= ITEMS)
+		txn_new_ino(t);
+	txn_put(t, &key, &di, sizeof(di));
+}
+
+static int commit_step(struct volume *v, struct dev_queue *q, uint64_t n, uint64_t *lsn)
+{
+	for (;;) {
+		struct miss miss = {0};
+		struct txn t;
+		int err;
+
+		volume_lock(v);
+		txn_begin(&t, v);
+		record_step(&t, n);
+		err = txn_commit(&t, q, 0, &miss, NULL, lsn);
+		txn_end(&t);
+		volume_unlock(v);
+		if (err != -EAGAIN)
+			return err;
+		err = volume_provide(v, q, &miss);
+		if (err)
+			return err;
+	}
+}
+
+static int item_get(struct volume *v, struct dev_queue *q, uint64_t ino, uint64_t *size)
+{
+	for (;;) {
+		struct key key = key_make(ino, ITEM_INODE, 0);
+		struct miss miss = {0};
+		const void *val;
+		unsigned len;
+		int err;
+
+		volume_lock(v);
+		err = tree_lookup(v->tree, &key, &miss, &val, &len);
+		if (!err)
+			*size = get64(((const struct disk_inode *)val)->size);
+		volume_unlock(v);
+		if (err != -EAGAIN)
+			return err;
+		assert_int_equal(volume_provide(v, q, &miss), 0);
+	}
+}
+
+/* The number of transactions whose effect the volume shows; fails if it is no prefix of 1..max. */
+static uint64_t prefix_of(struct volume *v, struct dev_queue *q, uint64_t max)
+{
+	uint64_t newest = 0, seen[ITEMS] = {0};
+
+	for (uint64_t i = 0; i < ITEMS; i++) {
+		int err = item_get(v, q, INO_FIRST + i, &seen[i]);
+
+		assert_true(err == 0 || err == -ENOENT);
+		if (!err && seen[i] > newest)
+			newest = seen[i];
+	}
+	assert_true(newest <= max);
+	for (uint64_t n = newest; n > 0 && n + ITEMS > newest; n--)
+		assert_int_equal(seen[n % ITEMS], n);
+	return newest;
+}
+
+static void test_format_open_close(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_create(&r, 8 << 20, 0, 1);
+	assert_string_equal(r.v->sb.label, "rig");
+	assert_true(r.v->recovery.was_clean);
+	assert_int_equal(r.v->ninodes, 1);
+	volume_lock(r.v);
+	alloc_assert(r.v->alloc);
+	tree_assert(r.v->tree);
+	volume_unlock(r.v);
+	rig_reopen(&r);
+	assert_true(r.v->recovery.was_clean);
+	rig_destroy(&r);
+}
+
+static void test_transactions_survive_close(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 2);
+	for (uint64_t n = 1; n <= 500; n++)
+		assert_int_equal(commit_step(r.v, r.q, n, NULL), 0);
+	rig_reopen(&r);
+	assert_true(r.v->recovery.was_clean);
+	assert_int_equal(prefix_of(r.v, r.q, 500), 500);
+	assert_int_equal(r.v->ninodes, 1 + ITEMS);
+	rig_destroy(&r);
+}
+
+/* Many laps of a tiny journal: the steps that find it full wait for checkpoints, and everything is there after a kill. */
+static void test_laps_of_the_journal(void **state)
+{
+	struct rig r;
+	uint64_t lsn = 0;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 3);
+	for (uint64_t n = 1; n <= 20000; n++) {
+		assert_int_equal(commit_step(r.v, r.q, n, &lsn), 0);
+		if (n % 50 == 0)
+			assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+	}
+	assert_true(r.v->stats.checkpoints > 4);
+	assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+	rig_after_cut(&r, 99);
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_int_equal(prefix_of(r.v, r.q, 20000), 20000);
+	rig_destroy(&r);
+}
+
+/* The workload of the power cut test: returns the last transaction that a sync acknowledged. */
+static uint64_t run_until_cut(struct rig *r, uint64_t *tried)
+{
+	uint64_t acked = 0, lsn = 0, n;
+
+	for (n = 1; n <= 300; n++) {
+		if (commit_step(r->v, r->q, n, &lsn))
+			break;
+		if (n % 7 == 0) {
+			if (log_sync_wait(r->v->log, r->q, lsn))
+				break;
+			acked = n;
+		}
+		if (n % 61 == 0 && volume_checkpoint(r->v, r->q, CHECKPOINT_FORCE))
+			break;
+	}
+	*tried = n;
+	return acked;
+}
+
+/*
+ * The power goes at every single write or flush of the workload, checkpoints included; then again at every one of the first recovery's.
+ * What comes back is a prefix that holds what was acknowledged.
+ */
+static void test_power_cut_everywhere(void **state)
+{
+	(void)state;
+	for (uint64_t cut = 1;; cut++) {
+		struct rig r;
+		uint64_t tried, acked, found;
+		int err;
+
+		rig_create(&r, 4 << 20, MIN_JOURNAL, cut);
+		dev_sim_cut_after(r.dev, cut);
+		acked = run_until_cut(&r, &tried);
+		if (!dev_sim_is_cut(r.dev)) {
+			rig_destroy(&r);
+			assert_true(cut > 50);
+			return;
+		}
+		rig_after_cut(&r, cut * 7919);
+		dev_sim_cut_after(r.dev, 1 + cut % 12);
+		err = volume_open(r.q, &r.cfg, &r.diag, &r.v);
+		if (err) {
+			r.v = NULL;
+			rig_after_cut(&r, cut * 104729);
+			assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+		} else {
+			dev_sim_cut_after(r.dev, 0);
+		}
+		found = prefix_of(r.v, r.q, tried);
+		assert_true(found >= acked);
+		volume_lock(r.v);
+		alloc_assert(r.v->alloc);
+		tree_assert(r.v->tree);
+		volume_unlock(r.v);
+		/* And on from there, cleanly. */
+		assert_int_equal(commit_step(r.v, r.q, found + 1, NULL), 0);
+		rig_reopen(&r);
+		assert_int_equal(prefix_of(r.v, r.q, found + 1), found + 1);
+		rig_destroy(&r);
+	}
+}
+
+/* --- staged data -------------------------------------------------------------------------------- */
+
+struct block_file {
+	uint64_t blkno;
+	uint8_t want[BLOCK_SIZE];
+};
+
+static int try_write_logged(struct rig *r, struct block_file *f, unsigned at, const void *bytes, unsigned len,
+			    bool fresh, uint64_t *lsn, struct miss *miss)
+{
+	static uint8_t base[BLOCK_SIZE] __attribute__((aligned(4096)));
+	struct txn t;
+	uint64_t n;
+	int err = 0;
+
+	assert_int_equal(dev_read(r->q, f->blkno * BLOCK_SIZE, base, sizeof(base)), 0);
+	volume_lock(r->v);
+	txn_begin(&t, r->v);
+	if (fresh)
+		err = txn_alloc(&t, 0, 1, miss, &f->blkno, &n);
+	if (!err) {
+		txn_data(&t, f->blkno, at, bytes, len, fresh, base);
+		err = txn_commit(&t, r->q, 0, miss, NULL, lsn);
+	}
+	txn_end(&t);
+	volume_unlock(r->v);
+	return err;
+}
+
+static int write_logged(struct rig *r, struct block_file *f, unsigned at, const void *bytes, unsigned len, bool fresh,
+			uint64_t *lsn)
+{
+	struct miss miss = {0};
+	int err;
+
+	while ((err = try_write_logged(r, f, at, bytes, len, fresh, lsn, &miss)) == -EAGAIN)
+		assert_int_equal(volume_provide(r->v, r->q, &miss), 0);
+	if (!err)
+		memcpy(f->want + at, bytes, len);
+	return err;
+}
+
+static void check_block(struct rig *r, const struct block_file *f)
+{
+	static uint8_t have[BLOCK_SIZE] __attribute__((aligned(4096)));
+	const void *staged;
+
+	assert_int_equal(dev_read(r->q, f->blkno * BLOCK_SIZE, have, sizeof(have)), 0);
+	volume_lock(r->v);
+	staged = stage_get(r->v->stage, f->blkno);
+	assert_memory_equal(staged ? staged : have, f->want, BLOCK_SIZE);
+	volume_unlock(r->v);
+}
+
+/* Bytes in the log: readable at once, replayed after a cut at any write of the checkpoint that places them home, and home after it. */
+static void test_logged_data(void **state)
+{
+	(void)state;
+	for (uint64_t cut = 0; cut < 14; cut++) {
+		struct rig r;
+		struct block_file f = {0};
+		uint64_t lsn;
+
+		rig_create(&r, 4 << 20, MIN_JOURNAL, 50 + cut);
+		assert_int_equal(write_logged(&r, &f, 100, "hello", 5, true, &lsn), 0);
+		check_block(&r, &f);
+		assert_int_equal(volume_checkpoint(r.v, r.q, 0), 0);
+		assert_int_equal(stage_bytes(r.v->stage), 0);
+		check_block(&r, &f);
+		assert_int_equal(write_logged(&r, &f, 3000, "second", 6, false, &lsn), 0);
+		assert_int_equal(write_logged(&r, &f, 103, "p, third", 8, false, &lsn), 0);
+		check_block(&r, &f);
+		assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+		dev_sim_cut_after(r.dev, cut);
+		(void)volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE);
+		rig_after_cut(&r, cut);
+		assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+		check_block(&r, &f);
+		rig_reopen(&r);
+		check_block(&r, &f);
+		rig_destroy(&r);
+	}
+}
+
+/* A page that changes while its frozen version is being placed home: the frozen one is what goes home. */
+static void test_stage_freeze_copies(void **state)
+{
+	const struct stage_page *pages;
+	struct stage *s;
+	uint64_t n;
+	char flight[2 * BLOCK_SIZE] = "flying";
+
+	(void)state;
+	assert_int_equal(stage_create(&s), 0);
+	assert_int_equal(stage_prepare(s, 4), 0);
+	stage_write(s, 7, 0, "one", 4, true, NULL);
+	assert_int_equal(stage_freeze(s, &pages, &n), 0);
+	assert_int_equal(n, 1);
+	stage_write(s, 7, 0, "two", 4, false, NULL);
+	assert_string_equal(pages[0].page, "one");
+	assert_string_equal(stage_get(s, 7), "two");
+	stage_thaw(s);
+	assert_string_equal(stage_get(s, 7), "two");
+	assert_int_equal(stage_bytes(s), BLOCK_SIZE);
+	stage_drop(s, 0, 100);
+	assert_null(stage_get(s, 7));
+	assert_int_equal(stage_flight_begin(s, 20, 2, flight), 0);
+	assert_string_equal(stage_get(s, 20), "flying");
+	stage_write(s, 20, 6, "!", 2, false, NULL);
+	assert_string_equal(stage_get(s, 20), "flying!");
+	assert_string_equal(flight, "flying");
+	stage_flight_end(s, 20, 2, flight);
+	assert_string_equal(stage_get(s, 20), "flying!");
+	assert_null(stage_get(s, 21));
+	stage_destroy(s);
+}
+
+/* --- damage ------------------------------------------------------------------------------------- */
+
+static void flip_block(struct rig *r, uint64_t blkno)
+{
+	dev_sim_flip(r->dev, blkno * BLOCK_SIZE + 1234, 3);
+}
+
+/* Whatever exists in copies: one may rot, the other is used, and the bad one is whole again afterwards. */
+static void test_bad_copy_is_repaired(void **state)
+{
+	struct rig r;
+	struct disk_root *root = dev_alloc(BLOCK_SIZE, true);
+	struct super sb;
+	uint8_t *block = dev_alloc(BLOCK_SIZE, false);
+	uint64_t blkno;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 4);
+	for (uint64_t n = 1; n <= 100; n++)
+		assert_int_equal(commit_step(r.v, r.q, n, NULL), 0);
+	sb = r.v->sb;
+	assert_int_equal(volume_close(r.v, r.q), 0);
+	assert_int_equal(volume_read_root(r.q, &sb, NULL, false, root), 0);
+	blkno = get64(root->tree.blkno[0]);
+	flip_block(&r, blkno);
+	flip_block(&r, SUPER_BLKNO0);
+	flip_block(&r, get64(root->h.blkno[0]));
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_int_equal(prefix_of(r.v, r.q, 100), 100);
+	assert_true(r.v->stats.repairs > 0);
+	dev_sim_peek(r.dev, SUPER_BLKNO0 * BLOCK_SIZE, block, BLOCK_SIZE);
+	assert_int_equal(super_decode(block, SUPER_BLKNO0, sb.nblocks, NULL, &sb), 0);
+	dev_sim_peek(r.dev, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
+	assert_int_equal(header_check(block, MAGIC_NODE, &sb, blkno, NULL), 0);
+	rig_destroy(&r);
+	free(root);
+	free(block);
+}
+
+static void test_both_copies_bad_is_an_error(void **state)
+{
+	struct rig r;
+	struct disk_root *root = dev_alloc(BLOCK_SIZE, true);
+	struct super sb;
+	struct miss miss = {0};
+	struct key key = key_make(INO_ROOT, ITEM_INODE, 0);
+	const void *val;
+	unsigned len;
+	int err;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 5);
+	sb = r.v->sb;
+	assert_int_equal(volume_close(r.v, r.q), 0);
+	assert_int_equal(volume_read_root(r.q, &sb, NULL, false, root), 0);
+	flip_block(&r, get64(root->tree.blkno[0]));
+	flip_block(&r, get64(root->tree.blkno[1]));
+	r.cfg.flags = VOLUME_READ_ONLY;
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	for (;;) {
+		volume_lock(r.v);
+		err = tree_lookup(r.v->tree, &key, &miss, &val, &len);
+		volume_unlock(r.v);
+		assert_int_equal(err, -EAGAIN);
+		err = volume_provide(r.v, r.q, &miss);
+		if (err)
+			break;
+	}
+	assert_int_equal(err, -EIO);
+	rig_destroy(&r);
+	free(root);
+}
+
+static void test_log_failure_freezes(void **state)
+{
+	struct rig r;
+	uint64_t lsn, size;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 6);
+	assert_int_equal(commit_step(r.v, r.q, 1, &lsn), 0);
+	assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+	assert_int_equal(commit_step(r.v, r.q, 2, &lsn), 0);
+	dev_sim_fail(r.dev, DEV_WRITE, 1, SIM_FAULT_ONCE, -EIO, 0, 0);
+	assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), -EIO);
+	/* The device works again, and yet nothing is acknowledged any more. */
+	assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), -EIO);
+	assert_int_equal(commit_step(r.v, r.q, 3, &lsn), -EROFS);
+	assert_int_equal(volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE), -EIO);
+	assert_true(strlen(r.v->failed_why) > 0);
+	assert_int_equal(item_get(r.v, r.q, INO_FIRST + 2, &size), 0);
+	rig_after_cut(&r, 1);
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_true(prefix_of(r.v, r.q, 2) >= 1);
+	rig_destroy(&r);
+}
+
+/* Replaying twice gives what replaying once gives: opened read-only (in memory) first, then for good. */
+static void test_replay_is_repeatable(void **state)
+{
+	struct rig r;
+	uint64_t lsn = 0;
+	uint32_t digest;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 8);
+	for (uint64_t n = 1; n <= 60; n++)
+		assert_int_equal(commit_step(r.v, r.q, n, &lsn), 0);
+	assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+	rig_after_cut(&r, 3);
+	r.cfg.flags = VOLUME_READ_ONLY;
+	digest = dev_sim_writes(r.dev);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+		assert_int_equal(prefix_of(r.v, r.q, 60), 60);
+		assert_int_equal(r.v->recovery.frames, 60);
+		assert_int_equal(commit_step(r.v, r.q, 61, NULL), -EROFS);
+		assert_int_equal(volume_close(r.v, r.q), 0);
+	}
+	assert_int_equal(dev_sim_writes(r.dev), digest);
+	r.cfg.flags = VOLUME_READ_ONLY | VOLUME_NO_RECOVERY;
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_int_equal(prefix_of(r.v, r.q, 60), 0);
+	assert_int_equal(volume_close(r.v, r.q), 0);
+	r.cfg.flags = 0;
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_int_equal(prefix_of(r.v, r.q, 60), 60);
+	rig_destroy(&r);
+}
+
+/* A damaged frame with acknowledged ones behind it: refused, not truncated, and nothing is written. */
+static void test_damage_below_durable_is_refused(void **state)
+{
+	struct rig r;
+	uint64_t lsn = 0, first = 0, writes;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 9);
+	for (uint64_t n = 1; n <= 20; n++) {
+		assert_int_equal(commit_step(r.v, r.q, n, &lsn), 0);
+		assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+		if (n == 10)
+			first = lsn;
+	}
+	rig_after_cut(&r, 3);
+	dev_sim_flip(r.dev, JOURNAL_BLKNO * BLOCK_SIZE + (first - 20) % (MIN_JOURNAL * BLOCK_SIZE), 1);
+	writes = dev_sim_writes(r.dev);
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), -EBADMSG);
+	r.v = NULL;
+	assert_int_equal(dev_sim_writes(r.dev), writes);
+	rig_destroy(&r);
+}
+
+/* A volume filled with transactions that allocate: ENOSPC, nothing lost, and freeing makes room again, after a checkpoint. */
+static void test_full_and_free(void **state)
+{
+	struct rig r;
+	struct txn_run run[2048];
+	struct alloc_space before, after;
+	unsigned nruns = 0;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 10);
+	volume_lock(r.v);
+	alloc_get_space(r.v->alloc, &before);
+	volume_unlock(r.v);
+	for (;;) {
+		struct miss miss = {0};
+		struct txn t;
+		int err;
+
+		volume_lock(r.v);
+		txn_begin(&t, r.v);
+		err = txn_alloc(&t, 0, 16, &miss, &run[nruns].blkno, &run[nruns].n);
+		if (!err)
+			err = txn_commit(&t, r.q, 0, &miss, NULL, NULL);
+		txn_end(&t);
+		volume_unlock(r.v);
+		if (err == -EAGAIN)
+			err = volume_provide(r.v, r.q, &miss) ?: -EAGAIN;
+		if (!err)
+			nruns++;
+		else if (err != -EAGAIN) {
+			assert_int_equal(err, -ENOSPC);
+			break;
+		}
+		assert_true(nruns < 2048);
+	}
+	assert_true(nruns > 50);
+	for (unsigned i = 0; i < nruns; i++) {
+		struct miss miss = {0};
+		struct txn t;
+		int err;
+
+		volume_lock(r.v);
+		txn_begin(&t, r.v);
+		txn_free(&t, run[i].blkno, run[i].n);
+		err = txn_commit(&t, r.q, TXN_URGENT, &miss, NULL, NULL);
+		txn_end(&t);
+		volume_unlock(r.v);
+		if (err == -EAGAIN) {
+			assert_int_equal(volume_provide(r.v, r.q, &miss), 0);
+			i--;
+			continue;
+		}
+		assert_int_equal(err, 0);
+	}
+	rig_reopen(&r);
+	volume_lock(r.v);
+	alloc_get_space(r.v->alloc, &after);
+	alloc_assert(r.v->alloc);
+	volume_unlock(r.v);
+	assert_int_equal(after.nfree, before.nfree);
+	rig_destroy(&r);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_format_open_close),
+		cmocka_unit_test(test_transactions_survive_close),
+		cmocka_unit_test(test_laps_of_the_journal),
+		cmocka_unit_test(test_power_cut_everywhere),
+		cmocka_unit_test(test_logged_data),
+		cmocka_unit_test(test_stage_freeze_copies),
+		cmocka_unit_test(test_bad_copy_is_repaired),
+		cmocka_unit_test(test_both_copies_bad_is_an_error),
+		cmocka_unit_test(test_log_failure_freezes),
+		cmocka_unit_test(test_replay_is_repeatable),
+		cmocka_unit_test(test_damage_below_durable_is_refused),
+		cmocka_unit_test(test_full_and_free),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
