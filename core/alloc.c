@@ -254,8 +254,8 @@ static int bitmap_agrees(const struct alloc *a, uint32_t group, const uint64_t l
 	uint32_t nfree = GROUP_BLOCKS - bits_count(live, GROUP_WORDS);
 
 	if (nfree != a->group[group].nfree)
-		return corrupt(a->diag, "group %" PRIu32 ": bitmap has %" PRIu32 " free blocks, table %u", group, nfree,
-			       a->group[group].nfree);
+		return corrupt(a->diag, "group %" PRIu32 ": bitmap has %" PRIu32 " free blocks, table %u",
+			       group, nfree, a->group[group].nfree);
 	group_fixed_bits(a->sb, group, fixed);
 	for (uint32_t w = 0; w < GROUP_WORDS; w++)
 		if (fixed[w] & ~live[w])
@@ -296,7 +296,8 @@ static int range_check(const struct alloc *a, uint64_t blkno, uint64_t n, const 
 	uint64_t begin = super_data_begin(a->sb), end = super_data_end(a->sb);
 
 	if (n == 0 || blkno < begin || blkno >= end || n > end - blkno)
-		return corrupt(a->diag, "blocks %" PRIu64 " +%" PRIu64 " to be %s are not data blocks", blkno, n, what);
+		return corrupt(a->diag, "blocks %" PRIu64 " +%" PRIu64 " to be %s are not data blocks", blkno,
+			       n, what);
 	return 0;
 }
 
@@ -340,8 +341,8 @@ int alloc_prepare_free(struct alloc *a, uint64_t blkno, uint64_t n, struct miss 
 		if (!never_used)
 			err = group_provide(a, p.group, miss);
 		if (!err && (never_used || !group_all_used(g->mem, &p)))
-			err = corrupt(a->diag, "blocks %" PRIu64 " +%" PRIu32 " to be freed are not in use", at,
-				      p.to - p.from);
+			err = corrupt(a->diag, "blocks %" PRIu64 " +%" PRIu32 " to be freed are not in use",
+				      at, p.to - p.from);
 		if (!err && !group_pend(a, p.group))
 			err = -ENOMEM;
 	}
@@ -358,8 +359,8 @@ int alloc_prepare_mark(struct alloc *a, uint64_t blkno, uint64_t n, struct miss 
 
 		err = group_provide(a, p.group, miss);
 		if (!err && !bits_all_clear(a->group[p.group].mem->live, p.from, p.to))
-			err = corrupt(a->diag, "blocks %" PRIu64 " +%" PRIu32 " to be allocated are in use", at,
-				      p.to - p.from);
+			err = corrupt(a->diag, "blocks %" PRIu64 " +%" PRIu32 " to be allocated are in use",
+				      at, p.to - p.from);
 	}
 	return err;
 }
@@ -377,19 +378,13 @@ int alloc_lack(const struct alloc *a, uint64_t need, struct miss *miss)
 }
 
 /*
- * The next group worth reading: one where a node cursor stands, else the next behind the cursor whose
- * group has less left, so that the two copies keep to their areas.
+ * The next group worth reading: behind the node cursor whose group has less left, so that the two
+ * copies keep to their areas.
  */
 static uint32_t alloc_absent_group(const struct alloc *a)
 {
-	uint32_t at[NODE_COPIES], ngroups = a->sb->ngroups;
-
-	for (unsigned copy = 0; copy < NODE_COPIES; copy++) {
-		at[copy] = blkno_group(a->node_cursor[copy]);
-		if (bit_get(a->absent, at[copy]))
-			return at[copy];
-	}
-	uint32_t from = a->group[at[1]].nfree < a->group[at[0]].nfree ? at[1] : at[0];
+	uint32_t g0 = blkno_group(a->node_cursor[0]), g1 = blkno_group(a->node_cursor[1]);
+	uint32_t from = a->group[g1].nfree < a->group[g0].nfree ? g1 : g0, ngroups = a->sb->ngroups;
 	size_t next = bits_next(a->absent, from, ngroups);
 
 	return (uint32_t)(next < ngroups ? next : bits_next(a->absent, 0, ngroups));
@@ -415,6 +410,14 @@ int alloc_prepare_reserve(struct alloc *a, uint64_t n, bool urgent, struct miss 
 		return 0;
 	if (a->nfree < need)
 		return alloc_lack(a, need, miss);
+	/* Both copies' places, else the second would settle beside the first. */
+	for (unsigned copy = 0; copy < NODE_COPIES; copy++) {
+		uint32_t group = blkno_group(a->node_cursor[copy]);
+		int err = bit_get(a->absent, group) ? group_provide(a, group, miss) : 0;
+
+		if (err)
+			return err;
+	}
 	return alloc_load(a, a->reserved + n, miss);
 }
 

@@ -83,7 +83,8 @@ int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, bool
 /* Takes back what alloc_get() gave since the last freeze and nobody has used: immediately free again. */
 void alloc_unget(struct alloc *a, uint64_t blkno, uint64_t n);
 
-/* Marks free blocks used (replay).  After alloc_prepare_mark(). */
+/* Marks free blocks used (replay).  After alloc_prepare_mark(), and an alloc_prepare_reserve() that counted them: else
+ * they may be the very blocks in memory that are promised to nodes. */
 void alloc_mark(struct alloc *a, uint64_t blkno, uint64_t n);
 
 /* Frees: pending until the checkpoint after the next freeze is durable.  After alloc_prepare_free(). */

@@ -48,7 +48,7 @@ static struct run word_run(uint64_t bits, uint32_t want)
  */
 static struct run run_search(const uint64_t live[GROUP_WORDS], uint32_t from, uint32_t want)
 {
-	struct run best = {0, 0}, open = {0, 0};	/* `open` reaches the current word's first bit */
+	struct run best = {0, 0}, open = {0, 0}; /* `open` reaches the current word's first bit */
 
 	for (uint32_t w = from / 64; w < GROUP_WORDS; w++) {
 		uint64_t bits = ~live[w];
@@ -82,11 +82,11 @@ static struct run run_search(const uint64_t live[GROUP_WORDS], uint32_t from, ui
 
 struct search {
 	uint32_t want;
-	bool memory_only;	/* leave groups alone whose bits are not in memory */
-	bool stay;		/* go back to the beginning of the first group before leaving it */
+	bool memory_only; /* leave groups alone whose bits are not in memory */
+	bool stay; /* go back to the beginning of the first group before leaving it */
 	bool has_skipped;
-	uint32_t skipped;	/* not in memory, with free blocks, but surely without `want` in a row */
-	uint64_t blkno;		/* the best so far */
+	uint32_t skipped; /* not in memory, with free blocks, but surely without `want` in a row */
+	uint64_t blkno; /* the best so far */
 	uint32_t len;
 };
 
@@ -142,7 +142,8 @@ static uint32_t search_next(const struct alloc *a, const struct search *s, uint3
 
 	if (s->memory_only) {
 		next = bits_next_without(a->nonfull, a->absent, (size_t)group + 1, ngroups);
-		return (uint32_t)(next < ngroups ? next : bits_next_without(a->nonfull, a->absent, 0, ngroups));
+		return (uint32_t)(next < ngroups ? next
+						 : bits_next_without(a->nonfull, a->absent, 0, ngroups));
 	}
 	next = bits_next(a->nonfull, (size_t)group + 1, ngroups);
 	return (uint32_t)(next < ngroups ? next : bits_next(a->nonfull, 0, ngroups));

@@ -34,7 +34,7 @@ static uint32_t clamp_align(uint64_t n)
  */
 static bool ask_dio_align(struct dev *dev)
 {
-	struct statx sx = { 0 };
+	struct statx sx = {0};
 	uint32_t mem, off;
 
 	dev->align = dev->mem_align = MAX_ALIGN;
@@ -154,7 +154,7 @@ static int start_engine(const struct engine_dev *e, enum dev_engine engine, stru
 int dev_open_fd(int fd, const char *path, enum dev_engine engine, unsigned flags, const struct diag *diag,
 		struct dev **out)
 {
-	struct engine_dev e = { .pub = { .fd = fd, .diag = diag } };
+	struct engine_dev e = {.pub = {.fd = fd, .diag = diag}};
 	int err;
 
 	e.pub.path = strdup(path);
@@ -269,7 +269,7 @@ void dev_io_rw(struct dev_io *io, enum dev_op op, unsigned flags, uint64_t off, 
 		.flags = flags,
 		.off = off,
 		.len = len,
-		.one = { .iov_base = buf, .iov_len = len },
+		.one = {.iov_base = buf, .iov_len = len},
 		.niov = 1,
 		.done = done,
 	};
@@ -301,7 +301,7 @@ static void poll_once(struct dev_queue *q)
 static int submit_and_wait(struct dev_queue *q, enum dev_op op, unsigned flags, uint64_t off, void *buf,
 			   uint64_t len)
 {
-	struct sync_io s = { .done = false };
+	struct sync_io s = {.done = false};
 
 	dev_io_rw(&s.io, op, flags, off, buf, len, sync_done);
 	dev_submit(q, &s.io);

@@ -67,7 +67,7 @@ void engine_begin(struct engine_queue *q, struct dev_io *io)
 
 static void report(const struct dev *dev, const struct dev_io *io, int err)
 {
-	static const char *const names[] = { "read", "write", "flush", "discard" };
+	static const char *const names[] = {"read", "write", "flush", "discard"};
 
 	if (io->op == DEV_FLUSH)
 		diag(dev->diag, DIAG_ERR, "%s: flush: %s (errno %d)", dev->path, strerror(-err), -err);
@@ -219,7 +219,7 @@ static void empty_efd(struct engine_queue *q)
 /* Waits for `efd`.  Returns early, as after a timeout, for any reason: the caller looks again. */
 static void wait_efd(struct engine_queue *q, int64_t wait_ms)
 {
-	struct pollfd p = { .fd = q->efd, .events = POLLIN };
+	struct pollfd p = {.fd = q->efd, .events = POLLIN};
 
 	poll(&p, 1, wait_ms > INT_MAX ? INT_MAX : (int)wait_ms);
 }
@@ -313,7 +313,7 @@ int engine_iov_rest(const struct dev_io *io, const struct iovec **out, struct io
 
 int engine_discard_now(struct dev *dev, uint64_t off, uint64_t len)
 {
-	uint64_t range[2] = { off, len };
+	uint64_t range[2] = {off, len};
 	int rc;
 
 	do {

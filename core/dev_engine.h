@@ -22,7 +22,7 @@ STAILQ_HEAD(dev_task_list, dev_task);
 
 /* struct dev_stats, counted from many threads. */
 struct engine_counters {
-	_Atomic uint64_t ops[4];	/* by enum dev_op */
+	_Atomic uint64_t ops[4]; /* by enum dev_op */
 	_Atomic uint64_t durable_writes, read_bytes, write_bytes, errors, in_flight;
 };
 
@@ -41,13 +41,13 @@ struct engine_dev {
  */
 struct engine_queue {
 	struct dev_queue pub;
-	struct lock lock;		/* the inbox; a leaf: nothing else is taken under it */
-	struct dev_task_list tasks;	/* under lock */
-	struct dev_io_list done;	/* under lock: finished, io->result is set, callback to run */
-	bool woken;			/* under lock */
-	int efd;			/* -1: single-threaded, nobody waits */
-	bool polling;			/* owner's: inside dev_poll() */
-	uint64_t pending;		/* owner's: submitted, callback not yet run */
+	struct lock lock; /* the inbox; a leaf: nothing else is taken under it */
+	struct dev_task_list tasks; /* under lock */
+	struct dev_io_list done; /* under lock: finished, io->result is set, callback to run */
+	bool woken; /* under lock */
+	int efd; /* -1: single-threaded, nobody waits */
+	bool polling; /* owner's: inside dev_poll() */
+	uint64_t pending; /* owner's: submitted, callback not yet run */
 };
 
 static inline struct engine_dev *engine_dev_of(struct dev *dev)

@@ -31,20 +31,20 @@ enum record_kind { REC_OPEN = 1, REC_WRITE, REC_FLUSH, REC_DISCARD, REC_MARK, RE
 struct record_dev {
 	struct dev pub;
 	struct dev *below;
-	struct lock lock;	/* all below; a leaf, held while writing to the trace */
+	struct lock lock; /* all below; a leaf, held while writing to the trace */
 	FILE *trace;
 	uint64_t next_id;
-	bool failed;		/* the trace could not be written; said so once */
+	bool failed; /* the trace could not be written; said so once */
 };
 
 struct record_queue {
 	struct dev_queue pub;
 	struct dev_queue *below;
-	STAILQ_HEAD(, dev_io) failed;	/* could not be passed down for lack of memory */
+	STAILQ_HEAD(, dev_io) failed; /* could not be passed down for lack of memory */
 };
 
 struct record_io {
-	struct dev_io io;	/* what goes below */
+	struct dev_io io; /* what goes below */
 	struct dev_io *up;
 	uint64_t id;
 };
@@ -86,15 +86,15 @@ static void put_record_locked(struct record_dev *dev, enum record_kind kind, uin
 static uint64_t log_submit(struct record_dev *dev, const struct dev_io *io)
 {
 	static const enum record_kind kinds[] = {
-		[DEV_WRITE] = REC_WRITE, [DEV_FLUSH] = REC_FLUSH, [DEV_DISCARD] = REC_DISCARD
-	};
+		[DEV_WRITE] = REC_WRITE, [DEV_FLUSH] = REC_FLUSH, [DEV_DISCARD] = REC_DISCARD};
 	bool flush = io->op == DEV_FLUSH;
 	uint64_t id;
 
 	lock_take(&dev->lock);
 	id = ++dev->next_id;
 	if (io->op != DEV_READ)
-		put_record_locked(dev, kinds[io->op], io->flags, id, flush ? 0 : io->off, flush ? 0 : io->len);
+		put_record_locked(dev, kinds[io->op], io->flags, id, flush ? 0 : io->off,
+				  flush ? 0 : io->len);
 	if (io->op == DEV_WRITE)
 		for (int i = 0; i < io->niov; i++)
 			put_bytes_locked(dev, io->iov[i].iov_base, io->iov[i].iov_len);

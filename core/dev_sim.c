@@ -20,17 +20,17 @@
 
 struct fault {
 	enum sim_fault mode;
-	uint64_t left;	/* operations until it strikes */
+	uint64_t left; /* operations until it strikes */
 	int err;
-	uint64_t off, len;	/* len 0: anywhere */
+	uint64_t off, len; /* len 0: anywhere */
 };
 
 struct sim_queue {
 	struct engine_queue base;
 	LIST_ENTRY(sim_queue) link;
-	struct dev_io_list pending;	/* in random order, none due before its time */
-	struct dev_io_list ready;	/* due in the present poll; still in flight */
-	uint64_t tick;		/* polls so far */
+	struct dev_io_list pending; /* in random order, none due before its time */
+	struct dev_io_list ready; /* due in the present poll; still in flight */
+	uint64_t tick; /* polls so far */
 };
 
 struct sim_dev {
@@ -38,12 +38,12 @@ struct sim_dev {
 	struct sim_config cfg;
 	struct sim_store *store;
 	uint64_t rng;
-	uint64_t seq;		/* number of the last write that took effect */
-	uint64_t nwrites;	/* writes and flushes submitted */
-	uint64_t cut_at;	/* the power goes when nwrites gets there; 0: never */
+	uint64_t seq; /* number of the last write that took effect */
+	uint64_t nwrites; /* writes and flushes submitted */
+	uint64_t cut_at; /* the power goes when nwrites gets there; 0: never */
 	bool cut;
 	uint32_t digest;
-	struct fault faults[4];	/* by enum dev_op */
+	struct fault faults[4]; /* by enum dev_op */
 	LIST_HEAD(, sim_queue) queues;
 };
 
@@ -148,19 +148,22 @@ static int apply_in_flight(struct sim_dev *dev, struct sim_store *to, bool durab
 	struct sim_queue *q;
 	int err = 0;
 
-	LIST_FOREACH(q, &dev->queues, link) {
-		struct dev_io_list *lists[] = { &q->ready, &q->pending };
+	LIST_FOREACH(q, &dev->queues, link)
+	{
+		struct dev_io_list *lists[] = {&q->ready, &q->pending};
 
 		for (int i = 0; i < 2; i++) {
 			struct dev_io *io;
 
-			STAILQ_FOREACH(io, lists[i], link) {
+			STAILQ_FOREACH(io, lists[i], link)
+			{
 				int rc = 0;
 
 				if (io->result)
 					continue;
 				if (io->op == DEV_WRITE)
-					rc = apply_write(dev, to, io, durable ? WRITE_DURABLE : WRITE_VOLATILE,
+					rc = apply_write(dev, to, io,
+							 durable ? WRITE_DURABLE : WRITE_VOLATILE,
 							 ++dev->seq);
 				if (io->op == DEV_DISCARD)
 					rc = apply_discard(dev, to, io, durable, ++dev->seq);
@@ -176,7 +179,7 @@ static int apply_in_flight(struct sim_dev *dev, struct sim_store *to, bool durab
 static void digest_io(struct sim_dev *dev, const struct dev_io *io)
 {
 	bool flush = io->op == DEV_FLUSH;
-	uint64_t words[4] = { io->op, io->flags, flush ? 0 : io->off, flush ? 0 : io->len };
+	uint64_t words[4] = {io->op, io->flags, flush ? 0 : io->off, flush ? 0 : io->len};
 
 	dev->digest = crc32c(dev->digest, words, sizeof(words));
 	if (io->op == DEV_WRITE)
@@ -442,7 +445,7 @@ void dev_sim_fail(struct dev *pub, enum dev_op op, uint64_t n, enum sim_fault mo
 		  uint64_t len)
 {
 	assert(mode == SIM_FAULT_NONE || (n >= 1 && err < 0));
-	sim_of(pub)->faults[op] = (struct fault){ .mode = mode, .left = n, .err = err, .off = off, .len = len };
+	sim_of(pub)->faults[op] = (struct fault){.mode = mode, .left = n, .err = err, .off = off, .len = len};
 }
 
 void dev_sim_flip(struct dev *pub, uint64_t byte, unsigned bit)

@@ -42,7 +42,9 @@ uint64_t dev_sim_writes(struct dev *dev);
 void dev_sim_reboot(struct dev *dev, uint64_t seed);
 
 /* The n-th operation of kind `op` (n >= 1; only those that touch [off, off+len) count when len != 0)
- * ends with `err` (negative errno); with STICKY all later ones too. */
+ * ends with `err` (negative errno); with STICKY all later ones too.  NONE withdraws it; a reboot does not.
+ * A failed write leaves each of its sectors old or new, a failed read leaves rubbish in the buffer, a
+ * failed flush makes nothing durable. */
 void dev_sim_fail(struct dev *dev, enum dev_op op, uint64_t n, enum sim_fault mode, int err,
 		  uint64_t off, uint64_t len);
 

@@ -17,12 +17,12 @@
 
 struct threads_dev {
 	struct engine_dev base;
-	struct lock lock;	/* all below; never held across I/O */
-	pthread_cond_t work;	/* jobs is not empty, or closing */
+	struct lock lock; /* all below; never held across I/O */
+	pthread_cond_t work; /* jobs is not empty, or closing */
 	struct dev_io_list jobs;
 	unsigned njobs;
 	unsigned nthreads;
-	unsigned nidle;		/* waiting for `work` */
+	unsigned nidle; /* waiting for `work` */
 	bool closing;
 	pthread_t threads[MAX_THREADS];
 };
@@ -142,7 +142,7 @@ static void threads_submit(struct dev_queue *dq, struct dev_io *io)
 
 static int threads_poll(struct dev_queue *dq, int timeout_ms)
 {
-	static const struct engine_hooks none = { 0 };
+	static const struct engine_hooks none = {0};
 
 	return engine_poll(engine_queue_of(dq), timeout_ms, &none);
 }

@@ -22,29 +22,29 @@
 #include <sys/mman.h>
 
 #define DEPTH 128u
-#define STUCK_RETRY_MS 10	/* when the kernel had no memory for a submission */
-#define DEATH_GRACE_MS 5000	/* for completions of what a broken ring had taken */
+#define STUCK_RETRY_MS 10 /* when the kernel had no memory for a submission */
+#define DEATH_GRACE_MS 5000 /* for completions of what a broken ring had taken */
 
 struct slot {
-	struct dev_io *io;	/* NULL: free */
-	STAILQ_ENTRY(slot) link;	/* in free, or in unsent */
-	struct iovec *room;	/* ENGINE_IOV_MAX entries for a continued transfer */
+	struct dev_io *io; /* NULL: free */
+	STAILQ_ENTRY(slot) link; /* in free, or in unsent */
+	struct iovec *room; /* ENGINE_IOV_MAX entries for a continued transfer */
 };
 STAILQ_HEAD(slot_list, slot);
 
 struct uring_queue {
 	struct engine_queue base;
 	struct io_uring ring;
-	bool fixed_file;	/* descriptor 0 of the ring is the device's */
-	bool dead;		/* io_uring_enter() failed for good */
-	int64_t give_up_ms;	/* when dead: on the monotonic clock, see fail_taken() */
+	bool fixed_file; /* descriptor 0 of the ring is the device's */
+	bool dead; /* io_uring_enter() failed for good */
+	int64_t give_up_ms; /* when dead: on the monotonic clock, see fail_taken() */
 	struct slot slots[DEPTH];
 	struct slot_list free;
 	struct slot_list unsent;
 	unsigned nunsent;
-	unsigned nused;		/* slots with an operation */
+	unsigned nused; /* slots with an operation */
 	struct dev_io_list waiting;
-	struct iovec *rooms;	/* all slots' `room`; untouched pages cost nothing */
+	struct iovec *rooms; /* all slots' `room`; untouched pages cost nothing */
 };
 
 #define ROOMS_BYTES ((size_t)DEPTH * ENGINE_IOV_MAX * sizeof(struct iovec))
@@ -249,7 +249,7 @@ static int kick(struct engine_queue *base)
 
 static int uring_poll(struct dev_queue *dq, int timeout_ms)
 {
-	static const struct engine_hooks hooks = { .reap = reap, .kick = kick };
+	static const struct engine_hooks hooks = {.reap = reap, .kick = kick};
 
 	int ran = engine_poll(engine_queue_of(dq), timeout_ms, &hooks);
 
@@ -262,7 +262,7 @@ static int setup_ring(struct uring_queue *q)
 {
 	/* FAST_POLL stands for Linux 5.7, by when all operations used here had arrived. */
 	const unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL;
-	struct io_uring_params params = { 0 };
+	struct io_uring_params params = {0};
 	int err = io_uring_queue_init_params(DEPTH, &q->ring, &params);
 
 	if (err)

@@ -62,8 +62,8 @@ static uint32_t block_csum(const void *block)
 	return crc32c(0, (const uint8_t *)block + 4, BLOCK_SIZE - 4);
 }
 
-void header_init(void *block, uint32_t magic, const uint8_t uuid[UUID_BYTES], uint64_t blkno0, uint64_t blkno1,
-		 uint64_t generation)
+void header_init(void *block, uint32_t magic, const uint8_t uuid[UUID_BYTES], uint64_t blkno0,
+		 uint64_t blkno1, uint64_t generation)
 {
 	struct disk_header *h = block;
 
@@ -83,7 +83,8 @@ uint32_t header_seal(void *block)
 	return csum;
 }
 
-int header_check(const void *block, uint32_t magic, const struct super *sb, uint64_t blkno, const struct diag *d)
+int header_check(const void *block, uint32_t magic, const struct super *sb, uint64_t blkno,
+		 const struct diag *d)
 {
 	const struct disk_header *h = block;
 
@@ -213,7 +214,8 @@ static int super_check_fields(const struct disk_super *ds, const struct super *s
 	return 0;
 }
 
-int super_decode(const void *block, uint64_t blkno, uint64_t dev_nblocks, const struct diag *d, struct super *sb)
+int super_decode(const void *block, uint64_t blkno, uint64_t dev_nblocks, const struct diag *d,
+		 struct super *sb)
 {
 	const struct disk_super *ds = block;
 	bool has_magic = get32(ds->h.magic) == MAGIC_SUPER;
@@ -225,8 +227,9 @@ int super_decode(const void *block, uint64_t blkno, uint64_t dev_nblocks, const 
 	if (!has_magic || !has_signature || get32(ds->h.csum) != block_csum(block))
 		return corrupt(d, "superblock at block %" PRIu64 ": checksum mismatch", blkno);
 	if (get32(ds->version) != FORMAT_VERSION) {
-		diag(d, DIAG_ERR, "superblock at block %" PRIu64 ": format version %" PRIu32 " is not supported",
-		     blkno, get32(ds->version));
+		diag(d, DIAG_ERR,
+		     "superblock at block %" PRIu64 ": format version %" PRIu32 " is not supported", blkno,
+		     get32(ds->version));
 		return -ENOTSUP;
 	}
 	super_unpack(ds, &found);
@@ -234,8 +237,8 @@ int super_decode(const void *block, uint64_t blkno, uint64_t dev_nblocks, const 
 	if (err)
 		return err;
 	if (found.nblocks > dev_nblocks) {
-		diag(d, DIAG_ERR, "the volume has %" PRIu64 " blocks, the device only %" PRIu64, found.nblocks,
-		     dev_nblocks);
+		diag(d, DIAG_ERR, "the volume has %" PRIu64 " blocks, the device only %" PRIu64,
+		     found.nblocks, dev_nblocks);
 		return -ENOSPC;
 	}
 	*sb = found;
@@ -271,8 +274,8 @@ int root_check(const void *block, const struct super *sb, unsigned slot, const s
 	if (err)
 		return err;
 	if ((get64(r->h.generation) & 1) != slot)
-		return corrupt(d, "root at block %" PRIu64 ": generation %" PRIu64 " in the wrong slot", blkno,
-			       get64(r->h.generation));
+		return corrupt(d, "root at block %" PRIu64 ": generation %" PRIu64 " in the wrong slot",
+			       blkno, get64(r->h.generation));
 	if (get64(r->replay_lsn) % BLOCK_SIZE != 0)
 		return corrupt(d, "root at block %" PRIu64 ": replay LSN is not on a block boundary", blkno);
 	if (get64(r->next_ino) < INO_FIRST || get64(r->ninodes) > get64(r->next_ino))
@@ -334,8 +337,8 @@ int bitmap_check(const void *block, const struct super *sb, uint32_t group, unsi
 		nfree += (uint32_t)__builtin_popcountll(~bits);
 	}
 	if (get32(b->nfree) != nfree)
-		return corrupt(d, "bitmap at block %" PRIu64 ": %" PRIu32 " clear bits, %" PRIu32 " claimed", blkno,
-			       nfree, get32(b->nfree));
+		return corrupt(d, "bitmap at block %" PRIu64 ": %" PRIu32 " clear bits, %" PRIu32 " claimed",
+			       blkno, nfree, get32(b->nfree));
 	return 0;
 }
 
@@ -367,7 +370,8 @@ int table_check(const void *block, const struct super *sb, uint32_t index, unsig
 		return corrupt(d, "table at block %" PRIu64 ": malformed head", blkno);
 	for (uint32_t e = 0; e < n; e++)
 		if (!table_entry_ok(sb, &t->entry[e], first + e))
-			return corrupt(d, "table at block %" PRIu64 ": bad entry of group %" PRIu32, blkno, first + e);
+			return corrupt(d, "table at block %" PRIu64 ": bad entry of group %" PRIu32, blkno,
+				       first + e);
 	if (!bytes_zero(&t->entry[n], (TABLE_GROUPS - n) * sizeof(t->entry[0])))
 		return corrupt(d, "table at block %" PRIu64 ": reserved bytes are not zero", blkno);
 	return 0;

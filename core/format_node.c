@@ -57,20 +57,23 @@ static int node_check_slots(const struct disk_node *n, uint64_t blkno, const str
 		unsigned pos = get16(s->pos), len = get16(s->len);
 
 		if (pos < slots_end || len > MAX_ITEM || pos + len != end)
-			return corrupt(d, "node at block %" PRIu64 ": value of slot %u is misplaced", blkno, i);
+			return corrupt(d, "node at block %" PRIu64 ": value of slot %u is misplaced", blkno,
+				       i);
 		if (s->pad0 != 0 || get16(s->pad1) != 0)
-			return corrupt(d, "node at block %" PRIu64 ": reserved bytes of slot %u are not zero", blkno, i);
+			return corrupt(d, "node at block %" PRIu64 ": reserved bytes of slot %u are not zero",
+				       blkno, i);
 		end = pos;
 	}
 	if (get16(n->data_pos) != end)
-		return corrupt(d, "node at block %" PRIu64 ": data_pos is %u, not %u", blkno, get16(n->data_pos), end);
+		return corrupt(d, "node at block %" PRIu64 ": data_pos is %u, not %u", blkno,
+			       get16(n->data_pos), end);
 	if (!bytes_zero((const uint8_t *)n + slots_end, end - slots_end))
 		return corrupt(d, "node at block %" PRIu64 ": unused bytes are not zero", blkno);
 	return 0;
 }
 
-static int node_check_keys(const struct disk_node *n, uint64_t blkno, const struct key *lo, const struct key *hi,
-			   const struct diag *d)
+static int node_check_keys(const struct disk_node *n, uint64_t blkno, const struct key *lo,
+			   const struct key *hi, const struct diag *d)
 {
 	struct key prev = *lo, lowest = key_make(0, 0, 0);
 
@@ -81,9 +84,11 @@ static int node_check_keys(const struct disk_node *n, uint64_t blkno, const stru
 		int cmp = key_cmp(&prev, &key);
 
 		if (cmp > 0 || (i > 0 && cmp == 0))
-			return corrupt(d, "node at block %" PRIu64 ": key of slot %u is out of order", blkno, i);
+			return corrupt(d, "node at block %" PRIu64 ": key of slot %u is out of order", blkno,
+				       i);
 		if (hi && key_cmp(&key, hi) >= 0)
-			return corrupt(d, "node at block %" PRIu64 ": key of slot %u belongs elsewhere", blkno, i);
+			return corrupt(d, "node at block %" PRIu64 ": key of slot %u belongs elsewhere",
+				       blkno, i);
 		prev = key;
 	}
 	return 0;
@@ -111,8 +116,8 @@ static int node_check_value(const struct disk_node *n, const struct super *sb, u
 	return 0;
 }
 
-int node_check(const void *block, const struct super *sb, const struct disk_ptr *ptr, uint64_t blkno, unsigned level,
-	       const struct key *lo, const struct key *hi, const struct diag *d)
+int node_check(const void *block, const struct super *sb, const struct disk_ptr *ptr, uint64_t blkno,
+	       unsigned level, const struct key *lo, const struct key *hi, const struct diag *d)
 {
 	const struct disk_node *n = block;
 	int err = node_check_header(n, sb, ptr, blkno, level, d);
@@ -191,7 +196,8 @@ static const char *inline_wrong(const struct key *key, unsigned len)
 
 static bool ftype_ok(uint8_t t)
 {
-	return t == DT_REG || t == DT_DIR || t == DT_LNK || t == DT_CHR || t == DT_BLK || t == DT_FIFO || t == DT_SOCK;
+	return t == DT_REG || t == DT_DIR || t == DT_LNK || t == DT_CHR || t == DT_BLK || t == DT_FIFO ||
+	       t == DT_SOCK;
 }
 
 static bool file_name_ok(const char *name, unsigned len)
@@ -304,12 +310,13 @@ static const char *item_wrong(const struct super *sb, const struct key *key, con
 	}
 }
 
-int item_check(const struct super *sb, const struct key *key, const void *val, unsigned len, const struct diag *d)
+int item_check(const struct super *sb, const struct key *key, const void *val, unsigned len,
+	       const struct diag *d)
 {
 	const char *wrong = item_wrong(sb, key, val, len);
 
 	if (wrong)
-		return corrupt(d, "item (%" PRIu64 ", %u, %" PRIu64 "): %s", key->object, key->type, key->offset,
-			       wrong);
+		return corrupt(d, "item (%" PRIu64 ", %u, %" PRIu64 "): %s", key->object, key->type,
+			       key->offset, wrong);
 	return 0;
 }

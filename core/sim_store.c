@@ -19,30 +19,36 @@
 #define PAGE 4096u
 #define CHUNK_PAGES 512u
 #define CHUNK_BYTES ((uint64_t)PAGE * CHUNK_PAGES)
-#define MAX_OLD 8u	/* versions kept besides the current one */
+#define MAX_OLD 8u /* versions kept besides the current one */
+#define MAX_SPARES 4096u
 
 struct page {
-	_Atomic unsigned refs;	/* stores that share it */
+	_Atomic unsigned refs; /* stores that share it */
 	unsigned char data[PAGE];
 };
 
 struct version {
 	uint64_t seq;
-	unsigned char *data;	/* NULL: zeros */
+	unsigned char *data; /* NULL: zeros */
 };
 
 struct history {
 	TAILQ_ENTRY(history) link;
 	uint64_t sectno;
-	uint64_t cur_seq;	/* of the version in the page */
-	unsigned nold;		/* at least 1 */
+	uint64_t cur_seq; /* of the version in the page */
+	unsigned nold; /* at least 1 */
 	struct version old[MAX_OLD];
+};
+
+/* A buffer for an old version while it has none; saves a trip to malloc for each write and flush. */
+struct spare {
+	struct spare *next;
 };
 
 /* 2 MiB of the device. */
 struct chunk {
 	struct page *pages[CHUNK_PAGES];
-	struct history **hist;	/* by sector within the chunk; NULL until something is volatile */
+	struct history **hist; /* by sector within the chunk; NULL until something is volatile */
 };
 
 struct sim_store {
@@ -50,8 +56,10 @@ struct sim_store {
 	uint32_t sector;
 	uint64_t rng;
 	uint64_t nchunks;
-	struct chunk **chunks;	/* NULL where nothing was ever written */
+	struct chunk **chunks; /* NULL where nothing was ever written */
 	TAILQ_HEAD(, history) volatiles;
+	struct spare *spares;
+	unsigned nspares;
 };
 
 /* splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. */
@@ -172,10 +180,34 @@ static struct history *hist_get(struct sim_store *st, uint64_t sectno)
 	return h;
 }
 
+static void *spare_get(struct sim_store *st)
+{
+	struct spare *s = st->spares;
+
+	if (!s)
+		return malloc(st->sector);
+	st->spares = s->next;
+	st->nspares--;
+	return s;
+}
+
+static void spare_put(struct sim_store *st, void *data)
+{
+	struct spare *s = data;
+
+	if (!s || st->nspares == MAX_SPARES) {
+		free(s);
+		return;
+	}
+	s->next = st->spares;
+	st->spares = s;
+	st->nspares++;
+}
+
 static void hist_drop(struct sim_store *st, struct history *h)
 {
 	for (unsigned i = 0; i < h->nold; i++)
-		free(h->old[i].data);
+		spare_put(st, h->old[i].data);
 	TAILQ_REMOVE(&st->volatiles, h, link);
 	*hist_slot(st, h->sectno) = NULL;
 	free(h);
@@ -190,7 +222,7 @@ static void hist_forget_one(struct sim_store *st, struct history *h)
 {
 	unsigned i = 1 + (unsigned)(sim_random(&st->rng) % (h->nold - 2));
 
-	free(h->old[i].data);
+	spare_put(st, h->old[i].data);
 	h->old[i + 1].seq = h->old[i].seq;
 	h->nold--;
 	memmove(&h->old[i], &h->old[i + 1], (h->nold - i) * sizeof(h->old[0]));
@@ -204,19 +236,19 @@ static int hist_push(struct sim_store *st, uint64_t sectno, uint64_t seq)
 	struct history *h;
 
 	if (page) {
-		copy = malloc(st->sector);
+		copy = spare_get(st);
 		if (!copy)
 			return -ENOMEM;
 		memcpy(copy, page->data + sectno * st->sector % PAGE, st->sector);
 	}
 	h = hist_get(st, sectno);
 	if (!h) {
-		free(copy);
+		spare_put(st, copy);
 		return -ENOMEM;
 	}
 	if (h->nold == MAX_OLD)
 		hist_forget_one(st, h);
-	h->old[h->nold++] = (struct version){ .seq = h->cur_seq, .data = copy };
+	h->old[h->nold++] = (struct version){.seq = h->cur_seq, .data = copy};
 	h->cur_seq = seq;
 	return 0;
 }
@@ -252,10 +284,10 @@ uint64_t sim_store_hole(struct sim_store *st, uint64_t sectno)
 }
 
 /* Makes old[i] the durable version. */
-static void hist_promote(struct history *h, unsigned i)
+static void hist_promote(struct sim_store *st, struct history *h, unsigned i)
 {
 	for (unsigned k = 0; k < i; k++)
-		free(h->old[k].data);
+		spare_put(st, h->old[k].data);
 	h->nold -= i;
 	memmove(&h->old[0], &h->old[i], h->nold * sizeof(h->old[0]));
 }
@@ -274,12 +306,21 @@ void sim_store_commit(struct sim_store *st, uint64_t upto)
 		}
 		while (i && h->old[i].seq > upto)
 			i--;
-		hist_promote(h, i);
+		hist_promote(st, h, i);
 	}
 }
 
 /* How the cut treats what is volatile; the extremes are rare among independent choices, so they are ways too. */
-enum settle_way { ALL_LOST, ALL_KEPT, ANY_VERSION, OLD_OR_NEW, MOSTLY_OLD, MOSTLY_NEW, UP_TO_A_MOMENT, NWAYS };
+enum settle_way {
+	ALL_LOST,
+	ALL_KEPT,
+	ANY_VERSION,
+	OLD_OR_NEW,
+	MOSTLY_OLD,
+	MOSTLY_NEW,
+	UP_TO_A_MOMENT,
+	NWAYS
+};
 
 /* The index of the surviving version; nold stands for the current one. */
 static unsigned pick(const struct history *h, enum settle_way way, uint64_t random, uint64_t moment)
@@ -327,7 +368,8 @@ void sim_store_settle(struct sim_store *st, uint64_t seed)
 	enum settle_way way = (enum settle_way)(sim_random(&state) % NWAYS);
 	struct history *h;
 
-	TAILQ_FOREACH(h, &st->volatiles, link) {
+	TAILQ_FOREACH(h, &st->volatiles, link)
+	{
 		uint64_t first = h->nold > 1 ? h->old[1].seq : h->cur_seq;
 
 		low = first < low ? first : low;
@@ -453,6 +495,12 @@ void sim_store_free(struct sim_store *st)
 		return;
 	while (!TAILQ_EMPTY(&st->volatiles))
 		hist_drop(st, TAILQ_FIRST(&st->volatiles));
+	while (st->spares) {
+		struct spare *s = st->spares;
+
+		st->spares = s->next;
+		free(s);
+	}
 	for (uint64_t i = 0; i < st->nchunks; i++) {
 		if (!st->chunks[i])
 			continue;

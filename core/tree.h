@@ -43,7 +43,7 @@ struct tree_stats {
 
 /*
  * `root` NULL (or blkno 0): an empty tree (a dirty empty leaf; the allocator must have 2 blocks to reserve). `cache_nodes`: limit
- * of clean nodes in memory; raised to what one path needs.  It must have room for the paths of all keys that the operations
+ * of clean nodes in memory; raised to what one lookup needs.  It must have room for the paths of all keys that the operations
  * running at a time want together, or they keep evicting each other's nodes.  -EUCLEAN (root_level), -ENOMEM.
  */
 int tree_create(const struct super *sb, struct alloc *alloc, const struct disk_ptr *root, unsigned root_level,

@@ -172,8 +172,10 @@ static void clean_remove(struct tree *t, struct node *n)
 
 static void cache_evict(struct tree *t)
 {
-	uint64_t path = t->level + 2;	/* else a descent could evict its own beginning for ever */
-	uint64_t limit = t->limit > path ? t->limit : path;
+	/* A seek may need two paths, to the leaf where its key belongs and to the next; less, and it could evict one while
+	 * the other arrives, for ever.  (Empty leaves between the two are dirty.) */
+	uint64_t paths = 2 * (t->level + 1);
+	uint64_t limit = t->limit > paths ? t->limit : paths;
 
 	while (t->nclean > limit) {
 		struct node *n = TAILQ_FIRST(&t->clean);

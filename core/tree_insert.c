@@ -58,13 +58,16 @@ static unsigned choose_cut(const struct disk_node *p, unsigned i, unsigned need)
 	return c;
 }
 
-static void grow_root(struct tree *t, struct path *path)
+/* A new root above the old one, which *key is going into. */
+static void grow_root(struct tree *t, struct path *path, const struct key *key)
 {
 	struct node *old = path->node[t->level], *root;
 	struct disk_ptr ptr = ptr_temp(old);
 	struct key lo = slot_key(&old->page->slot[0]);
 
 	assert(t->level < MAX_LEVEL);
+	if (key_cmp(key, &lo) < 0)
+		lo = *key;
 	root = cache_new(t, t->level + 1);
 	page_insert(root->page, 0, &lo, &ptr, sizeof(ptr));
 	t->level++;
@@ -88,7 +91,7 @@ static void insert_at(struct tree *t, struct path *path, unsigned level, unsigne
 		return;
 	}
 	if (level == t->level)
-		grow_root(t, path);
+		grow_root(t, path, key);
 	n = cache_new(t, level);
 	right = n->page;
 	cut = choose_cut(left, i, need);

@@ -17,6 +17,9 @@
 
 #define BLOCKS_OF(bytes) (((bytes) >> BLOCK_SHIFT) + (((bytes) & (BLOCK_SIZE - 1)) != 0))
 
+/* Blocks of the largest file: behind every block of every file. */
+#define FILE_BLOCKS (UINT64_C(1) << (63 - BLOCK_SHIFT))
+
 /* Extents that one bounded transaction changes. */
 #define STEP_ITEMS 400u
 

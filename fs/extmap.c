@@ -224,41 +224,49 @@ void extmap_cut(struct extmap *m, uint64_t first, uint64_t end)
 	splice(m, lo, hi, piece, np);
 }
 
-/* New checksums for blocks that stay where they are.  False: the map does not have them so. */
-static bool set_in_place(struct extmap *m, uint64_t first, uint64_t n, uint64_t blkno, const uint32_t *csum)
+/* New checksums for blocks of extent e that stay where they are. */
+static void set_in_place(struct extmap *m, struct extent *e, uint64_t first, uint64_t n, const uint32_t *csum)
 {
-	unsigned i = cur_index(m, first);
-	struct extent *e = m->cur.e + i;
 	uint32_t at;
 
-	if (i == m->cur.n || e->file > first || e->file + e->n < first + n || !e->written ||
-	    extent_blkno(e, first) != blkno)
-		return false;
 	if (!pool_add(m, e->n, &at))
-		return true;
+		return;
 	memcpy(m->pool + at, m->pool + e->csum, e->n * sizeof(*csum));
 	memcpy(m->pool + at + (first - e->file), csum, n * sizeof(*csum));
 	e->csum = at;
 	e->edited = true;
-	return true;
 }
 
+/* At most EXTENT_MAX_BLOCKS, and none of them of two extents. */
+static void set_piece(struct extmap *m, uint64_t first, uint32_t n, uint64_t blkno, const uint32_t *csum)
+{
+	struct extent e = {.file = first, .blkno = blkno, .n = n, .written = csum, .edited = true};
+
+	extmap_cut(m, first, first + n);
+	if (csum && !pool_add(m, n, &e.csum))
+		return;
+	if (csum)
+		memcpy(m->pool + e.csum, csum, n * sizeof(*csum));
+	unsigned at = cur_index(m, first);
+	splice(m, at, at, &e, 1);
+}
+
+/* Extents are edited one by one, so that those whose blocks stay keep their bounds. */
 void extmap_set(struct extmap *m, uint64_t first, uint64_t n, uint64_t blkno, const uint32_t *csum)
 {
-	if (m->err || (csum && set_in_place(m, first, n, blkno, csum)))
-		return;
-	extmap_cut(m, first, first + n);
-	for (uint64_t done = 0; done < n && !m->err;) {
-		struct extent e = {.file = first + done, .blkno = blkno + done, .written = csum, .edited = true};
+	for (uint64_t done = 0, k; done < n && !m->err; done += k) {
+		uint64_t block = first + done;
+		unsigned i = cur_index(m, block);
+		struct extent *e = i < m->cur.n ? &m->cur.e[i] : NULL;
+		uint64_t bound = !e ? UINT64_MAX : e->file <= block ? e->file + e->n : e->file;
 
-		e.n = n - done < EXTENT_MAX_BLOCKS ? (uint32_t)(n - done) : EXTENT_MAX_BLOCKS;
-		if (csum && !pool_add(m, e.n, &e.csum))
-			return;
-		if (csum)
-			memcpy(m->pool + e.csum, csum + done, e.n * sizeof(*csum));
-		unsigned at = cur_index(m, e.file);
-		splice(m, at, at, &e, 1);
-		done += e.n;
+		k = n - done < EXTENT_MAX_BLOCKS ? n - done : EXTENT_MAX_BLOCKS;
+		if (k > bound - block)
+			k = bound - block;
+		if (csum && e && e->file <= block && e->written && extent_blkno(e, block) == blkno + done)
+			set_in_place(m, e, block, k, csum + done);
+		else
+			set_piece(m, block, (uint32_t)k, blkno + done, csum ? csum + done : NULL);
 	}
 }
 

@@ -176,6 +176,8 @@ struct fs_sync {
 	int result;
 	/* private */
 	struct log_waiter waiter;
+	struct dev_task task;
+	struct dev_queue *q;
 };
 void fs_fsync(struct fs *fs, struct dev_queue *q, struct fs_sync *s);
 /* The same, waiting. */

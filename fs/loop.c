@@ -327,7 +327,8 @@ static void *worker_main(void *arg)
 		}
 		if (serve(w) == BATCH)
 			dev_poll(w->q, 0);
-		else
+		else if (l->phase == phase)
+			/* The wake that followed a change of phase cannot have been consumed before this look at it. */
 			wait_for_something(w);
 	}
 	return NULL;
@@ -425,7 +426,7 @@ static ssize_t wait_for_init(struct loop *l, struct worker *w)
 	return n;
 }
 
-int loop_begin(struct loop *l, struct fuse_session *se)
+int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited)
 {
 	/* The workers are held: the first one's buffer is free to be used. */
 	struct worker *w = &l->workers[0];
@@ -442,7 +443,7 @@ int loop_begin(struct loop *l, struct fuse_session *se)
 	if (n < 0)
 		return (int)n;
 	dispatch(w, (size_t)n);
-	if (fuse_session_exited(se))
+	if (!*inited)
 		return -EPROTO;
 	set_phase(l, RUN);
 	return 0;

@@ -47,8 +47,9 @@ enum loop_end {
 int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
 		struct loop **out);
 
-/* Serves the first request (INIT) of the mounted session, then lets the workers go.  -EPROTO and what read(2) says. */
-int loop_begin(struct loop *l, struct fuse_session *se);
+/* Serves the first request (INIT) of the mounted session, then lets the workers go.  -EPROTO if the init handler has not set
+ * *inited by then (libfuse and the kernel do not agree), and what read(2) says. */
+int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited);
 
 enum loop_end loop_ended(const struct loop *l);
 

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/mount.h>
 
+#include "core/size.h"
+
 #define DEFAULT_COMMIT_SEC 5u
 #define MAX_COMMIT_SEC     (24u * 3600)
 
@@ -148,25 +150,6 @@ static bool parse_number(const char *s, uint64_t max, uint64_t *out)
 	return true;
 }
 
-/* Bytes, or with K, M, G or T a power of 1024. */
-static bool parse_size(const char *s, uint64_t *out)
-{
-	static const char units[] = "kKmMgGtT";
-	char *end;
-
-	if (*s < '0' || *s > '9')
-		return false;
-	errno = 0;
-	unsigned long long n = strtoull(s, &end, 10);
-	const char *unit = *end ? strchr(units, *end) : NULL;
-	unsigned shift = unit ? 10 * (unsigned)((unit - units) / 2 + 1) : 0;
-
-	if (errno || (*end && (!unit || end[1])) || n > (UINT64_MAX >> shift))
-		return false;
-	*out = n << shift;
-	return true;
-}
-
 static void set_atime(struct mount_options *o, unsigned long flag)
 {
 	o->ms_flags = (o->ms_flags & ~ATIME_FLAGS) | flag;
@@ -210,7 +193,7 @@ static bool apply_value(struct mount_options *o, const struct row *row, const ch
 		o->commit_sec = (unsigned)n;
 		return true;
 	case CACHE:
-		return parse_size(value, &o->cache_bytes);
+		return size_parse(value, &o->cache_bytes) == 0;
 	case MAX_READ:
 		if (!parse_number(value, UINT_MAX, &n) || n < 4096)
 			return false;

@@ -31,11 +31,11 @@ static void trim_done(struct fs *fs, uint64_t ino)
 static int remove_extents(struct extmap *m, struct txn *t, struct disk_inode *di, uint64_t from, struct miss *miss,
 			  bool *left)
 {
-	int err = extmap_load(m, from, FILE_BLOCKS_END, STEP_ITEMS, miss);
+	int err = extmap_load(m, from, FILE_BLOCKS, STEP_ITEMS, miss);
 
 	if (err)
 		return err;
-	*left = m->end < FILE_BLOCKS_END;
+	*left = m->end < FILE_BLOCKS;
 	uint64_t freed = extmap_release(m, t, from, m->end), had = get64(di->nblocks);
 
 	di->nblocks = put64(freed < had ? had - freed : 0);
@@ -232,7 +232,7 @@ static int trunc_edge(struct extmap *m, struct txn *t, struct trunc *tr, uint64_
 static int trunc_record(struct extmap *m, struct txn *t, struct trunc *tr, struct disk_inode *di, struct miss *miss)
 {
 	uint64_t size = tr->in->size;
-	int err = extmap_load(m, size >> BLOCK_SHIFT, FILE_BLOCKS_END, STEP_ITEMS, miss);
+	int err = extmap_load(m, size >> BLOCK_SHIFT, FILE_BLOCKS, STEP_ITEMS, miss);
 
 	if (!err)
 		err = trunc_edge(m, t, tr, get64(di->size));
@@ -242,7 +242,7 @@ static int trunc_record(struct extmap *m, struct txn *t, struct trunc *tr, struc
 	uint64_t freed = from < m->end ? extmap_release(m, t, from, m->end) : 0, had = get64(di->nblocks);
 
 	di->nblocks = put64(freed < had ? had - freed : 0);
-	tr->more = m->end < FILE_BLOCKS_END;
+	tr->more = m->end < FILE_BLOCKS;
 	return extmap_emit(m, t);
 }
 

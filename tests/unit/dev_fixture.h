@@ -26,7 +26,7 @@ struct kind {
 	enum dev_engine engine;
 	unsigned flags;
 	bool sim, record;
-	bool plain_fd;	/* IORING_REGISTER_FILES is denied in this process */
+	bool plain_fd; /* IORING_REGISTER_FILES is denied in this process */
 };
 
 struct fixture {
@@ -34,7 +34,7 @@ struct fixture {
 	struct dev *dev;
 	struct dev_queue *q;
 	struct diag diag;
-	char messages[2048];	/* the first ones */
+	char messages[2048]; /* the first ones */
 	FILE *trace;
 };
 
@@ -75,11 +75,11 @@ static inline int fixture_open(void **state)
 {
 	const struct kind *kind = *state;
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct sim_config cfg = { .size = DEVICE_BYTES, .sector = 512, .seed = 7 };
+	struct sim_config cfg = {.size = DEVICE_BYTES, .sector = 512, .seed = 7};
 
 	assert_non_null(f);
 	f->kind = kind;
-	f->diag = (struct diag){ .emit = fixture_emit, .arg = f };
+	f->diag = (struct diag){.emit = fixture_emit, .arg = f};
 	if (kind->sim)
 		assert_int_equal(dev_sim_create(&cfg, &f->diag, &f->dev), 0);
 	else
@@ -113,7 +113,8 @@ static inline int fixture_close(void **state)
 /* An operation and what came of it. */
 struct probe {
 	struct dev_io io;
-	int *left;	/* counts down at completion */
+	int *left; /* counts down at completion */
+	int left_after; /* what was left then; tells the order */
 	int calls;
 	int err;
 };
@@ -124,7 +125,7 @@ static inline void probe_done(struct dev_io *io, int err)
 
 	p->calls++;
 	p->err = err;
-	--*p->left;
+	p->left_after = --*p->left;
 }
 
 static inline void probe_submit(struct fixture *f, struct probe *p, int *left, enum dev_op op, unsigned flags,
@@ -137,16 +138,15 @@ static inline void probe_submit(struct fixture *f, struct probe *p, int *left, e
 	dev_submit(f->q, &p->io);
 }
 
-static inline void probe_submit_vector(struct fixture *f, struct probe *p, int *left, enum dev_op op, uint64_t off,
-				       const struct iovec *iov, int niov)
+static inline void probe_submit_vector(struct fixture *f, struct probe *p, int *left, enum dev_op op,
+				       uint64_t off, const struct iovec *iov, int niov)
 {
 	uint64_t len = 0;
 
 	for (int i = 0; i < niov; i++)
 		len += iov[i].iov_len;
 	p->io = (struct dev_io){
-		.op = op, .off = off, .len = len, .iov = iov, .niov = niov, .done = probe_done
-	};
+		.op = op, .off = off, .len = len, .iov = iov, .niov = niov, .done = probe_done};
 	p->left = left;
 	p->calls = 0;
 	p->err = 1;

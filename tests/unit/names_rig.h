@@ -11,7 +11,7 @@
 #include <dirent.h>
 #include <stdio.h>
 
-#include "fs/fs_impl.h"
+#include "fs/dir.h"
 
 #define MEGABYTE ((uint64_t)1 << 20)
 

@@ -21,16 +21,16 @@ enum state { FREE, USED, PENDING, FROZEN, FIXED, NSTATES };
 struct rig {
 	struct super sb;
 	struct alloc *a;
-	uint8_t *model;			/* enum state of each block */
+	uint8_t *model; /* enum state of each block */
 	uint64_t count[NSTATES];
 	uint64_t reserved;
 	uint64_t generation;
 
-	void **disk;			/* blocks that freezes wrote, by address; NULL: never */
+	void **disk; /* blocks that freezes wrote, by address; NULL: never */
 	bool is_freezing;
 	struct alloc_freeze freeze;
-	struct alloc_freeze durable;	/* no images: only what the root would say */
-	uint8_t *frozen_model;		/* as the running freeze shows it: FREE, USED or FIXED */
+	struct alloc_freeze durable; /* no images: only what the root would say */
+	uint8_t *frozen_model; /* as the running freeze shows it: FREE, USED or FIXED */
 	uint8_t *durable_model;
 	unsigned nloads;
 	uint64_t rng;
@@ -142,7 +142,8 @@ static const struct disk_table *disk_table(const struct rig *r, const struct all
 	return block;
 }
 
-static const struct disk_bitmap *disk_bitmap(const struct rig *r, uint32_t group, unsigned slot, uint32_t csum)
+static const struct disk_bitmap *disk_bitmap(const struct rig *r, uint32_t group, unsigned slot,
+					     uint32_t csum)
 {
 	const void *block = r->disk[bitmap_blkno(&r->sb, group, slot, 0)];
 	const void *copy = r->disk[bitmap_blkno(&r->sb, group, slot, 1)];
@@ -172,7 +173,8 @@ static void disk_check(const struct rig *r, const struct alloc_freeze *f, const 
 			bool used = bm ? bm->bits[i / 8] >> (i % 8) & 1 : super_is_fixed(&r->sb, b);
 
 			if (used != (model[b] != FREE))
-				fail_msg("block %llu: used %d, model %u", (unsigned long long)b, used, model[b]);
+				fail_msg("block %llu: used %d, model %u", (unsigned long long)b, used,
+					 model[b]);
 		}
 	}
 	assert_int_equal(nfree, f->nfree);
@@ -194,14 +196,14 @@ static bool rig_provide(struct rig *r, const struct miss *miss)
 }
 
 /* Runs a call until it does not miss a bitmap any more. */
-#define RETRY(r, miss, call)                                                          \
-	({                                                                            \
-		int retry_err;                                                        \
-                                                                                      \
-		do                                                                    \
-			retry_err = (call);                                           \
-		while (retry_err == -EAGAIN && rig_provide((r), (miss)));             \
-		retry_err;                                                            \
+#define RETRY(r, miss, call)                                                                                 \
+	({                                                                                                   \
+		int retry_err;                                                                               \
+                                                                                                             \
+		do                                                                                           \
+			retry_err = (call);                                                                  \
+		while (retry_err == -EAGAIN && rig_provide((r), (miss)));                                    \
+		retry_err;                                                                                   \
 	})
 
 /* --- operations on both ------------------------------------------------------------------------ */
@@ -306,7 +308,8 @@ static void rig_reopen(struct rig *r)
 	void *tables = rig_tables(r);
 	struct alloc *a;
 
-	assert_int_equal(alloc_create(&r->sb, tables, r->durable.table_slot, r->durable.nfree + 1, NULL, &a), -EUCLEAN);
+	assert_int_equal(alloc_create(&r->sb, tables, r->durable.table_slot, r->durable.nfree + 1, NULL, &a),
+			 -EUCLEAN);
 	assert_int_equal(alloc_create(&r->sb, tables, r->durable.table_slot, r->durable.nfree, NULL, &a), 0);
 	free(tables);
 	if (r->is_freezing)
@@ -324,25 +327,47 @@ static void rig_reopen(struct rig *r)
 
 /* --- random histories -------------------------------------------------------------------------- */
 
-/* The run at a free goal must be taken; otherwise no long run may be overlooked for a short one. */
+/* The first run of `want` free blocks in [from, to), no group's border inside; remembers the longest. */
+static bool model_run(const struct rig *r, uint64_t from, uint64_t to, uint64_t want, uint64_t *found,
+		      uint64_t *longest)
+{
+	uint64_t run = 0;
+
+	for (uint64_t b = from; b < to; b++) {
+		if (b % GROUP_BLOCKS == 0)
+			run = 0;
+		run = r->model[b] == FREE ? run + 1 : 0;
+		if (run > *longest)
+			*longest = run;
+		if (run == want) {
+			*found = b + 1 - want;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The run at a free goal, else the first run behind it that is long enough, else the longest of all. */
 static void check_placement(struct rig *r, uint64_t goal, uint64_t want, uint64_t blkno, uint64_t n,
 			    uint64_t run_at_goal)
 {
+	uint64_t found, longest = 0;
+	bool is_goal = !super_is_fixed(&r->sb, goal);
+
 	if (run_at_goal > 0) {
 		assert_int_equal(blkno, goal);
 		assert_int_equal(n, run_at_goal);
 		return;
 	}
-	if (n == want)
-		return;
-	/* Restore the state of before, in which no run of more than n may exist. */
+	/* Look at the state of before.  Without a goal a cursor decides where, but not how much. */
 	model_move(r, blkno, n, USED, FREE);
-	uint64_t run = 0;
-	for (uint64_t b = 0; b < r->sb.nblocks; b++) {
-		if (b % GROUP_BLOCKS == 0)
-			run = 0;
-		run = r->model[b] == FREE ? run + 1 : 0;
-		assert_true(run <= n);
+	if (model_run(r, is_goal ? goal : 0, r->sb.nblocks, want, &found, &longest) ||
+	    (is_goal && model_run(r, 0, r->sb.nblocks, want, &found, &longest))) {
+		assert_int_equal(n, want);
+		if (is_goal)
+			assert_int_equal(blkno, found);
+	} else {
+		assert_int_equal(n, longest);
 	}
 	model_move(r, blkno, n, FREE, USED);
 }
@@ -591,7 +616,8 @@ static void test_full_volume(void **state)
 static void test_emergency_sizes(void **state)
 {
 	static const uint64_t size[][2] = {
-		{MIN_BLOCKS, 64}, {MIN_BLOCKS + 15, 64}, {16384, 64}, {25600, 100}, {1u << 20, 4096}, {1u << 24, 4096},
+		{MIN_BLOCKS, 64}, {MIN_BLOCKS + 15, 64}, {16384, 64},
+		{25600, 100},     {1u << 20, 4096},      {1u << 24, 4096},
 	};
 
 	(void)state;
@@ -674,6 +700,35 @@ static void test_finds_the_hole(void **state)
 	rig_close(&r);
 }
 
+/* Free runs that end or begin with a word are not joined over the full word between them. */
+static void test_word_borders(void **state)
+{
+	struct rig r;
+	struct miss miss = {0};
+	uint64_t blkno, n, word = GROUP_BLOCKS + 64 * 3;
+	int err;
+
+	(void)state;
+	rig_open(&r, 3 * GROUP_BLOCKS);
+	fill(&r, true, &err, &miss);
+	assert_int_equal(rig_free(&r, word - 5, 5), 0);
+	assert_int_equal(rig_free(&r, word + 64, 6), 0);
+	assert_int_equal(rig_free(&r, word + 192, 64), 0);
+	assert_int_equal(rig_free(&r, word + 320, 130), 0);
+	rig_freeze(&r);
+	rig_release(&r);
+	static const uint64_t expect[][3] = {
+		{10, 192, 10}, {129, 320, 129}, {55, 202, 54}, {6, 64, 6}, {6, 0, 5}, {6, 449, 1},
+	};
+	for (unsigned i = 0; i < sizeof(expect) / sizeof(expect[0]); i++) {
+		assert_int_equal(rig_get(&r, GROUP_BLOCKS, expect[i][0], 0, true, &miss, &blkno, &n), 0);
+		assert_int_equal(n, expect[i][2]);
+		assert_int_equal(blkno, expect[i][1] ? word + expect[i][1] : word - 5);
+	}
+	assert_int_equal(r.count[FREE], 0);
+	rig_close(&r);
+}
+
 /* --- freezes ---------------------------------------------------------------------------------- */
 
 static void test_freeze_writes_what_changed(void **state)
@@ -687,7 +742,7 @@ static void test_freeze_writes_what_changed(void **state)
 	rig_open(&r, (uint64_t)(TABLE_GROUPS + 2) * GROUP_BLOCKS);
 	assert_int_equal(r.sb.ntables, 2);
 	rig_freeze(&r);
-	assert_int_equal(r.freeze.nimages, 2);		/* an empty volume: just the tables */
+	assert_int_equal(r.freeze.nimages, 2); /* an empty volume: just the tables */
 	rig_release(&r);
 	rig_freeze(&r);
 	assert_int_equal(r.freeze.nimages, 0);
@@ -696,7 +751,7 @@ static void test_freeze_writes_what_changed(void **state)
 	assert_int_equal(rig_get(&r, 7 * GROUP_BLOCKS + 5, 10, 0, false, &miss, &blkno, &n), 0);
 	assert_true(blkno == 7 * GROUP_BLOCKS + 5 && n == 10);
 	rig_freeze(&r);
-	assert_int_equal(r.freeze.nimages, 2);		/* one bitmap, its table */
+	assert_int_equal(r.freeze.nimages, 2); /* one bitmap, its table */
 	assert_int_equal(((struct disk_header *)r.freeze.image[0].block)->magic.raw, put32(MAGIC_BITMAP).raw);
 	assert_int_equal(get64(((struct disk_header *)r.freeze.image[1].block)->generation), r.generation);
 	/* Handed out after the freeze: not in its images, but in the next ones. */
@@ -707,7 +762,7 @@ static void test_freeze_writes_what_changed(void **state)
 	assert_int_equal(r.freeze.nimages, 2);
 	rig_release(&r);
 	rig_freeze(&r);
-	assert_int_equal(r.freeze.nimages, 0);		/* releasing is no change */
+	assert_int_equal(r.freeze.nimages, 0); /* releasing is no change */
 	rig_release(&r);
 	alloc_assert(r.a);
 	rig_close(&r);
@@ -746,8 +801,18 @@ static void test_bad_ranges(void **state)
 	rig_open(&r, 2 * GROUP_BLOCKS);
 	uint64_t begin = super_data_begin(&r.sb), end = super_data_end(&r.sb);
 	uint64_t bad[][2] = {
-		{0, 1}, {begin - 1, 1}, {begin - 1, 2}, {end, 1}, {end - 1, 2}, {r.sb.nblocks, 1}, {UINT64_MAX, 1},
-		{UINT64_MAX, UINT64_MAX}, {begin, UINT64_MAX}, {begin, 0}, {r.sb.nblocks - 1, 1}, {64, 5},
+		{0, 1},
+		{begin - 1, 1},
+		{begin - 1, 2},
+		{end, 1},
+		{end - 1, 2},
+		{r.sb.nblocks, 1},
+		{UINT64_MAX, 1},
+		{UINT64_MAX, UINT64_MAX},
+		{begin, UINT64_MAX},
+		{begin, 0},
+		{r.sb.nblocks - 1, 1},
+		{64, 5},
 	};
 
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -830,7 +895,9 @@ static void rig_populate(struct rig *r)
 	uint64_t blkno, n;
 
 	for (uint32_t g = 0; g < r->sb.ngroups; g++)
-		assert_int_equal(rig_get(r, g * (uint64_t)GROUP_BLOCKS + 900, 10, 0, false, &miss, &blkno, &n), 0);
+		assert_int_equal(rig_get(r, g * (uint64_t)GROUP_BLOCKS + 900, 10, 0, false, &miss, &blkno,
+					 &n),
+				 0);
 	rig_freeze(r);
 	rig_release(r);
 	rig_reopen(r);
@@ -848,7 +915,7 @@ static void test_loads_what_it_needs(void **state)
 	assert_int_equal(alloc_get(r.a, goal, 5, 0, false, &miss, &blkno, &n), -EAGAIN);
 	assert_true(miss.kind == MISS_BITMAP && miss.group == 4);
 	assert_true(rig_provide(&r, &miss));
-	assert_true(rig_provide(&r, &miss));	/* a second arrival changes nothing */
+	assert_true(rig_provide(&r, &miss)); /* a second arrival changes nothing */
 	assert_int_equal(alloc_get(r.a, goal, 5, 0, false, &miss, &blkno, &n), 0);
 	assert_true(blkno == goal && n == 5);
 	model_move(&r, blkno, n, FREE, USED);
@@ -868,6 +935,32 @@ static void test_loads_what_it_needs(void **state)
 	rig_close(&r);
 }
 
+/* A group that surely lacks the run is read only if nothing else has anything. */
+static void test_loads_promising_groups_first(void **state)
+{
+	struct rig r;
+	struct miss miss = {0};
+	uint64_t blkno, n;
+	int err;
+
+	(void)state;
+	rig_open(&r, 5 * GROUP_BLOCKS);
+	fill(&r, true, &err, &miss);
+	assert_int_equal(rig_free(&r, GROUP_BLOCKS + 7, 5), 0);
+	assert_int_equal(rig_free(&r, 2 * GROUP_BLOCKS + 7, 500), 0);
+	rig_freeze(&r);
+	rig_release(&r);
+	rig_reopen(&r);
+	assert_int_equal(alloc_get(r.a, 1000, 501, 0, true, &miss, &blkno, &n), -EAGAIN);
+	assert_true(miss.kind == MISS_BITMAP && miss.group == 1);
+	assert_int_equal(alloc_get(r.a, 1000, 100, 0, true, &miss, &blkno, &n), -EAGAIN);
+	assert_true(miss.kind == MISS_BITMAP && miss.group == 2);
+	assert_int_equal(rig_get(&r, 1000, 100, 0, true, &miss, &blkno, &n), 0);
+	assert_true(blkno == 2 * GROUP_BLOCKS + 7 && n == 100 && r.nloads == 1);
+	alloc_assert(r.a);
+	rig_close(&r);
+}
+
 /* A promise of all that is in memory: data must be found elsewhere, by loading. */
 static void test_data_leaves_promised_blocks_in_memory(void **state)
 {
@@ -877,22 +970,24 @@ static void test_data_leaves_promised_blocks_in_memory(void **state)
 	uint64_t blkno, n;
 
 	(void)state;
-	rig_open(&r, 4 * GROUP_BLOCKS);
+	/* Of five groups the node cursors begin in the second and the fourth, which have no fixed blocks. */
+	rig_open(&r, 5 * GROUP_BLOCKS);
 	rig_populate(&r);
-	assert_int_equal(alloc_prepare_reserve(r.a, 1, false, &miss), -EAGAIN);
-	assert_true(rig_provide(&r, &miss));
-	uint64_t group = miss.group, goal = group * GROUP_BLOCKS + 3000;
-	assert_int_equal(alloc_prepare_reserve(r.a, group_ndata(&r.sb, (uint32_t)group) - 10, false, &miss), 0);
-	alloc_reserve(r.a, group_ndata(&r.sb, (uint32_t)group) - 10);
-	r.reserved = group_ndata(&r.sb, (uint32_t)group) - 10;
+	assert_int_equal(rig_reserve(&r, 1, false, &miss), 0);
+	assert_int_equal(r.nloads, 2); /* a place for each copy */
+	uint64_t goal = miss.group * (uint64_t)GROUP_BLOCKS + 3000;
+	assert_int_equal(rig_reserve(&r, 2 * (GROUP_BLOCKS - 10) - 1, false, &miss), 0);
+	assert_int_equal(r.nloads, 2);
 	assert_int_equal(alloc_get(r.a, goal, 1, 0, false, &miss, &blkno, &n), -EAGAIN);
-	assert_true(miss.kind == MISS_BITMAP && miss.group != group);
+	assert_true(miss.kind == MISS_BITMAP && miss.group != goal / GROUP_BLOCKS);
 	assert_int_equal(rig_get(&r, goal, 1, 0, false, &miss, &blkno, &n), 0);
 	assert_int_equal(blkno, goal);
+	assert_int_equal(r.nloads, 3);
 	alloc_get_space(r.a, &s);
 	assert_int_equal(s.reserved, r.reserved);
 	while (r.reserved > 0)
-		rig_node_block(&r, 0);
+		rig_node_block(&r, r.reserved & 1);
+	assert_int_equal(r.nloads, 3);
 	alloc_assert(r.a);
 	rig_close(&r);
 }
@@ -911,9 +1006,9 @@ static void test_refuses_wrong_bitmaps(void **state)
 	alloc_bitmap_where(r.a, 0, &slot, &csum);
 	memcpy(block, disk_bitmap(&r, 0, slot, csum), BLOCK_SIZE);
 
-	b->bits[GROUP_BLOCKS / 8 - 1] |= 0x80;		/* one more used */
+	b->bits[GROUP_BLOCKS / 8 - 1] |= 0x80; /* one more used */
 	assert_int_equal(alloc_bitmap_arrived(r.a, 0, block), -EUCLEAN);
-	b->bits[0] &= 0xfe;				/* but the boot block free: the sum is right */
+	b->bits[0] &= 0xfe; /* but the boot block free: the sum is right */
 	assert_int_equal(alloc_bitmap_arrived(r.a, 0, block), -EUCLEAN);
 	alloc_assert(r.a);
 	struct miss miss = {.kind = MISS_BITMAP, .group = 0};
@@ -942,8 +1037,10 @@ static void test_million_frees(void **state)
 	alloc_get_space(a, &empty);
 	for (unsigned round = 0; round < 2; round++) {
 		for (unsigned i = 0; i < N; i++) {
-			assert_int_equal(alloc_get(a, i ? extent[i - 1] + EXTENT : 0, EXTENT, 0, false, &miss, &extent[i], &n), 0);
-			for (uint64_t more; n < EXTENT; n += more) {	/* a group's end */
+			assert_int_equal(alloc_get(a, i ? extent[i - 1] + EXTENT : 0, EXTENT, 0, false, &miss,
+						   &extent[i], &n),
+					 0);
+			for (uint64_t more; n < EXTENT; n += more) { /* a group's end */
 				uint64_t at;
 
 				alloc_unget(a, extent[i], n);
@@ -981,12 +1078,14 @@ int main(void)
 		cmocka_unit_test(test_emergency_sizes),
 		cmocka_unit_test(test_fragmented),
 		cmocka_unit_test(test_finds_the_hole),
+		cmocka_unit_test(test_word_borders),
 		cmocka_unit_test(test_freeze_writes_what_changed),
 		cmocka_unit_test(test_prepared_frees_survive_a_freeze),
 		cmocka_unit_test(test_bad_ranges),
 		cmocka_unit_test(test_node_sequence),
 		cmocka_unit_test(test_node_churn),
 		cmocka_unit_test(test_loads_what_it_needs),
+		cmocka_unit_test(test_loads_promising_groups_first),
 		cmocka_unit_test(test_data_leaves_promised_blocks_in_memory),
 		cmocka_unit_test(test_refuses_wrong_bitmaps),
 		cmocka_unit_test(test_million_frees),

@@ -29,11 +29,12 @@ static void round_trip(void **state)
 {
 	struct fixture *f = *state;
 	unsigned char *out = dev_alloc(BLOCK, false), *in = dev_alloc(BLOCK, true);
-	static const unsigned char patterns[] = { 0xa5, 0x5a };
+	static const unsigned char patterns[] = {0xa5, 0x5a};
 
 	for (int i = 0; i < 2; i++) {
 		memset(out, patterns[i], BLOCK);
-		assert_int_equal(dev_write(f->q, (uint64_t)(3 + i) * BLOCK, out, BLOCK, i ? DEV_DURABLE : 0), 0);
+		assert_int_equal(dev_write(f->q, (uint64_t)(3 + i) * BLOCK, out, BLOCK, i ? DEV_DURABLE : 0),
+				 0);
 		assert_int_equal(dev_flush(f->q), 0);
 		assert_int_equal(dev_read(f->q, (uint64_t)(3 + i) * BLOCK, in, BLOCK), 0);
 		assert_memory_equal(in, out, BLOCK);
@@ -69,7 +70,8 @@ static void sixteen_disjoint_writes(void **state)
 	for (unsigned i = 0; i < 16; i++)
 		fill(buf + i * BLOCK, BLOCK, i);
 	for (unsigned i = 0; i < 16; i++)
-		probe_submit(f, &p[i], &left, DEV_WRITE, 0, (uint64_t)(15 - i) * BLOCK, buf + i * BLOCK, BLOCK);
+		probe_submit(f, &p[i], &left, DEV_WRITE, 0, (uint64_t)(15 - i) * BLOCK, buf + i * BLOCK,
+			     BLOCK);
 	wait_for(f, &left);
 	memset(buf, 0, 16 * BLOCK);
 	assert_int_equal(dev_read(f->q, 0, buf, 16 * BLOCK), 0);
@@ -94,7 +96,7 @@ static void thousands_in_flight(void **state)
 	fill(buf, N * BLOCK, 5);
 	for (unsigned i = 0; i < N; i++)
 		probe_submit(f, &p[i], &left, DEV_WRITE, 0, (uint64_t)i * BLOCK, buf + i * BLOCK, BLOCK);
-	assert_int_equal(left, N);	/* no callback outside dev_poll() */
+	assert_int_equal(left, N); /* no callback outside dev_poll() */
 	dev_get_stats(f->dev, &st);
 	assert_int_equal(st.in_flight, N);
 	wait_for(f, &left);
@@ -126,7 +128,7 @@ static void vector_of_256_pages(void **state)
 
 	for (unsigned i = 0; i < N; i++) {
 		/* Backwards in memory, so that order matters. */
-		iov[i] = (struct iovec){ .iov_base = buf + (N - 1 - i) * BLOCK, .iov_len = BLOCK };
+		iov[i] = (struct iovec){.iov_base = buf + (N - 1 - i) * BLOCK, .iov_len = BLOCK};
 		fill(iov[i].iov_base, BLOCK, i);
 	}
 	probe_submit_vector(f, &p, &left, DEV_WRITE, 7 * BLOCK, iov, N);
@@ -152,7 +154,7 @@ static void vector_beyond_iov_max(void **state)
 
 	fill(buf, DEVICE_BYTES, 11);
 	for (int i = 0; i < n; i++) {
-		iov[i] = (struct iovec){ .iov_base = buf + total, .iov_len = i % 5 ? unit : 3 * unit };
+		iov[i] = (struct iovec){.iov_base = buf + total, .iov_len = i % 5 ? unit : 3 * unit};
 		total += iov[i].iov_len;
 	}
 	iov[n - 1].iov_len += (f->dev->align - total % f->dev->align) % f->dev->align;
@@ -191,7 +193,8 @@ static void chain_done(struct dev_io *io, int err)
 		c->left = 0;
 		return;
 	}
-	dev_io_rw(io, c->steps & 1 ? DEV_WRITE : DEV_READ, 0, (uint64_t)c->steps * BLOCK, c->buf, BLOCK, chain_done);
+	dev_io_rw(io, c->steps & 1 ? DEV_WRITE : DEV_READ, 0, (uint64_t)c->steps * BLOCK, c->buf, BLOCK,
+		  chain_done);
 	dev_submit(c->f->q, io);
 }
 
@@ -201,7 +204,7 @@ static void callbacks_submit(void **state)
 	struct chain c[300];
 
 	for (int i = 0; i < 300; i++) {
-		c[i] = (struct chain){ .f = f, .steps = 10, .left = 1, .buf = dev_alloc(BLOCK, true) };
+		c[i] = (struct chain){.f = f, .steps = 10, .left = 1, .buf = dev_alloc(BLOCK, true)};
 		dev_io_rw(&c[i].p.io, DEV_WRITE, 0, 0, c[i].buf, BLOCK, chain_done);
 		dev_submit(f->q, &c[i].p.io);
 	}
@@ -285,7 +288,7 @@ static void posted_to_oneself(void **state)
 	struct counted_task t[3];
 
 	for (int i = 0; i < 3; i++) {
-		t[i] = (struct counted_task){ .task.run = count_task, .runs = &runs };
+		t[i] = (struct counted_task){.task.run = count_task, .runs = &runs};
 		dev_post(f->q, &t[i].task);
 	}
 	assert_int_equal(runs, 0);
@@ -319,7 +322,7 @@ static void *poster(void *arg)
 
 	runs = 0;
 	for (int i = 0; i < 5000; i++) {
-		t[i] = (struct counted_task){ .task.run = count_task, .runs = &runs };
+		t[i] = (struct counted_task){.task.run = count_task, .runs = &runs};
 		dev_post(f->q, &t[i].task);
 	}
 	return &runs;
@@ -366,7 +369,7 @@ static void *pong(void *arg)
 static void events_between_threads(void **state)
 {
 	struct fixture *f = *state;
-	struct ping p = { .f = f };
+	struct ping p = {.f = f};
 	pthread_t th;
 
 	assert_int_equal(dev_queue_create(f->dev, &p.q2), 0);
@@ -398,7 +401,7 @@ static void wake_and_timeout(void **state)
 	int64_t t0;
 
 	dev_wake(f->q);
-	assert_int_equal(dev_poll(f->q, -1), 0);	/* a wake before the wait is not lost */
+	assert_int_equal(dev_poll(f->q, -1), 0); /* a wake before the wait is not lost */
 	assert_int_equal(pthread_create(&th, NULL, wake_later, f), 0);
 	assert_int_equal(dev_poll(f->q, -1), 0);
 	pthread_join(th, NULL);
@@ -409,7 +412,7 @@ static void wake_and_timeout(void **state)
 
 static bool fd_readable(struct fixture *f, int timeout_ms)
 {
-	struct pollfd p = { .fd = dev_queue_fd(f->q), .events = POLLIN };
+	struct pollfd p = {.fd = dev_queue_fd(f->q), .events = POLLIN};
 
 	return poll(&p, 1, timeout_ms) == 1;
 }
@@ -418,7 +421,7 @@ static void queue_fd_tells(void **state)
 {
 	struct fixture *f = *state;
 	unsigned char *buf = dev_alloc(BLOCK, true);
-	struct counted_task t = { .task.run = count_task };
+	struct counted_task t = {.task.run = count_task};
 	struct probe p;
 	int left = 1, runs = 0;
 
@@ -470,7 +473,7 @@ static void four_threads_four_queues(void **state)
 	pthread_t th[4];
 
 	for (unsigned i = 0; i < 4; i++) {
-		w[i] = (struct writer){ .f = f, .id = i };
+		w[i] = (struct writer){.f = f, .id = i};
 		assert_int_equal(pthread_create(&th[i], NULL, write_own_blocks, &w[i]), 0);
 	}
 	for (unsigned i = 0; i < 4; i++) {
@@ -488,7 +491,7 @@ static void four_threads_four_queues(void **state)
 static void continues_after_a_short_read(void **state)
 {
 	enum { N = 1024 };
-	struct fixture *f = *state, big = { .kind = f->kind };
+	struct fixture *f = *state, big = {.kind = f->kind};
 	const uint64_t piece = 17 * 128 * 1024, size = N * piece;
 	unsigned char *common = dev_alloc(piece, false), *first = dev_alloc(piece, true),
 		      *last = dev_alloc(piece, true);
@@ -504,7 +507,7 @@ static void continues_after_a_short_read(void **state)
 	fill(common, BLOCK, 2);
 	assert_int_equal(dev_write(big.q, size - BLOCK, common, BLOCK, 0), 0);
 	for (unsigned i = 0; i < N; i++)
-		iov[i] = (struct iovec){ .iov_base = i ? i == N - 1 ? last : common : first, .iov_len = piece };
+		iov[i] = (struct iovec){.iov_base = i ? i == N - 1 ? last : common : first, .iov_len = piece};
 	probe_submit_vector(&big, &p, &left, DEV_READ, 0, iov, N);
 	wait_for(&big, &left);
 	assert_int_equal(p.err, 0);
@@ -527,7 +530,7 @@ static void error_after_a_short_write(void **state)
 
 	fill(buf, 8 * BLOCK, 3);
 	getrlimit(RLIMIT_FSIZE, &old);
-	tight = (struct rlimit){ .rlim_cur = 100 * BLOCK, .rlim_max = old.rlim_max };
+	tight = (struct rlimit){.rlim_cur = 100 * BLOCK, .rlim_max = old.rlim_max};
 	signal(SIGXFSZ, SIG_IGN);
 	setrlimit(RLIMIT_FSIZE, &tight);
 	err = dev_write(f->q, 96 * BLOCK, buf, 8 * BLOCK, 0);
@@ -536,7 +539,7 @@ static void error_after_a_short_write(void **state)
 	assert_int_equal(err, -EFBIG);
 	assert_non_null(strstr(f->messages, "write at 393216+32768"));
 	assert_int_equal(dev_read(f->q, 96 * BLOCK, buf, 4 * BLOCK), 0);
-	assert_filled(buf, 4 * BLOCK, 3);	/* so the first half did move */
+	assert_filled(buf, 4 * BLOCK, 3); /* so the first half did move */
 	free(buf);
 }
 
@@ -561,13 +564,14 @@ static void errno_of_the_kernel(void **state)
 	struct fixture *f = *state;
 	unsigned char *buf = dev_alloc(BLOCK, true);
 	char *path = make_file(DEVICE_BYTES);
-	struct fixture ro = { .kind = f->kind };
+	struct fixture ro = {.kind = f->kind};
 
-	assert_int_equal(dev_open(path, f->kind->engine, f->kind->flags | DEV_OPEN_READ_ONLY, NULL, &ro.dev), 0);
+	assert_int_equal(dev_open(path, f->kind->engine, f->kind->flags | DEV_OPEN_READ_ONLY, NULL, &ro.dev),
+			 0);
 	assert_int_equal(dev_queue_create(ro.dev, &ro.q), 0);
 	assert_true(ro.dev->read_only);
 	assert_false(ro.dev->can_discard);
-	ro.dev->read_only = false;	/* past our own refusal */
+	ro.dev->read_only = false; /* past our own refusal */
 	assert_int_equal(dev_write(ro.q, 0, buf, BLOCK, 0), -EBADF);
 	assert_int_equal(dev_discard(ro.q, 0, BLOCK), -EBADF);
 	assert_int_equal(dev_read(ro.q, 0, buf, BLOCK), 0);
@@ -583,7 +587,7 @@ static void closed_descriptor(void **state)
 	struct fixture *f = *state;
 	unsigned char *buf = dev_alloc(BLOCK, true);
 	bool registered = f->kind->engine == DEV_ENGINE_URING && !f->kind->plain_fd;
-	int want = registered ? 0 : -EBADF;	/* a registered file is held by the ring */
+	int want = registered ? 0 : -EBADF; /* a registered file is held by the ring */
 	int saved = dup(f->dev->fd);
 
 	close(f->dev->fd);
@@ -606,9 +610,10 @@ static void recycled_descriptors(void **state)
 	for (int i = 0; i < 24; i++)
 		paths[i] = make_file(16 * BLOCK);
 	for (unsigned round = 0; round < 48; round++) {
-		struct fixture one = { .kind = f->kind };
+		struct fixture one = {.kind = f->kind};
 
-		assert_int_equal(dev_open(paths[round % 24], f->kind->engine, f->kind->flags, NULL, &one.dev), 0);
+		assert_int_equal(dev_open(paths[round % 24], f->kind->engine, f->kind->flags, NULL, &one.dev),
+				 0);
 		assert_int_equal(dev_queue_create(one.dev, &one.q), 0);
 		if (round < 24) {
 			fill(buf, BLOCK, round);
@@ -652,6 +657,38 @@ static void open_says_what_it_found(void **state)
 	free(fifo);
 }
 
+/* Flags of the caller's descriptor that would change what reads and writes do. */
+static void flags_of_a_given_descriptor(void **state)
+{
+	struct fixture *f = *state, one = {.kind = f->kind};
+	unsigned char *buf = dev_alloc(BLOCK, false);
+	char *path = make_file(16 * BLOCK);
+	int fd = open(path, O_RDWR | O_APPEND | O_NONBLOCK | O_CLOEXEC);
+	struct stat st;
+
+	assert_int_equal(dev_open_fd(fd, path, f->kind->engine, f->kind->flags, NULL, &one.dev), 0);
+	assert_int_equal(one.dev->fd, fd);
+	assert_int_equal(fcntl(fd, F_GETFL) & (O_APPEND | O_NONBLOCK), 0);
+	assert_int_equal(dev_queue_create(one.dev, &one.q), 0);
+	fill(buf, BLOCK, 4);
+	assert_int_equal(dev_write(one.q, 2 * BLOCK, buf, BLOCK, 0), 0);
+	memset(buf, 0, BLOCK);
+	assert_int_equal(dev_read(one.q, 2 * BLOCK, buf, BLOCK), 0);
+	assert_filled(buf, BLOCK, 4);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, 16 * BLOCK);
+	dev_queue_destroy(one.q);
+	dev_close(one.dev);
+	assert_int_equal(fcntl(fd, F_GETFD), -1); /* it was the device's */
+	fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	assert_int_equal(dev_open_fd(fd, "null", f->kind->engine, 0, NULL, &one.dev), -ENOTBLK);
+	assert_int_not_equal(fcntl(fd, F_GETFD), -1); /* still ours after a failure */
+	close(fd);
+	unlink(path);
+	free(path);
+	free(buf);
+}
+
 /* --- io_uring alone --- */
 
 static int find_ring_fd(void)
@@ -662,7 +699,8 @@ static int find_ring_fd(void)
 		char link[64], target[64] = "";
 
 		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-		if (readlink(link, target, sizeof(target) - 1) > 0 && !strcmp(target, "anon_inode:[io_uring]"))
+		if (readlink(link, target, sizeof(target) - 1) > 0 &&
+		    !strcmp(target, "anon_inode:[io_uring]"))
 			found = fd;
 	}
 	return found;
@@ -696,100 +734,6 @@ static void ring_death(void **state)
 	free(buf);
 }
 
-/* --- what engines share --- */
-
-static void results_of_a_call(void **state)
-{
-	struct dev_io io = { .op = DEV_WRITE, .len = 8192 };
-
-	(void)state;
-	assert_false(engine_advance(&io, -EINTR, 512));
-	assert_false(engine_advance(&io, -EAGAIN, 512));
-	assert_int_equal(io.moved, 0);
-	assert_false(engine_advance(&io, 1000, 512));
-	assert_int_equal(io.moved, 512);	/* O_DIRECT goes on at a sector */
-	assert_false(engine_advance(&io, 1, 1));
-	assert_int_equal(io.moved, 513);	/* the page cache goes on anywhere */
-	assert_true(engine_advance(&io, 8192 - 513, 1));
-	assert_int_equal(io.result, 0);
-	io.moved = 512;
-	assert_true(engine_advance(&io, 0, 1));
-	assert_int_equal(io.result, -EIO);
-	assert_true(engine_advance(&io, 100, 512));
-	assert_int_equal(io.result, -EIO);
-	assert_true(engine_advance(&io, 8192, 1));	/* more than was asked for */
-	assert_int_equal(io.result, -EIO);
-	assert_true(engine_advance(&io, -ENOSPC, 1));
-	assert_int_equal(io.result, -ENOSPC);
-	io.op = DEV_FLUSH;
-	assert_false(engine_advance(&io, -EINTR, 1));
-	assert_true(engine_advance(&io, 0, 1));
-	assert_int_equal(io.result, 0);
-}
-
-/* Every rest of a vector, as bytes, is the rest of the bytes. */
-static void rest_of_a_vector(void **state)
-{
-	static unsigned char mem[4096];
-	struct dev dev = { .align = 16 };
-	struct dev_queue q = { .dev = &dev };
-	static const size_t lens[] = { 16, 1, 15, 160, 7, 9, 48, 256 };
-	struct iovec iov[8], room[ENGINE_IOV_MAX];
-	struct dev_io io = { .op = DEV_READ, .iov = iov, .niov = 8, .queue = &q };
-
-	(void)state;
-	for (int i = 0; i < 8; i++) {
-		iov[i] = (struct iovec){ .iov_base = mem + io.len, .iov_len = lens[i] };
-		io.len += lens[i];
-	}
-	for (io.moved = 0; io.moved < io.len; io.moved++) {
-		const struct iovec *rest;
-		const unsigned char *next = mem + io.moved;
-		int n = engine_iov_rest(&io, &rest, room);
-
-		for (int i = 0; i < n; i++) {
-			assert_ptr_equal(rest[i].iov_base, next);
-			assert_true(rest[i].iov_len > 0);
-			next += rest[i].iov_len;
-		}
-		assert_ptr_equal(next, mem + io.len);
-	}
-}
-
-/* A vector too long for one call is cut where O_DIRECT can go on. */
-static void long_vector_is_cut_aligned(void **state)
-{
-	enum { N = 3001 };
-	static unsigned char mem[N * 512 + 4096];
-	static struct iovec iov[N], room[ENGINE_IOV_MAX];
-	struct dev dev = { .align = 4096 };
-	struct dev_queue q = { .dev = &dev };
-	struct dev_io io = { .op = DEV_READ, .iov = iov, .niov = N, .queue = &q };
-	int calls = 0;
-
-	(void)state;
-	for (int i = 0; i < N; i++)
-		iov[i] = (struct iovec){ .iov_base = mem + (size_t)i * 512, .iov_len = 512 };
-	iov[0].iov_len = 0;	/* shift everything: 1024 entries are no multiple of 4096 */
-	iov[0].iov_base = mem + 512;
-	io.len = (uint64_t)(N - 1) * 512;
-	while (io.moved < io.len) {
-		const struct iovec *rest;
-		int n = engine_iov_rest(&io, &rest, room);
-		uint64_t total = 0;
-
-		assert_true(n >= 1 && n <= ENGINE_IOV_MAX);
-		assert_ptr_equal(rest[0].iov_base, mem + 512 + io.moved);
-		for (int i = 0; i < n; i++)
-			total += rest[i].iov_len;
-		assert_int_equal(total % 4096, 0);
-		io.moved += total;
-		calls++;
-	}
-	assert_int_equal(io.moved, io.len);
-	assert_int_equal(calls, 3);
-}
-
 /* --- denied system calls --- */
 
 /* From here on `nr` (if arg1 >= 0: with that second argument) fails with EPERM in this process. */
@@ -803,7 +747,7 @@ static void deny_syscall(int nr, int arg1)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog prog = { .len = sizeof(filter) / sizeof(filter[0]), .filter = filter };
+	struct sock_fprog prog = {.len = sizeof(filter) / sizeof(filter[0]), .filter = filter};
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog)) {
 		perror("seccomp");
@@ -813,13 +757,13 @@ static void deny_syscall(int nr, int arg1)
 
 static void denied_ring_falls_back(void **state)
 {
-	struct fixture f = { .kind = &(struct kind){ .engine = DEV_ENGINE_AUTO } };
+	struct fixture f = {.kind = &(struct kind){.engine = DEV_ENGINE_AUTO}};
 	unsigned char *buf = dev_alloc(BLOCK, false);
 	char *path = make_file(DEVICE_BYTES);
 	struct dev *dev = NULL;
 
 	(void)state;
-	f.diag = (struct diag){ .emit = fixture_emit, .arg = &f };
+	f.diag = (struct diag){.emit = fixture_emit, .arg = &f};
 	assert_int_equal(dev_open(path, DEV_ENGINE_URING, 0, NULL, &dev), -EPERM);
 	assert_null(dev);
 	unlink(path);
@@ -840,7 +784,7 @@ static void denied_ring_falls_back(void **state)
 
 static void allowed_ring_is_chosen(void **state)
 {
-	struct fixture f = { .kind = &(struct kind){ .engine = DEV_ENGINE_AUTO } };
+	struct fixture f = {.kind = &(struct kind){.engine = DEV_ENGINE_AUTO}};
 
 	(void)state;
 	open_file_dev(&f, DEVICE_BYTES, &f.dev);
@@ -850,7 +794,10 @@ static void allowed_ring_is_chosen(void **state)
 
 /* --- running it --- */
 
-#define ON_EACH(fn) { #fn, fn, fixture_open, fixture_close, NULL }
+#define ON_EACH(fn)                                                                                          \
+	{                                                                                                    \
+#fn, fn, fixture_open, fixture_close, NULL                                                   \
+	}
 
 static const struct CMUnitTest any_engine[] = {
 	ON_EACH(round_trip),
@@ -872,17 +819,12 @@ static const struct CMUnitTest unfiltered[] = {
 };
 
 static const struct CMUnitTest on_files[] = {
-	ON_EACH(posts_from_another_thread),
-	ON_EACH(events_between_threads),
-	ON_EACH(wake_and_timeout),
-	ON_EACH(queue_fd_tells),
-	ON_EACH(four_threads_four_queues),
-	ON_EACH(error_after_a_short_write),
-	ON_EACH(read_of_a_shrunken_file),
-	ON_EACH(errno_of_the_kernel),
-	ON_EACH(closed_descriptor),
-	ON_EACH(recycled_descriptors),
-	ON_EACH(open_says_what_it_found),
+	ON_EACH(posts_from_another_thread), ON_EACH(events_between_threads),
+	ON_EACH(wake_and_timeout),          ON_EACH(queue_fd_tells),
+	ON_EACH(four_threads_four_queues),  ON_EACH(error_after_a_short_write),
+	ON_EACH(read_of_a_shrunken_file),   ON_EACH(errno_of_the_kernel),
+	ON_EACH(closed_descriptor),         ON_EACH(recycled_descriptors),
+	ON_EACH(open_says_what_it_found),   ON_EACH(flags_of_a_given_descriptor),
 };
 
 /* Through the page cache it would fill that with 2 GiB of zeros. */
@@ -921,11 +863,11 @@ static int run_kind(const struct kind *kind)
 
 static int run_uring(void)
 {
-	static const struct CMUnitTest only[] = { ON_EACH(ring_death) };
-	static const struct CMUnitTest chosen[] = { cmocka_unit_test(allowed_ring_is_chosen) };
+	static const struct CMUnitTest only[] = {ON_EACH(ring_death)};
+	static const struct CMUnitTest chosen[] = {cmocka_unit_test(allowed_ring_is_chosen)};
 	static const struct kind kinds[] = {
-		{ .name = "uring", .engine = DEV_ENGINE_URING },
-		{ .name = "uring, buffered", .engine = DEV_ENGINE_URING, .flags = DEV_OPEN_BUFFERED },
+		{.name = "uring", .engine = DEV_ENGINE_URING},
+		{.name = "uring, buffered", .engine = DEV_ENGINE_URING, .flags = DEV_OPEN_BUFFERED},
 	};
 
 	return run_kind(&kinds[0]) + run_kind(&kinds[1]) + run_list(&kinds[0], "ring", only, 1) +
@@ -934,9 +876,9 @@ static int run_uring(void)
 
 static int run_plain_fd(void)
 {
-	static const struct kind kind = {
-		.name = "uring, file not registered", .engine = DEV_ENGINE_URING, .plain_fd = true
-	};
+	static const struct kind kind = {.name = "uring, file not registered",
+					 .engine = DEV_ENGINE_URING,
+					 .plain_fd = true};
 
 	deny_syscall(SYS_io_uring_register, 2 /* IORING_REGISTER_FILES */);
 	return run_kind(&kind);
@@ -944,7 +886,7 @@ static int run_plain_fd(void)
 
 static int run_denied(void)
 {
-	static const struct CMUnitTest tests[] = { cmocka_unit_test(denied_ring_falls_back) };
+	static const struct CMUnitTest tests[] = {cmocka_unit_test(denied_ring_falls_back)};
 
 	deny_syscall(SYS_io_uring_setup, -1);
 	return cmocka_run_group_tests_name("io_uring_setup denied", tests, NULL, NULL);
@@ -952,18 +894,13 @@ static int run_denied(void)
 
 static int run_others(void)
 {
-	static const struct CMUnitTest shared[] = {
-		cmocka_unit_test(results_of_a_call),
-		cmocka_unit_test(rest_of_a_vector),
-		cmocka_unit_test(long_vector_is_cut_aligned),
-	};
 	static const struct kind kinds[] = {
-		{ .name = "threads", .engine = DEV_ENGINE_THREADS },
-		{ .name = "threads, buffered", .engine = DEV_ENGINE_THREADS, .flags = DEV_OPEN_BUFFERED },
-		{ .name = "sim", .sim = true },
-		{ .name = "record over sim", .sim = true, .record = true },
+		{.name = "threads", .engine = DEV_ENGINE_THREADS},
+		{.name = "threads, buffered", .engine = DEV_ENGINE_THREADS, .flags = DEV_OPEN_BUFFERED},
+		{.name = "sim", .sim = true},
+		{.name = "record over sim", .sim = true, .record = true},
 	};
-	int failed = cmocka_run_group_tests_name("shared code", shared, NULL, NULL);
+	int failed = 0;
 
 	for (size_t i = 0; i < COUNT(kinds); i++)
 		failed += run_kind(&kinds[i]);
@@ -985,7 +922,8 @@ static int run_forked(int (*part)(void))
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
 		return 1;
 	if (WIFSIGNALED(status))
-		fprintf(stderr, "test_dev: a part ended by signal %d (%d: hung)\n", WTERMSIG(status), SIGALRM);
+		fprintf(stderr, "test_dev: a part ended by signal %d (%d: hung)\n", WTERMSIG(status),
+			SIGALRM);
 	return !WIFEXITED(status) || WEXITSTATUS(status);
 }
 

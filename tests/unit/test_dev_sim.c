@@ -10,7 +10,7 @@
 
 static void open_sim(struct fixture *f, uint64_t size, uint64_t seed, bool in_order)
 {
-	struct sim_config cfg = { .size = size, .sector = SECTOR, .seed = seed, .in_order = in_order };
+	struct sim_config cfg = {.size = size, .sector = SECTOR, .seed = seed, .in_order = in_order};
 
 	memset(f, 0, sizeof(*f));
 	assert_int_equal(dev_sim_create(&cfg, NULL, &f->dev), 0);
@@ -48,7 +48,7 @@ static int byte_at(struct fixture *f, uint64_t sectno)
 
 	dev_sim_peek(f->dev, sectno * SECTOR, sect, SECTOR);
 	for (unsigned i = 1; i < SECTOR; i++)
-		assert_int_equal(sect[i], sect[0]);	/* never torn within a sector */
+		assert_int_equal(sect[i], sect[0]); /* never torn within a sector */
 	return sect[0];
 }
 
@@ -86,7 +86,8 @@ static uint32_t run_history(uint64_t seed, bool in_order, uint32_t *order, unsig
 	for (unsigned i = 0; i < N; i++) {
 		enum dev_op op = i % 10 == 9 ? DEV_FLUSH : i % 3 ? DEV_WRITE : DEV_READ;
 
-		dev_io_rw(&o[i].p.io, op, 0, sim_random(&rng) % 64 * SECTOR, buf + i * SECTOR, SECTOR, note_order);
+		dev_io_rw(&o[i].p.io, op, 0, sim_random(&rng) % 64 * SECTOR, buf + i * SECTOR, SECTOR,
+			  note_order);
 		o[i].p.left = &left;
 		o[i].crc = order;
 		o[i].id = i;
@@ -111,7 +112,8 @@ static void one_seed_is_one_history(void **state)
 
 	(void)state;
 	for (uint64_t seed = 0; seed < 20; seed++) {
-		assert_int_equal(run_history(seed, false, &order_a, a), run_history(seed, false, &order_b, b));
+		assert_int_equal(run_history(seed, false, &order_a, a),
+				 run_history(seed, false, &order_b, b));
 		assert_int_equal(order_a, order_b);
 		assert_memory_equal(a, b, 64 * SECTOR);
 		run_history(seed + 1, false, &order_c, b);
@@ -120,7 +122,7 @@ static void one_seed_is_one_history(void **state)
 	assert_int_equal(differ, 20);
 	run_history(1, true, &order_a, a);
 	run_history(2, true, &order_b, b);
-	assert_int_equal(order_a, order_b);	/* in order: nothing left to the seed */
+	assert_int_equal(order_a, order_b); /* in order: nothing left to the seed */
 	free(a);
 	free(b);
 }
@@ -161,7 +163,7 @@ static void durable_data_survives(void **state)
 		write_byte(&f, 0, 4, 'f', 0);
 		assert_int_equal(dev_flush(f.q), 0);
 		write_byte(&f, 8, 4, 'd', DEV_DURABLE);
-		write_byte(&f, 16, 4, 'x', 0);	/* not covered by what came before */
+		write_byte(&f, 16, 4, 'x', 0); /* not covered by what came before */
 		power_cycle(&f, seed);
 		for (unsigned i = 0; i < 4; i++) {
 			assert_int_equal(byte_at(&f, i), 'f');
@@ -193,7 +195,7 @@ static void durable_is_for_its_own_bytes(void **state)
 /* Each version of a sector turns up, and all mixtures of a write's sectors. */
 static void any_subset_survives(void **state)
 {
-	unsigned seen[4] = { 0 }, masks[16] = { 0 };
+	unsigned seen[4] = {0}, masks[16] = {0};
 
 	(void)state;
 	for (uint64_t seed = 0; seed < 4 * SEEDS; seed++) {
@@ -220,26 +222,30 @@ static void any_subset_survives(void **state)
 /* A flush in flight together with a write promises nothing about it. */
 static void flush_covers_what_was_complete(void **state)
 {
-	unsigned lost = 0;
+	unsigned lost[2] = {0}, n[2] = {0};
 
 	(void)state;
 	for (uint64_t seed = 0; seed < SEEDS; seed++) {
 		unsigned char *buf = dev_alloc(SECTOR, false);
 		struct fixture f;
 		struct probe w, fl;
-		int left = 2;
+		int left = 2, write_first;
 
 		open_sim(&f, 64 * SECTOR, seed, false);
 		memset(buf, 'w', SECTOR);
 		probe_submit(&f, &w, &left, DEV_WRITE, 0, 0, buf, SECTOR);
 		probe_submit(&f, &fl, &left, DEV_FLUSH, 0, 0, NULL, 0);
 		wait_for(&f, &left);
+		write_first = w.left_after > fl.left_after;
 		power_cycle(&f, seed);
-		lost += byte_at(&f, 0) == 0;
+		n[write_first]++;
+		lost[write_first] += byte_at(&f, 0) == 0;
 		close_sim(&f);
 		free(buf);
 	}
-	assert_in_range(lost, SEEDS / 5, SEEDS * 4 / 5);
+	for (int i = 0; i < 2; i++)
+		assert_in_range(lost[i], n[i] / 5, n[i] * 4 / 5);
+	assert_true(n[0] > 50 && n[1] > 50);
 }
 
 static void cut_counts_writes_and_flushes(void **state)
@@ -291,7 +297,7 @@ static void in_flight_at_the_cut(void **state)
 		dev_sim_cut_after(f.dev, 2);
 		probe_submit(&f, &w, &left, DEV_WRITE, DEV_DURABLE, SECTOR, buf, SECTOR);
 		probe_submit(&f, &fl, &left, DEV_FLUSH, 0, 0, NULL, 0);
-		memset(buf, 'x', SECTOR);	/* too late to matter */
+		memset(buf, 'x', SECTOR); /* too late to matter */
 		wait_for(&f, &left);
 		assert_int_equal(w.err, -EIO);
 		assert_int_equal(fl.err, -EIO);
@@ -317,7 +323,7 @@ struct model {
 	uint64_t rng;
 	uint32_t next;
 	uint32_t lower[MODEL_SECTORS], done[MODEL_SECTORS], upper[MODEL_SECTORS];
-	bool busy[MODEL_SECTORS];	/* a write is in flight */
+	bool busy[MODEL_SECTORS]; /* a write is in flight */
 	int left;
 };
 
@@ -325,7 +331,7 @@ struct model_io {
 	struct dev_io io;
 	struct model *m;
 	uint32_t version;
-	uint32_t covers[MODEL_SECTORS];	/* flush: `done` at its submission */
+	uint32_t covers[MODEL_SECTORS]; /* flush: `done` at its submission */
 	unsigned char *buf;
 };
 
@@ -402,7 +408,7 @@ static uint32_t version_at(struct model *m, unsigned sectno)
 /* Returns how many sectors went back to something older than their last completed version. */
 static unsigned run_model(uint64_t seed)
 {
-	struct model m = { .rng = seed };
+	struct model m = {.rng = seed};
 	unsigned back = 0;
 
 	open_sim(&m.f, MODEL_SECTORS * SECTOR, seed, false);
@@ -436,7 +442,7 @@ static void model_agrees(void **state)
 	(void)state;
 	for (uint64_t seed = 0; seed < 300; seed++)
 		back += run_model(seed);
-	assert_true(back > 1000);	/* the cuts did bite */
+	assert_true(back > 1000); /* the cuts did bite */
 }
 
 /* --- faults --- */
@@ -489,7 +495,7 @@ static void failed_flush_flushes_nothing(void **state)
 
 static void flip_hits_every_copy(void **state)
 {
-	unsigned seen[3] = { 0 };
+	unsigned seen[3] = {0};
 
 	(void)state;
 	for (uint64_t seed = 0; seed < SEEDS; seed++) {
@@ -531,9 +537,10 @@ static void poke_is_durable(void **state)
 static void clones_are_independent(void **state)
 {
 	const unsigned n = 300;
-	unsigned char *buf = dev_alloc(DEVICE_BYTES, false), *orig = malloc(DEVICE_BYTES), *now = malloc(DEVICE_BYTES);
+	unsigned char *buf = dev_alloc(DEVICE_BYTES, false), *orig = malloc(DEVICE_BYTES),
+		      *now = malloc(DEVICE_BYTES);
 	unsigned char *flying = dev_alloc(SECTOR, false);
-	struct fixture f, c = { 0 };
+	struct fixture f, c = {0};
 	struct probe p;
 	int left = 1;
 
@@ -548,7 +555,7 @@ static void clones_are_independent(void **state)
 	for (unsigned i = 0; i < n; i++) {
 		assert_int_equal(dev_sim_clone(f.dev, &c.dev), 0);
 		assert_int_equal(dev_queue_create(c.dev, &c.q), 0);
-		assert_int_equal(byte_at(&c, n), 'i');	/* in flight counts as written */
+		assert_int_equal(byte_at(&c, n), 'i'); /* in flight counts as written */
 		write_byte(&c, i, 1, 'c', DEV_DURABLE);
 		power_cycle(&c, i);
 		assert_int_equal(byte_at(&c, i), 'c');
@@ -615,8 +622,34 @@ static void idle_poll_returns(void **state)
 	assert_int_equal(dev_poll(f.q, -1), 0);
 	assert_int_equal(dev_queue_fd(f.q), -1);
 	dev_wake(f.q);
-	write_byte(&f, 0, 1, 'a', 0);	/* a wake does not end a wait for an operation */
+	write_byte(&f, 0, 1, 'a', 0); /* a wake does not end a wait for an operation */
 	close_sim(&f);
+}
+
+/* Operations take their time, unless they are told to be done at the first poll. */
+static void polls_that_an_operation_takes(void **state)
+{
+	unsigned char *buf = dev_alloc(SECTOR, true);
+	unsigned first = 0;
+
+	(void)state;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		struct fixture f;
+		struct probe p;
+		int left = 1;
+
+		open_sim(&f, 64 * SECTOR, seed, seed % 2);
+		probe_submit(&f, &p, &left, DEV_WRITE, 0, 0, buf, SECTOR);
+		dev_poll(f.q, 0);
+		if (seed % 2)
+			assert_int_equal(left, 0);
+		else
+			first += !left;
+		wait_for(&f, &left);
+		close_sim(&f);
+	}
+	assert_in_range(first, SEEDS / 2 / 10, SEEDS / 2 / 2);
+	free(buf);
 }
 
 /* A terabyte with a few sectors written: sparse, and discarded at once. */
@@ -658,10 +691,11 @@ static bool next_record(FILE *trace, struct record *r)
 
 	if (fread(head, 1, 32, trace) != 32)
 		return false;
-	*r = (struct record){
-		.kind = get_le(head, 4), .flags = get_le(head + 4, 4), .id = get_le(head + 8, 8),
-		.off = get_le(head + 16, 8), .len = get_le(head + 24, 8)
-	};
+	*r = (struct record){.kind = get_le(head, 4),
+			     .flags = get_le(head + 4, 4),
+			     .id = get_le(head + 8, 8),
+			     .off = get_le(head + 16, 8),
+			     .len = get_le(head + 24, 8)};
 	if (r->kind == 2 || r->kind == 5) {
 		assert_true(r->len < sizeof(r->payload));
 		assert_int_equal(fread(r->payload, 1, r->len, trace), r->len);
@@ -671,7 +705,7 @@ static bool next_record(FILE *trace, struct record *r)
 
 static void trace_has_it_all(void **state)
 {
-	static const uint64_t kinds[] = { 1, 2, 6, 5, 3, 6, 4, 6, 2, 6 };
+	static const uint64_t kinds[] = {1, 2, 6, 5, 3, 6, 4, 6, 2, 6};
 	struct fixture f;
 	struct record r[10];
 	unsigned char buf[SECTOR];
@@ -744,6 +778,7 @@ int main(void)
 		cmocka_unit_test(poke_is_durable),
 		cmocka_unit_test(clones_are_independent),
 		cmocka_unit_test(idle_poll_returns),
+		cmocka_unit_test(polls_that_an_operation_takes),
 		cmocka_unit_test(large_and_sparse),
 		cmocka_unit_test(trace_has_it_all),
 	};

@@ -25,7 +25,9 @@ struct block {
 
 static struct super make_super(uint64_t nblocks, uint64_t journal_nblocks)
 {
-	struct super sb = {.nblocks = nblocks, .journal_nblocks = journal_nblocks, .created_sec = -5,
+	struct super sb = {.nblocks = nblocks,
+			   .journal_nblocks = journal_nblocks,
+			   .created_sec = -5,
 			   .created_nsec = 999999999};
 
 	for (unsigned i = 0; i < 16; i++) {
@@ -60,7 +62,7 @@ static void count_line(void *arg, enum diag_level level, const char *line)
 struct subject {
 	struct super sb;
 	struct block block;
-	struct disk_ptr ptr;	/* nodes */
+	struct disk_ptr ptr; /* nodes */
 	int (*check)(const struct subject *s, const struct diag *d);
 };
 
@@ -161,7 +163,9 @@ static void assert_header_checked(struct subject *s)
 static void check_fixed_areas(const struct super *sb)
 {
 	uint64_t table = 2 * (uint64_t)sb->ntables, bitmap = 2 * (uint64_t)sb->ngroups, nfixed = 0, ndata = 0;
-	struct { uint64_t from, to; } area[] = {
+	struct {
+		uint64_t from, to;
+	} area[] = {
 		{0, 64},
 		{sb->journal_blkno, sb->journal_blkno + sb->journal_nblocks},
 		{sb->table_blkno[0], sb->table_blkno[0] + table},
@@ -200,9 +204,22 @@ static void check_fixed_areas(const struct super *sb)
 static void test_layout(void **state)
 {
 	static const uint64_t sizes[] = {
-		MIN_BLOCKS, MIN_BLOCKS + 1, 5000, GROUP_BLOCKS - 1, GROUP_BLOCKS, GROUP_BLOCKS + 1, GROUP_BLOCKS + 2,
-		GROUP_BLOCKS + 5, 1u << 18, 2621440, (uint64_t)TABLE_GROUPS * GROUP_BLOCKS,
-		(uint64_t)TABLE_GROUPS * GROUP_BLOCKS + 1, TIB_BLOCKS, 5 * TIB_BLOCKS + 12345, MAX_BLOCKS - 1, MAX_BLOCKS,
+		MIN_BLOCKS,
+		MIN_BLOCKS + 1,
+		5000,
+		GROUP_BLOCKS - 1,
+		GROUP_BLOCKS,
+		GROUP_BLOCKS + 1,
+		GROUP_BLOCKS + 2,
+		GROUP_BLOCKS + 5,
+		1u << 18,
+		2621440,
+		(uint64_t)TABLE_GROUPS * GROUP_BLOCKS,
+		(uint64_t)TABLE_GROUPS * GROUP_BLOCKS + 1,
+		TIB_BLOCKS,
+		5 * TIB_BLOCKS + 12345,
+		MAX_BLOCKS - 1,
+		MAX_BLOCKS,
 	};
 
 	(void)state;
@@ -226,9 +243,17 @@ static void test_layout(void **state)
 static void test_layout_limits(void **state)
 {
 	static const uint64_t bad[][2] = {
-		{0, MIN_JOURNAL}, {MIN_BLOCKS - 1, MIN_JOURNAL}, {MIN_BLOCKS, MIN_JOURNAL - 1}, {MIN_BLOCKS, MIN_BLOCKS},
-		{MIN_BLOCKS, 800}, {MAX_BLOCKS + 1, MIN_JOURNAL}, {47 * TIB_BLOCKS, MIN_JOURNAL},
-		{UINT64_MAX, MIN_JOURNAL}, {TIB_BLOCKS, MAX_JOURNAL + 1}, {TIB_BLOCKS, UINT64_MAX}, {TIB_BLOCKS, 0},
+		{0, MIN_JOURNAL},
+		{MIN_BLOCKS - 1, MIN_JOURNAL},
+		{MIN_BLOCKS, MIN_JOURNAL - 1},
+		{MIN_BLOCKS, MIN_BLOCKS},
+		{MIN_BLOCKS, 800},
+		{MAX_BLOCKS + 1, MIN_JOURNAL},
+		{47 * TIB_BLOCKS, MIN_JOURNAL},
+		{UINT64_MAX, MIN_JOURNAL},
+		{TIB_BLOCKS, MAX_JOURNAL + 1},
+		{TIB_BLOCKS, UINT64_MAX},
+		{TIB_BLOCKS, 0},
 	};
 
 	(void)state;
@@ -284,7 +309,8 @@ static void test_super_round_trip(void **state)
 		memset(&block, 0xee, sizeof(block));
 		super_encode(&sb, copy, block.b);
 		memset(&out, 0x11, sizeof(out));
-		assert_int_equal(super_decode(block.b, super_blkno(sb.nblocks, copy), sb.nblocks, NULL, &out), 0);
+		assert_int_equal(super_decode(block.b, super_blkno(sb.nblocks, copy), sb.nblocks, NULL, &out),
+				 0);
 		assert_memory_equal(&out, &sb, sizeof(sb));
 		assert_int_equal(super_decode(block.b, 48, sb.nblocks, NULL, &out), -EUCLEAN);
 	}
@@ -391,7 +417,7 @@ static void test_root_damage(void **state)
 	assert_every_flip_refused(&s);
 	assert_header_checked(&s);
 	assert_damage64_refused(&s, ROOT_AT(h.generation), GENERATION + 1);
-	assert_damage64_refused(&s, ROOT_AT(h.generation), GENERATION - 2);	/* younger pointer */
+	assert_damage64_refused(&s, ROOT_AT(h.generation), GENERATION - 2); /* younger pointer */
 	assert_damage64_refused(&s, ROOT_AT(replay_lsn), BLOCK_SIZE * 77 + 8);
 	assert_damage64_refused(&s, ROOT_AT(next_ino), INO_FIRST - 1);
 	assert_damage64_refused(&s, ROOT_AT(next_ino), 79);
@@ -451,7 +477,7 @@ static struct subject make_bitmap_subject(void)
 	b->nfree = put32(group_ndata(&s.sb, LAST_GROUP) - 1);
 	memset(b->bits, 0xff, sizeof(b->bits));
 	for (uint32_t i = 1; i < group_ndata(&s.sb, LAST_GROUP); i++)
-		b->bits[i / 8] &= (uint8_t)~(1u << (i % 8));
+		b->bits[i / 8] &= (uint8_t) ~(1u << (i % 8));
 	header_seal(b);
 	return s;
 }
@@ -479,7 +505,7 @@ static void test_bitmap_damage(void **state)
 	for (unsigned i = 0; i < 4; i++) {
 		struct subject was = s;
 
-		b->bits[wrong[i] / 8] &= (uint8_t)~(1u << (wrong[i] % 8));
+		b->bits[wrong[i] / 8] &= (uint8_t) ~(1u << (wrong[i] % 8));
 		b->nfree = put32(nfree + 1);
 		header_seal(b);
 		assert_refused(&s);
@@ -518,7 +544,8 @@ static struct subject make_table_subject(void)
 	struct subject s = {.sb = small_super(), .check = check_table};
 	struct disk_table *t = (void *)s.block.b;
 
-	header_init(t, MAGIC_TABLE, s.sb.uuid, table_blkno(&s.sb, 0, 1, 0), table_blkno(&s.sb, 0, 1, 1), GENERATION);
+	header_init(t, MAGIC_TABLE, s.sb.uuid, table_blkno(&s.sb, 0, 1, 0), table_blkno(&s.sb, 0, 1, 1),
+		    GENERATION);
 	t->nentries = put32(s.sb.ngroups);
 	t->entry[0].csum = put32(77);
 	t->entry[0].info = put32(TABLE_SLOT | 17);
@@ -584,8 +611,11 @@ static void node_add(struct disk_node *n, struct key key, const void *val, unsig
 	unsigned i = get16(n->nitems), pos = get16(n->data_pos) - len;
 
 	memcpy((uint8_t *)n + pos, val, len);
-	n->slot[i] = (struct disk_slot){.object = put64(key.object), .offset = put64(key.offset), .type = key.type,
-					.pos = put16((uint16_t)pos), .len = put16((uint16_t)len)};
+	n->slot[i] = (struct disk_slot){.object = put64(key.object),
+					.offset = put64(key.offset),
+					.type = key.type,
+					.pos = put16((uint16_t)pos),
+					.len = put16((uint16_t)len)};
 	n->nitems = put16((uint16_t)(i + 1));
 	n->data_pos = put16((uint16_t)pos);
 }
@@ -609,7 +639,9 @@ static void subject_seal(struct subject *s)
 
 static struct disk_inode make_inode(void)
 {
-	struct disk_inode in = {.size = put64(4096), .nblocks = put64(1), .mode = put32(S_IFREG | 04755),
+	struct disk_inode in = {.size = put64(4096),
+				.nblocks = put64(1),
+				.mode = put32(S_IFREG | 04755),
 				.nlink = put32(1)};
 
 	in.mtime.nsec = put32(999999999);
@@ -645,8 +677,9 @@ static struct subject make_inner_subject(void)
 	return s;
 }
 
-#define SLOT_AT(i, field) (sizeof(struct disk_node) + sizeof(struct disk_slot) * (size_t)(i) + \
-			   offsetof(struct disk_slot, field))
+#define SLOT_AT(i, field)                                                                                    \
+	(sizeof(struct disk_node) + sizeof(struct disk_slot) * (size_t)(i) +                                 \
+	 offsetof(struct disk_slot, field))
 #define NODE_AT(field) offsetof(struct disk_node, field)
 
 static void assert_node_head_checked(struct subject *s)
@@ -680,7 +713,7 @@ static void assert_node_head_checked(struct subject *s)
 		assert_damage16_refused(s, SLOT_AT(i, len), 0);
 		assert_damage16_refused(s, SLOT_AT(i, len), UINT16_MAX);
 		if (i > 0)
-			assert_damage_refused(s, SLOT_AT(i, object), &n->slot[i - 1], 17);	/* the same key */
+			assert_damage_refused(s, SLOT_AT(i, object), &n->slot[i - 1], 17); /* the same key */
 	}
 	/* Read from where neither copy lives; named by a pointer to other copies. */
 	struct disk_ptr ptr = s->ptr;
@@ -698,12 +731,12 @@ static void test_leaf_damage(void **state)
 
 	(void)state;
 	assert_node_head_checked(&s);
-	assert_damage64_refused(&s, SLOT_AT(0, object), 19);	/* below lo */
-	assert_damage64_refused(&s, SLOT_AT(7, object), 40);	/* not below hi */
-	assert_damage64_refused(&s, SLOT_AT(4, object), 21);	/* order */
+	assert_damage64_refused(&s, SLOT_AT(0, object), 19); /* below lo */
+	assert_damage64_refused(&s, SLOT_AT(7, object), 40); /* not below hi */
+	assert_damage64_refused(&s, SLOT_AT(4, object), 21); /* order */
 	assert_damage8_refused(&s, SLOT_AT(7, type), 8);
 	assert_damage8_refused(&s, SLOT_AT(7, type), ITEM_EXTENT);
-	assert_damage64_refused(&s, SLOT_AT(2, offset), 1);	/* an inode's offset */
+	assert_damage64_refused(&s, SLOT_AT(2, offset), 1); /* an inode's offset */
 }
 
 static void test_inner_damage(void **state)
@@ -713,9 +746,9 @@ static void test_inner_damage(void **state)
 
 	(void)state;
 	assert_node_head_checked(&s);
-	assert_damage64_refused(&s, SLOT_AT(0, offset), 4);	/* below the parent's key */
+	assert_damage64_refused(&s, SLOT_AT(0, offset), 4); /* below the parent's key */
 	assert_damage64_refused(&s, SLOT_AT(0, object), 8);
-	assert_damage64_refused(&s, SLOT_AT(0, object), 12);	/* order */
+	assert_damage64_refused(&s, SLOT_AT(0, object), 12); /* order */
 	assert_damage64_refused(&s, SLOT_AT(2, object), 11);
 	for (unsigned i = 0; i < 5; i++) {
 		size_t at = get16(n->slot[i].pos);
@@ -757,11 +790,13 @@ static void test_node_limits(void **state)
 	/* An empty leaf is the empty tree or nothing, an empty inner node is nothing. */
 	subject_seal(&s);
 	assert_refused(&s);
-	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 0, &key_zero, &hi, NULL), -EUCLEAN);
+	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 0, &key_zero, &hi, NULL),
+			 -EUCLEAN);
 	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 0, &key_zero, NULL, NULL), 0);
 	n->level = 1;
 	subject_seal(&s);
-	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 1, &key_zero, NULL, NULL), -EUCLEAN);
+	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 1, &key_zero, NULL, NULL),
+			 -EUCLEAN);
 
 	/* As many orphans as fit, none of them with a byte of value. */
 	n->level = 0;
@@ -771,7 +806,16 @@ static void test_node_limits(void **state)
 	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 0, &key_zero, &hi, NULL), 0);
 	n->nitems = put16(MAX_NODE_ITEMS + 1);
 	subject_seal(&s);
-	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 0, &key_zero, &hi, NULL), -EUCLEAN);
+	assert_int_equal(node_check(n, &s.sb, &s.ptr, get64(s.ptr.blkno[0]), 0, &key_zero, &hi, NULL),
+			 -EUCLEAN);
+
+	/* Values that reach into the slots. */
+	s = make_node_subject(0);
+	for (unsigned i = 0; i < 3; i++)
+		node_add(n, key_make(20 + i, ITEM_EXTENT, 0), big, MAX_ITEM);
+	node_add(n, key_make(24, ITEM_EXTENT, 0), big, 100);
+	subject_seal(&s);
+	assert_refused(&s);
 
 	/* A value that is packed but too long. */
 	s = make_node_subject(0);
@@ -851,7 +895,9 @@ static void len_verdict(struct item *it, unsigned len, int verdict)
 
 static struct item make_item(uint8_t type, uint64_t offset, const void *val, unsigned len)
 {
-	struct item it = {.sb = small_super(), .key = key_make(type == ITEM_ORPHAN ? 0 : 30, type, offset), .len = len};
+	struct item it = {.sb = small_super(),
+			  .key = key_make(type == ITEM_ORPHAN ? 0 : 30, type, offset),
+			  .len = len};
 
 	memcpy(it.val, val, len);
 	assert_int_equal(check_item(&it), 0);
@@ -865,7 +911,8 @@ static struct item make_item(uint8_t type, uint64_t offset, const void *val, uns
 static void test_item_inode(void **state)
 {
 	static const uint32_t good[] = {S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK};
-	static const uint32_t bad[] = {0, 0170000, 0130000, S_IFREG | 0200000, S_IFREG | 0x80000000, 010000 * 3};
+	static const uint32_t bad[] = {0,         0170000, 0130000, S_IFREG | 0200000, S_IFREG | 0x80000000,
+				       010000 * 3};
 	struct disk_inode in = make_inode();
 	struct item it = make_item(ITEM_INODE, 0, &in, sizeof(in));
 
@@ -882,7 +929,7 @@ static void test_item_inode(void **state)
 	item_verdict(&it, INODE_AT(size), MAX_FILE_SIZE + 1, 8, -EUCLEAN);
 	item_verdict(&it, INODE_AT(nblocks), it.sb.nblocks + 1, 8, -EUCLEAN);
 	item_verdict(&it, INODE_AT(flags), 2, 8, -EUCLEAN);
-	item_verdict(&it, INODE_AT(flags), INODE_INLINE, 8, -EUCLEAN);	/* it has a block */
+	item_verdict(&it, INODE_AT(flags), INODE_INLINE, 8, -EUCLEAN); /* it has a block */
 	item_verdict(&it, INODE_AT(parent), 1, 8, -EUCLEAN);
 	for (size_t t = INODE_AT(atime); t < sizeof(in); t += sizeof(struct disk_time)) {
 		item_verdict(&it, t, UINT64_MAX, 8, 0);
@@ -921,7 +968,7 @@ static void test_item_inline(void **state)
 	len_verdict(&it, 1025, -EUCLEAN);
 	key_verdict(&it, key_make(30, ITEM_INLINE, 1), -EUCLEAN);
 	key_verdict(&it, key_make(30, ITEM_INLINE, 2048), 0);
-	key_verdict(&it, key_make(30, ITEM_INLINE, 3072), -EUCLEAN);	/* 4096 bytes of target */
+	key_verdict(&it, key_make(30, ITEM_INLINE, 3072), -EUCLEAN); /* 4096 bytes of target */
 	key_verdict(&it, key_make(30, ITEM_INLINE, 4096), -EUCLEAN);
 	key_verdict(&it, key_make(30, ITEM_INLINE, UINT64_MAX - 1023), -EUCLEAN);
 	it.key.offset = 3072;
@@ -971,9 +1018,14 @@ static void test_item_dirent(void **state)
 	memset(longest, 'n', sizeof(longest));
 	it = make_dirent(longest, MAX_NAME);
 	assert_int_equal(check_item(&it), 0);
-	static const struct { const char *name; unsigned len; int verdict; } names[] = {
-		{"", 0, -EUCLEAN}, {".", 1, -EUCLEAN}, {"..", 2, -EUCLEAN}, {"...", 3, 0}, {".a", 2, 0},
-		{"a/b", 3, -EUCLEAN}, {"a\0b", 3, -EUCLEAN}, {"/", 1, -EUCLEAN}, {"\xff\x01", 2, 0},
+	static const struct {
+		const char *name;
+		unsigned len;
+		int verdict;
+	} names[] = {
+		{"", 0, -EUCLEAN},     {".", 1, -EUCLEAN}, {"..", 2, -EUCLEAN},
+		{"...", 3, 0},         {".a", 2, 0},       {"a/b", 3, -EUCLEAN},
+		{"a\0b", 3, -EUCLEAN}, {"/", 1, -EUCLEAN}, {"\xff\x01", 2, 0},
 	};
 	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		it = make_dirent(names[i].name, names[i].len);
@@ -1063,7 +1115,7 @@ static void test_item_extent(void **state)
 	item_verdict(&it, 0, sb.nblocks - 1, 8, -EUCLEAN);
 	item_verdict(&it, 8, 255, 4, -EUCLEAN);
 	item_verdict(&it, 12, 2, 4, -EUCLEAN);
-	item_verdict(&it, 12, EXTENT_UNWRITTEN, 4, -EUCLEAN);	/* has checksums */
+	item_verdict(&it, 12, EXTENT_UNWRITTEN, 4, -EUCLEAN); /* has checksums */
 
 	uint64_t blocks_end = UINT64_C(1) << 51;
 	key_verdict(&it, key_make(30, ITEM_EXTENT, blocks_end - 256), 0);
@@ -1101,9 +1153,12 @@ static void test_item_orphan_and_unknown(void **state)
 static void test_siphash(void **state)
 {
 	/* Appendix A of the paper has the vector of 15 bytes; the others are its reference program's. */
-	static const struct { unsigned len; uint64_t hash; } vector[] = {
+	static const struct {
+		unsigned len;
+		uint64_t hash;
+	} vector[] = {
 		{15, UINT64_C(0xa129ca6149be45e5)}, {0, UINT64_C(0x726fdb47dd0e0e31)},
-		{1, UINT64_C(0x74f839c593dc67fd)}, {8, UINT64_C(0x93f5f5799a932462)},
+		{1, UINT64_C(0x74f839c593dc67fd)},  {8, UINT64_C(0x93f5f5799a932462)},
 		{63, UINT64_C(0x958a324ceb064572)},
 	};
 	uint8_t key[16], in[64];

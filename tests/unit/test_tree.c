@@ -311,12 +311,28 @@ static void check_frozen(struct rig *r, const struct model *snapshot)
 
 /* --- random histories ------------------------------------------------------------------------- */
 
-static void random_checkpoint(struct rig *r, const struct model *m, struct model *snapshot)
+/* Adds up what happened, over the trees of a history. */
+static void add_stats(struct rig *r, struct tree_stats *sum)
+{
+	struct tree_stats s;
+
+	tree_get_stats(r->tree, &s);
+	sum->misses += s.misses;
+	sum->splits += s.splits;
+	sum->merges += s.merges;
+	sum->copies += s.copies;
+	sum->evictions += s.evictions;
+	if (s.level > sum->level)
+		sum->level = s.level;
+}
+
+static void random_checkpoint(struct rig *r, const struct model *m, struct model *snapshot, struct tree_stats *sum)
 {
 	if (r->frozen) {
 		check_frozen(r, snapshot);
 		rig_thaw(r);
 	} else if (rig_below(r, 4) == 0) {
+		add_stats(r, sum);
 		rig_reopen(r);
 	} else {
 		rig_freeze(r);
@@ -326,7 +342,7 @@ static void random_checkpoint(struct rig *r, const struct model *m, struct model
 	rig_check(r);
 }
 
-static void run_history(bool raw, uint64_t seed, unsigned steps)
+static void run_history(bool raw, uint64_t seed, unsigned steps, struct tree_stats *sum)
 {
 	struct model *m = calloc(1, sizeof(*m)), *snapshot = calloc(1, sizeof(*m));
 	static const uint64_t cache[] = {1, 4, 8, 16, 100000};
@@ -352,10 +368,12 @@ static void run_history(bool raw, uint64_t seed, unsigned steps)
 		if (rig_below(&r, 16) == 0)
 			rig_check(&r);
 		if (rig_below(&r, 40) == 0)
-			random_checkpoint(&r, m, snapshot);
+			random_checkpoint(&r, m, snapshot, sum);
 	}
 	check_walk(&r, r.tree, m, 0, UINT32_MAX);
 	alloc_assert(r.alloc);
+	assert_true(r.nbitmap_misses > 0);
+	add_stats(&r, sum);
 	rig_destroy(&r);
 	free(m);
 	free(snapshot);
@@ -364,17 +382,22 @@ static void run_history(bool raw, uint64_t seed, unsigned steps)
 static void test_histories(void **state)
 {
 	const char *one = getenv("SEED");
-	uint64_t seed;
+	uint64_t first = one ? strtoull(one, NULL, 0) : 1, last = one ? first : 20, seed;
+	struct tree_stats sum = {0};
 
 	(void)state;
-	if (one) {
-		run_history(strtoull(one, NULL, 0) & 1, strtoull(one, NULL, 0), 4000);
+	for (seed = first; seed <= last; seed++) {
+		fprintf(stderr, "SEED=%llu\n", (unsigned long long)seed);
+		run_history(seed & 1, seed, 2500, &sum);
+	}
+	fprintf(stderr, "level %u, %llu misses, %llu splits, %llu merges, %llu copies, %llu evictions\n", sum.level,
+		(unsigned long long)sum.misses, (unsigned long long)sum.splits, (unsigned long long)sum.merges,
+		(unsigned long long)sum.copies, (unsigned long long)sum.evictions);
+	if (one)
 		return;
-	}
-	for (seed = 1; seed <= 20; seed++) {
-		printf("SEED=%llu\n", (unsigned long long)seed);
-		run_history(seed & 1, seed, 2500);
-	}
+	assert_true(sum.level >= 2);
+	assert_true(sum.misses > 1000 && sum.splits > 1000 && sum.merges > 1000);
+	assert_true(sum.copies > 1000 && sum.evictions > 1000);
 }
 
 /* --- many items ------------------------------------------------------------------------------- */

@@ -216,7 +216,8 @@ static inline void rig_thaw(struct rig *r)
 			assert_memory_equal(r->tf.node[i].block, rig_read(r, r->tf.node[i].blkno[copy]), BLOCK_SIZE);
 	tree_thaw(r->tree, &r->tf);
 	memcpy(r->table_slot, r->af.table_slot, sizeof(r->table_slot));
-	alloc_release(r->alloc, &r->af, rig_forget, r);
+	alloc_each_frozen(r->alloc, rig_forget, r);
+	alloc_release(r->alloc, &r->af);
 	r->frozen = false;
 }
 

@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* daemon.c - see the header. */
+#include "fs/daemon.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fs/background.h"
+#include "fs/fuse_ops.h"
+
+#define MIN_WORKERS 2
+#define MAX_WORKERS 8
+#define GRACE_MS    3000	/* for users of a mount that was asked to go by a signal */
+
+struct daemon {
+	const struct mount_options *opts;
+	struct mount_source *src;
+	struct mount_point *mp;
+	struct report *report;
+	const struct diag *diag;
+	int ready_fd;
+	int signal_fd;
+
+	struct dev *dev;
+	struct dev_queue *q;		/* this thread's */
+	struct background *bg;
+	struct volume *v;
+	struct fs *fs;
+	struct loop *loop;
+	struct fuse_glue glue;
+	struct fuse_session *se;
+	struct commit_timer timer;
+
+	/* After a signal: a thread of its own, because umount(2) waits for what this one does. */
+	pthread_t unmounter;
+	bool unmounting;
+	_Atomic bool unmounted;		/* the unmounter has ended */
+	int64_t give_up_ms;		/* 0: not yet */
+};
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static int failed(const struct daemon *d, const char *what, int err)
+{
+	diag(d->diag, DIAG_ERR, "%s: %s: %s", d->src->path, what, strerror(-err));
+	return err;
+}
+
+/* --- opening ---------------------------------------------------------------------------------------- */
+
+static const char *why_not_opened(int err)
+{
+	switch (err) {
+	case -ENOENT:
+		return "not a Holdfast volume";
+	case -EUCLEAN:
+		return "the volume is damaged; fsck.holdfast shows what is wrong";
+	case -ENOTSUP:
+		return "made by a newer version: features or format are unknown to this one";
+	case -ENOSPC:
+		return "is smaller than the volume on it";
+	case -EBADMSG:
+		return "the journal is damaged where it was already durable; fsck.holdfast shows what is at stake "
+		       "(-o ro,norecovery mounts the state before)";
+	case -EROFS:
+		return "the device is read-only (-o ro mounts it)";
+	default:
+		return strerror(-err);
+	}
+}
+
+static void report_recovery(const struct daemon *d)
+{
+	const struct volume_recovery *r = &d->v->recovery;
+
+	if (r->frames)
+		diag(d->diag, DIAG_NOTICE, "%s: replayed %llu transactions (%llu bytes) from the journal",
+		     d->src->path, (unsigned long long)r->frames, (unsigned long long)r->bytes);
+	if (r->tail.kind == LOG_TAIL_TORN)
+		diag(d->diag, DIAG_NOTICE,
+		     "%s: dropped %llu bytes (%llu whole transactions) of journal that had never been acknowledged",
+		     d->src->path, (unsigned long long)r->tail.lost_bytes,
+		     (unsigned long long)r->tail.lost_frames);
+}
+
+static int open_device(struct daemon *d, unsigned flags)
+{
+	int err = dev_open_fd(d->src->fd, d->src->path, d->opts->engine, flags, d->diag, &d->dev);
+
+	if (err)
+		return failed(d, d->opts->engine == DEV_ENGINE_URING ? "cannot be opened with io_uring" :
+								       "cannot be opened", err);
+	d->src->fd = -1;
+	err = dev_queue_create(d->dev, &d->q);
+	return err ? failed(d, "cannot set up I/O", err) : 0;
+}
+
+static unsigned volume_flags(const struct mount_options *o, bool read_only)
+{
+	return (read_only ? VOLUME_READ_ONLY : 0) | (o->no_recovery ? VOLUME_NO_RECOVERY : 0) |
+	       (o->discard && !read_only ? VOLUME_DISCARD : 0);
+}
+
+static int open_volume(struct daemon *d, bool read_only)
+{
+	struct volume_config cfg = {
+		.flags = volume_flags(d->opts, read_only),
+		.cache_bytes = d->opts->cache_bytes,
+		.want_checkpoint = d->bg ? background_want_checkpoint : NULL,
+		.arg = d->bg,
+	};
+	int err = volume_open(d->q, &cfg, d->diag, &d->v);
+
+	if (err)
+		diag(d->diag, DIAG_ERR, "%s: %s", d->src->path, why_not_opened(err));
+	else
+		report_recovery(d);
+	return err;
+}
+
+static int open_fs(struct daemon *d)
+{
+	struct fs_config cfg = {
+		.atime = d->opts->atime,
+		.sync = d->opts->sync,
+		.want_service = background_want_service,
+		.service_arg = d->bg,
+	};
+	int err = 0;
+
+	if (!d->opts->read_only)
+		err = background_start_checkpoints(d->bg, d->v);
+	if (!err)
+		err = fs_open(d->v, d->q, &cfg, &d->fs);
+	if (!err && !d->opts->read_only)
+		err = background_start_service(d->bg, d->fs);
+	return err ? failed(d, "the file system cannot be opened", err) : 0;
+}
+
+static unsigned count_workers(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return n < MIN_WORKERS ? MIN_WORKERS : n > MAX_WORKERS ? MAX_WORKERS : (unsigned)n;
+}
+
+static int make_session(struct daemon *d)
+{
+	auto_free char *text = mount_options_for_fuse(d->opts, d->src->path);
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+
+	if (text && fuse_opt_add_arg(&args, d->opts->program) == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
+	    fuse_opt_add_arg(&args, text) == 0)
+		d->se = fuse_session_new(&args, &fuse_glue_ops, sizeof(fuse_glue_ops), &d->glue);
+	fuse_opt_free_args(&args);
+	return d->se ? 0 : failed(d, "libfuse refused to start", -ENOMEM);
+}
+
+static int make_loop(struct daemon *d)
+{
+	int err = loop_create(d->dev, d->fs, count_workers(), d->q, d->diag, &d->loop);
+
+	if (err)
+		return failed(d, "cannot start the workers", err);
+	d->glue = (struct fuse_glue){
+		.fs = d->fs,
+		.loop = d->loop,
+		.sync = d->opts->sync,
+		.dirsync = d->opts->dirsync,
+		.max_read = d->opts->max_read,
+	};
+	return make_session(d);
+}
+
+/* Handled by reading signal_fd, so that they interrupt nothing; every thread inherits the mask. */
+static int block_signals(struct daemon *d)
+{
+	static const int handled[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(handled) / sizeof(handled[0]); i++)
+		sigaddset(&set, handled[i]);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return d->signal_fd < 0 ? failed(d, "signalfd", -errno) : 0;
+}
+
+/* Everything that needs no mount. */
+static int daemon_open(struct daemon *d)
+{
+	int err = block_signals(d);
+
+	if (!err)
+		err = open_device(d, d->opts->read_only ? DEV_OPEN_READ_ONLY : 0);
+	if (err)
+		return err;
+	err = background_create(d->dev, d->diag, &d->bg);
+	if (err)
+		return failed(d, "cannot set up I/O", err);
+	err = open_volume(d, d->opts->read_only);
+	if (err)
+		return err;
+	commit_timer_init(&d->timer, d->v, d->q, d->opts->commit_sec);
+	err = open_fs(d);
+	return err ? err : make_loop(d);
+}
+
+/* --- mounting ----------------------------------------------------------------------------------------- */
+
+/* The command that would be told has been killed: its user does not expect a mount any more. */
+static bool nobody_waits(const struct daemon *d)
+{
+	struct pollfd p = { .fd = d->ready_fd };
+
+	return d->ready_fd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & POLLERR);
+}
+
+static int tell_ready(struct daemon *d)
+{
+	char status = MOUNT_OK;
+	ssize_t n;
+
+	if (d->ready_fd < 0)
+		return 0;
+	n = write(d->ready_fd, &status, 1);
+	close(d->ready_fd);
+	d->ready_fd = -1;
+	return n == 1 ? 0 : -EPIPE;
+}
+
+static void leave_stdio(struct daemon *d)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	report_to_syslog(d->report);
+	if (null < 0)
+		return;
+	for (int fd = 0; fd < 3; fd++)
+		dup2(null, fd);
+	if (null > 2)
+		close(null);
+}
+
+static void begin_unmount(struct daemon *d);
+
+static int daemon_mount(struct daemon *d)
+{
+	bool detach = d->ready_fd >= 0;
+	int err;
+
+	if (nobody_waits(d))
+		return -EPIPE;
+	err = mount_point_mount(d->mp, d->src, d->opts, d->se, d->diag);
+	if (err)
+		return err;
+	err = loop_begin(d->loop, d->se, &d->glue.inited);
+	if (err) {
+		failed(d, "the kernel's first request", err);
+		mount_point_unmount(d->mp);
+		return err;
+	}
+	if (tell_ready(d))
+		begin_unmount(d);
+	if (detach)
+		leave_stdio(d);
+	diag(d->diag, DIAG_INFO, "%s: mounted on %s as %s, %s engine", d->src->path, d->mp->dir,
+	     d->mp->is_blk ? "fuseblk" : "fuse", d->dev->ops->name);
+	return 0;
+}
+
+/* --- while mounted -------------------------------------------------------------------------------------- */
+
+static void log_stats(const struct daemon *d)
+{
+	struct log_stats log = { 0 };
+	struct volume_stats vol;
+	struct dev_stats dev;
+	struct fs_stats fs;
+
+	dev_get_stats(d->dev, &dev);
+	fs_get_stats(d->fs, &fs);
+	volume_lock(d->v);
+	vol = d->v->stats;
+	volume_unlock(d->v);
+	if (d->v->log)
+		log_get_stats(d->v->log, &log);
+	diag(d->diag, DIAG_NOTICE,
+	     "%s: inodes=%llu reads=%llu read_bytes=%llu writes=%llu write_bytes=%llu fsyncs=%llu fdatasyncs=%llu "
+	     "txns=%llu retries=%llu groups=%llu flushes=%llu checkpoints=%llu dev_reads=%llu dev_writes=%llu "
+	     "dev_errors=%llu csum_errors=%llu",
+	     d->src->path, (unsigned long long)fs.known_inodes, (unsigned long long)fs.reads,
+	     (unsigned long long)fs.read_bytes, (unsigned long long)fs.writes, (unsigned long long)fs.write_bytes,
+	     (unsigned long long)fs.fsyncs, (unsigned long long)fs.fdatasyncs, (unsigned long long)vol.txns,
+	     (unsigned long long)vol.retries, (unsigned long long)log.groups, (unsigned long long)log.flushes,
+	     (unsigned long long)vol.checkpoints, (unsigned long long)dev.reads, (unsigned long long)dev.writes,
+	     (unsigned long long)dev.errors, (unsigned long long)fs.csum_errors);
+}
+
+/*
+ * What is dirty through mmap is flushed first: a lazy umount with files open would not.  Touching our own mount is safe
+ * here and only here: the workers serve it, and nothing waits for this thread before it ends.
+ */
+static void *unmounter_main(void *arg)
+{
+	struct daemon *d = arg;
+	int fd = open(d->mp->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		syncfs(fd);
+		close(fd);
+	}
+
+	int err = mount_point_unmount(d->mp);
+
+	if (err)
+		diag(d->diag, DIAG_WARNING, "%s: cannot be unmounted: %s", d->mp->dir, strerror(-err));
+	d->unmounted = true;
+	dev_wake(d->q);
+	return NULL;
+}
+
+static void begin_unmount(struct daemon *d)
+{
+	/* Once is enough: systemd sends a second signal while the volume is being closed. */
+	if (d->unmounting)
+		return;
+	d->unmounting = pthread_create(&d->unmounter, NULL, unmounter_main, d) == 0;
+	if (!d->unmounting)
+		d->give_up_ms = now_ms();
+}
+
+static void read_signals(struct daemon *d)
+{
+	struct signalfd_siginfo si;
+
+	while (read(d->signal_fd, &si, sizeof(si)) == (ssize_t)sizeof(si)) {
+		if (si.ssi_signo == SIGUSR1)
+			log_stats(d);
+		else
+			begin_unmount(d);
+	}
+}
+
+/* Detached, but the connection lives on: somebody still has files open. */
+static bool patience_is_over(struct daemon *d)
+{
+	if (d->unmounted && !d->give_up_ms)
+		d->give_up_ms = now_ms() + GRACE_MS;
+	if (!d->give_up_ms || now_ms() < d->give_up_ms)
+		return false;
+	diag(d->diag, DIAG_WARNING, "%s: still in use, closing it all the same", d->src->path);
+	return true;
+}
+
+static int shorter(int a_ms, int b_ms)
+{
+	return a_ms < 0 || (b_ms >= 0 && b_ms < a_ms) ? b_ms : a_ms;
+}
+
+static void daemon_serve(struct daemon *d)
+{
+	struct pollfd p[2] = {
+		{ .fd = d->signal_fd, .events = POLLIN },
+		{ .fd = dev_queue_fd(d->q), .events = POLLIN },
+	};
+
+	while (loop_ended(d->loop) == LOOP_GOES_ON && !patience_is_over(d)) {
+		int64_t left = d->give_up_ms ? d->give_up_ms - now_ms() : -1;
+
+		poll(p, 2, shorter(commit_timer_run(&d->timer), left < 0 && d->give_up_ms ? 0 : (int)left));
+		read_signals(d);
+		dev_poll(d->q, 0);
+	}
+}
+
+/* --- closing ---------------------------------------------------------------------------------------------- */
+
+/* Every queue is polled by its thread until the log is quiet: any of them may carry I/O that another one waits for. */
+static void stop_work(struct daemon *d)
+{
+	if (d->loop)
+		loop_drain(d->loop);
+	if (d->bg)
+		background_end_service(d->bg, d->q);
+	if (d->fs)
+		fs_close(d->fs, d->q);
+	/* An error here has failed the volume; volume_close() will say so again. */
+	if (d->v)
+		(void)commit_timer_finish(&d->timer);
+	if (d->loop)
+		loop_quit(d->loop);
+	background_destroy(d->bg);
+}
+
+static int close_device(struct daemon *d)
+{
+	int err = d->v ? volume_close(d->v, d->q) : 0;
+
+	if (err)
+		failed(d, "was not closed cleanly", err);
+	if (d->q)
+		dev_queue_destroy(d->q);
+	if (d->dev)
+		dev_close(d->dev);
+	if (d->src->backing_fd >= 0)
+		close(d->src->backing_fd);
+	d->src->backing_fd = -1;
+	return err;
+}
+
+/* Answers umount(2) only when the volume is clean and its lock is free. */
+static int daemon_close(struct daemon *d)
+{
+	int err;
+
+	stop_work(d);
+	err = close_device(d);
+	if (d->loop)
+		loop_answer_destroy(d->loop);
+	/* Closes the connection: who still has files open gets ENOTCONN. */
+	if (d->se)
+		fuse_session_destroy(d->se);
+	if (d->loop)
+		loop_destroy(d->loop);
+	if (d->unmounting)
+		pthread_join(d->unmounter, NULL);
+	if (d->signal_fd >= 0)
+		close(d->signal_fd);
+	return err;
+}
+
+enum mount_status daemon_run(const struct mount_options *opts, struct mount_source *src, struct mount_point *mp,
+			     struct report *report, int ready_fd)
+{
+	struct daemon d = {
+		.opts = opts,
+		.src = src,
+		.mp = mp,
+		.report = report,
+		.diag = &report->diag,
+		.ready_fd = ready_fd,
+		.signal_fd = -1,
+	};
+	int err = daemon_open(&d);
+
+	if (!err)
+		err = daemon_mount(&d);
+	if (!err)
+		daemon_serve(&d);
+
+	int close_err = daemon_close(&d);
+
+	if (!err && !close_err)
+		diag(&report->diag, DIAG_INFO, "%s: unmounted", src->path);
+	return err || close_err ? MOUNT_FAILED : MOUNT_OK;
+}
+
+enum mount_status daemon_try(const struct mount_options *opts, struct mount_source *src, struct report *report)
+{
+	struct daemon d = {
+		.opts = opts,
+		.src = src,
+		.report = report,
+		.diag = &report->diag,
+		.ready_fd = -1,
+		.signal_fd = -1,
+	};
+	int err = open_device(&d, DEV_OPEN_READ_ONLY);
+
+	if (!err)
+		err = open_volume(&d, true);
+
+	int close_err = close_device(&d);
+
+	return err || close_err ? MOUNT_FAILED : MOUNT_OK;
+}

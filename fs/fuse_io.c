@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fuse_io.c - READ, WRITE and FSYNC: begun here, answered from their completion on the same worker.
+ *
+ * Nothing in a completion waits: it replies and gives memory back.
+ */
+#include <stdlib.h>
+
+#include "fs/fuse_ops.h"
+#include "fs/mount_options.h"
+
+/* A smaller WRITE is copied, so that its message's buffer, of 1 MiB, is not kept until the data is home. */
+#define COPY_BELOW (32u << 10)
+
+/* --- read --- */
+
+struct read_op {
+	struct fs_io io;	/* first: see read_done() */
+	fuse_req_t req;
+	struct worker *worker;
+	size_t room;
+};
+
+static void read_done(struct fs_io *io)
+{
+	struct read_op *op = (struct read_op *)io;
+	struct worker *w = op->worker;
+
+	if (io->result < 0)
+		fuse_reply_err(op->req, (int)-io->result);
+	else
+		fuse_reply_buf(op->req, io->data, (size_t)io->result);
+	worker_free(w, io->buf, op->room);
+	free(op);
+	worker_end(w);
+}
+
+void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	size_t len = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO;
+	size_t room = FS_READ_ROOM(len);
+	struct read_op *op = calloc(1, sizeof(*op));
+	void *buf = op ? worker_alloc(c.worker, room) : NULL;
+
+	(void)fi;
+	if (!buf) {
+		free(op);
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	op->req = req;
+	op->worker = c.worker;
+	op->room = room;
+	op->io = (struct fs_io){ .ino = ino, .off = (uint64_t)off, .len = len, .buf = buf, .done = read_done };
+	worker_begin(c.worker);
+	fs_read(c.fs, c.q, &op->io);
+}
+
+/* --- write --- */
+
+/*
+ * Lives in its message's `room`.  The message goes back when both have happened, in either order: the request is
+ * answered, and the file code wants the payload no more.
+ */
+struct write_op {
+	struct fs_io io;	/* first: see write_done() */
+	struct fs_sync sync;
+	fuse_req_t req;
+	struct request *message;
+	unsigned pending;
+};
+static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
+
+static void write_unref(struct write_op *op)
+{
+	if (--op->pending == 0)
+		request_put(op->message);
+}
+
+static void write_answer(struct write_op *op, ssize_t result)
+{
+	if (result < 0)
+		fuse_reply_err(op->req, (int)-result);
+	else
+		fuse_reply_write(op->req, (size_t)result);
+	write_unref(op);
+}
+
+static void write_durable(struct fs_sync *sync)
+{
+	struct write_op *op = (struct write_op *)((char *)sync - offsetof(struct write_op, sync));
+
+	write_answer(op, sync->result ? sync->result : op->io.result);
+}
+
+static void write_done(struct fs_io *io)
+{
+	struct write_op *op = (struct write_op *)io;
+	struct call c = call_of(op->req);
+
+	if (io->result < 0 || !c.glue->sync) {
+		write_answer(op, io->result);
+		return;
+	}
+	op->sync = (struct fs_sync){ .ino = io->ino, .done = write_durable };
+	fs_fsync(c.fs, c.q, &op->sync);
+}
+
+static void write_release(struct fs_io *io)
+{
+	write_unref((struct write_op *)io);
+}
+
+void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	struct request *message = worker_keep(c.worker);
+	struct write_op *op = (struct write_op *)message->room;
+	bool lend = size >= COPY_BELOW;
+
+	(void)fi;
+	/* The payload is the message's: ours to lend.  Only C's types say const. */
+	*op = (struct write_op){
+		.io = { .ino = ino,
+			.off = (uint64_t)off,
+			.len = size,
+			.buf = (void *)buf,
+			.done = write_done,
+			.release = lend ? write_release : NULL },
+		.req = req,
+		.message = message,
+		.pending = lend ? 2 : 1,
+	};
+	fs_write(c.fs, c.q, &op->io);
+}
+
+/* --- fsync --- */
+
+struct fsync_op {
+	struct fs_sync sync;	/* first: see fsync_done() */
+	fuse_req_t req;
+	struct worker *worker;
+};
+
+static void fsync_done(struct fs_sync *sync)
+{
+	struct fsync_op *op = (struct fsync_op *)sync;
+	struct worker *w = op->worker;
+
+	fuse_reply_err(op->req, -sync->result);
+	free(op);
+	worker_end(w);
+}
+
+/* Of files and directories alike. */
+void fuse_io_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	struct fsync_op *op = calloc(1, sizeof(*op));
+
+	(void)fi;
+	if (!op) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	op->req = req;
+	op->worker = c.worker;
+	op->sync.ino = ino;
+	op->sync.datasync = datasync != 0;
+	op->sync.done = fsync_done;
+	worker_begin(c.worker);
+	fs_fsync(c.fs, c.q, &op->sync);
+}

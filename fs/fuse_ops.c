@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fuse_ops.c - names and attributes; each handler is one call of fs.h and one reply. */
+#include "fs/fuse_ops.h"
+
+#include <dirent.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "fs/mount_options.h"
+
+#define MAX_BACKGROUND 64
+
+struct call call_of(fuse_req_t req)
+{
+	struct fuse_glue *glue = fuse_req_userdata(req);
+	struct worker *w = loop_self(glue->loop);
+
+	return (struct call){ .glue = glue, .fs = glue->fs, .worker = w, .q = worker_queue(w) };
+}
+
+void fuse_glue_stat(const struct fs_attr *a, struct stat *st)
+{
+	*st = (struct stat){
+		.st_ino = a->ino,
+		.st_mode = a->mode,
+		.st_nlink = a->nlink,
+		.st_uid = a->uid,
+		.st_gid = a->gid,
+		.st_rdev = a->rdev,
+		.st_size = (off_t)a->size,
+		.st_blksize = BLOCK_SIZE,
+		.st_blocks = (blkcnt_t)a->blocks,
+		.st_atim = a->atime,
+		.st_mtim = a->mtime,
+		.st_ctim = a->ctime,
+	};
+}
+
+void fuse_glue_entry(const struct fs_attr *a, struct fuse_entry_param *e)
+{
+	*e = (struct fuse_entry_param){
+		.ino = a->ino,
+		.generation = a->generation,
+		.attr_timeout = CACHE_SECONDS,
+		.entry_timeout = CACHE_SECONDS,
+	};
+	fuse_glue_stat(a, &e->attr);
+}
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	struct fuse_glue *glue = userdata;
+	/*
+	 * Not among them: WRITEBACK_CACHE, because a write would be acknowledged before it is ordered and has space;
+	 * ATOMIC_O_TRUNC, because with OPEN unimplemented the truncation would be lost; AUTO_INVAL_DATA, because
+	 * nobody else changes files; SPLICE_*, because data comes from and goes to aligned buffers.
+	 */
+	const unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+			      FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPORT_SUPPORT |
+			      FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_IOCTL_DIR | FUSE_CAP_NO_OPEN_SUPPORT |
+			      FUSE_CAP_NO_OPENDIR_SUPPORT;
+
+	conn->want = conn->capable & want;
+	conn->max_write = MOUNT_MAX_IO;
+	conn->max_read = glue->max_read;
+	conn->max_background = MAX_BACKGROUND;
+	conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
+	glue->inited = true;
+}
+
+/* --- names --- */
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct call c = call_of(req);
+	struct fuse_entry_param e = { .entry_timeout = CACHE_SECONDS };
+	struct fs_attr attr;
+	int err = fs_lookup(c.fs, c.q, parent, name, strlen(name), &attr);
+
+	if (!err)
+		fuse_glue_entry(&attr, &e);
+	/* Inode number 0: the kernel remembers that there is no such name. */
+	if (!err || err == -ENOENT)
+		fuse_reply_entry(req, &e);
+	else
+		fuse_reply_err(req, -err);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
+{
+	struct call c = call_of(req);
+
+	fs_forget(c.fs, c.q, ino, nlookup);
+	fuse_reply_none(req);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+	struct call c = call_of(req);
+
+	for (size_t i = 0; i < count; i++)
+		fs_forget(c.fs, c.q, forgets[i].ino, forgets[i].nlookup);
+	fuse_reply_none(req);
+}
+
+static int create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev, struct fs_attr *attr)
+{
+	struct call c = call_of(req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct fs_cred cred = { .uid = ctx->uid, .gid = ctx->gid };
+
+	return fs_create(c.fs, c.q, &cred, parent, name, strlen(name), mode, rdev, attr);
+}
+
+static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	struct fs_attr attr;
+	int err = create(req, parent, name, mode, rdev, &attr);
+
+	reply_change_entry(req, err, &attr);
+}
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct fs_attr attr;
+	int err = create(req, parent, name, (mode & ~(mode_t)S_IFMT) | S_IFDIR, 0, &attr);
+
+	reply_change_entry(req, err, &attr);
+}
+
+static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fuse_file_info open = { .flags = fi->flags, .keep_cache = 1 };
+	struct fs_attr attr;
+	int err = create(req, parent, name, (mode & ~(mode_t)S_IFMT) | S_IFREG, 0, &attr);
+
+	reply_change_created(req, err, &attr, &open);
+}
+
+static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct call c = call_of(req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct fs_cred cred = { .uid = ctx->uid, .gid = ctx->gid };
+	struct fs_attr attr;
+	int err = fs_symlink(c.fs, c.q, &cred, parent, name, strlen(name), target, &attr);
+
+	reply_change_entry(req, err, &attr);
+}
+
+static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	struct call c = call_of(req);
+	struct fs_attr attr;
+	int err = fs_link(c.fs, c.q, ino, parent, name, strlen(name), &attr);
+
+	reply_change_entry(req, err, &attr);
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct call c = call_of(req);
+
+	reply_change(req, CHANGE_NAMES, fs_unlink(c.fs, c.q, parent, name, strlen(name)));
+}
+
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct call c = call_of(req);
+
+	reply_change(req, CHANGE_NAMES, fs_rmdir(c.fs, c.q, parent, name, strlen(name)));
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname,
+		      unsigned flags)
+{
+	struct call c = call_of(req);
+	int err = fs_rename(c.fs, c.q, parent, name, strlen(name), newparent, newname, strlen(newname), flags);
+
+	reply_change(req, CHANGE_NAMES, err);
+}
+
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct call c = call_of(req);
+	char target[MAX_SYMLINK + 1];
+	int err = fs_readlink(c.fs, c.q, ino, target);
+
+	if (err)
+		fuse_reply_err(req, -err);
+	else
+		fuse_reply_readlink(req, target);
+}
+
+/* --- directories --- */
+
+struct listing {
+	fuse_req_t req;
+	char *buf;
+	size_t size, used;
+	bool plus;
+};
+
+/* Non-zero when the entry does not fit. */
+static int list_entry(void *arg, const struct fs_dirent *d)
+{
+	struct listing *l = arg;
+	struct fuse_entry_param e = { .attr = { .st_ino = d->ino, .st_mode = (mode_t)DTTOIF(d->ftype) } };
+	char name[MAX_NAME + 1];
+	size_t need, room = l->size - l->used;
+
+	memcpy(name, d->name, d->len);
+	name[d->len] = '\0';
+	/* "." and ".." come without attributes; inode number 0 tells the kernel so. */
+	if (d->attr)
+		fuse_glue_entry(d->attr, &e);
+	if (l->plus)
+		need = fuse_add_direntry_plus(l->req, l->buf + l->used, room, name, &e, (off_t)d->cookie);
+	else
+		need = fuse_add_direntry(l->req, l->buf + l->used, room, name, &e.attr, (off_t)d->cookie);
+	if (need > room)
+		return 1;
+	l->used += need;
+	return 0;
+}
+
+static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
+{
+	struct call c = call_of(req);
+	struct listing l = { .req = req, .size = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO, .plus = plus };
+	int err;
+
+	l.buf = worker_alloc(c.worker, l.size);
+	if (!l.buf) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	err = fs_readdir(c.fs, c.q, ino, (uint64_t)off, plus, list_entry, &l);
+	/* What was taken is referenced, so an error behind it must wait for the next call. */
+	if (err && !l.used)
+		fuse_reply_err(req, -err);
+	else
+		fuse_reply_buf(req, l.buf, l.used);
+	worker_free(c.worker, l.buf, l.size);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	(void)fi;
+	list(req, ino, size, off, false);
+}
+
+static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	(void)fi;
+	list(req, ino, size, off, true);
+}
+
+/* --- opening: there is no state to keep, so the kernel need not ask --- */
+
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	(void)fi;
+	fuse_reply_err(req, ENOSYS);
+}
+
+static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	(void)fi;
+	fuse_reply_err(req, ENOSYS);
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	(void)fi;
+	fuse_reply_err(req, 0);
+}
+
+/* --- attributes --- */
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	struct fs_attr attr;
+	struct stat st;
+	int err = fs_getattr(c.fs, c.q, ino, &attr);
+
+	(void)fi;
+	if (err) {
+		fuse_reply_err(req, -err);
+		return;
+	}
+	fuse_glue_stat(&attr, &st);
+	fuse_reply_attr(req, &st, CACHE_SECONDS);
+}
+
+/* *_NOW comes together with the plain flag and overrides it. */
+static unsigned set_flags(int to_set)
+{
+	static const struct {
+		int from;
+		unsigned to;
+	} map[] = {
+		{ FUSE_SET_ATTR_MODE, FS_SET_MODE },   { FUSE_SET_ATTR_UID, FS_SET_UID },
+		{ FUSE_SET_ATTR_GID, FS_SET_GID },     { FUSE_SET_ATTR_SIZE, FS_SET_SIZE },
+		{ FUSE_SET_ATTR_CTIME, FS_SET_CTIME }, { FUSE_SET_ATTR_ATIME_NOW, FS_SET_ATIME_NOW },
+		{ FUSE_SET_ATTR_MTIME_NOW, FS_SET_MTIME_NOW },
+	};
+	unsigned set = 0;
+
+	for (size_t i = 0; i < sizeof(map) / sizeof(map[0]); i++)
+		if (to_set & map[i].from)
+			set |= map[i].to;
+	if ((to_set & FUSE_SET_ATTR_ATIME) && !(to_set & FUSE_SET_ATTR_ATIME_NOW))
+		set |= FS_SET_ATIME;
+	if ((to_set & FUSE_SET_ATTR_MTIME) && !(to_set & FUSE_SET_ATTR_MTIME_NOW))
+		set |= FS_SET_MTIME;
+	return set;
+}
+
+static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	struct fs_attr in = {
+		.size = (uint64_t)st->st_size,
+		.mode = st->st_mode,
+		.uid = st->st_uid,
+		.gid = st->st_gid,
+		.atime = st->st_atim,
+		.mtime = st->st_mtim,
+		.ctime = st->st_ctim,
+	};
+	struct fs_attr out;
+	int err = fs_setattr(c.fs, c.q, ino, set_flags(to_set), &in, &out);
+
+	(void)fi;
+	reply_change_attr(req, err, &out);
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct call c = call_of(req);
+	struct fs_statfs sf;
+	int err = fs_statfs(c.fs, &sf);
+	struct statvfs st;
+
+	(void)ino;
+	if (err) {
+		fuse_reply_err(req, -err);
+		return;
+	}
+	st = (struct statvfs){
+		.f_bsize = BLOCK_SIZE,
+		.f_frsize = BLOCK_SIZE,
+		.f_blocks = sf.blocks,
+		.f_bfree = sf.bfree,
+		.f_bavail = sf.bavail,
+		.f_files = sf.files,
+		.f_ffree = sf.ffree,
+		.f_namemax = MAX_NAME,
+	};
+	fuse_reply_statfs(req, &st);
+}
+
+/* --- extended attributes --- */
+
+/* An ACL that is stored and not enforced would be a lie, and the kernel keeps the rest of system.* to itself. */
+static bool xattr_refused(const char *name)
+{
+	return strncmp(name, "system.", 7) == 0;
+}
+
+static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
+{
+	struct call c = call_of(req);
+	int err = -EOPNOTSUPP;
+
+	if (!xattr_refused(name))
+		err = fs_setxattr(c.fs, c.q, ino, name, value, size, flags);
+	reply_change(req, CHANGE_FILE, err);
+}
+
+static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	struct call c = call_of(req);
+
+	reply_change(req, CHANGE_FILE, xattr_refused(name) ? -EOPNOTSUPP : fs_removexattr(c.fs, c.q, ino, name));
+}
+
+/* `name` NULL: the list of names. */
+static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	struct call c = call_of(req);
+	/* Nothing is longer than the limit, so no more room than that is of use. */
+	size_t room = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO, len = room;
+	void *buf = room ? worker_alloc(c.worker, room) : NULL;
+	int err = room && !buf ? -ENOMEM : 0;
+
+	if (!err)
+		err = name ? fs_getxattr(c.fs, c.q, ino, name, buf, &len) : fs_listxattr(c.fs, c.q, ino, buf, &len);
+	if (err)
+		fuse_reply_err(req, -err);
+	else if (room)
+		fuse_reply_buf(req, buf, len);
+	else
+		fuse_reply_xattr(req, len);
+	if (buf)
+		worker_free(c.worker, buf, room);
+}
+
+static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	if (xattr_refused(name))
+		fuse_reply_err(req, EOPNOTSUPP);
+	else
+		get_xattr(req, ino, name, size);
+}
+
+static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	get_xattr(req, ino, NULL, size);
+}
+
+/* --- space --- */
+
+static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+
+	(void)fi;
+	reply_change(req, CHANGE_FILE, fs_fallocate(c.fs, c.q, ino, mode, (uint64_t)off, (uint64_t)len));
+}
+
+static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	uint64_t out;
+	int err = fs_lseek(c.fs, c.q, ino, (uint64_t)off, whence, &out);
+
+	(void)fi;
+	if (err)
+		fuse_reply_err(req, -err);
+	else
+		fuse_reply_lseek(req, (off_t)out);
+}
+
+static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi, unsigned flags,
+		     const void *in, size_t in_size, size_t out_size)
+{
+	(void)ino;
+	(void)cmd;
+	(void)arg;
+	(void)fi;
+	(void)flags;
+	(void)in;
+	(void)in_size;
+	(void)out_size;
+	fuse_reply_err(req, ENOTTY);
+}
+
+/*
+ * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right), copy_file_range (the kernel
+ * copies), poll, bmap.  DESTROY is the loop's.
+ */
+const struct fuse_lowlevel_ops fuse_glue_ops = {
+	.init = op_init,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.mknod = op_mknod,
+	.mkdir = op_mkdir,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.symlink = op_symlink,
+	.rename = op_rename,
+	.link = op_link,
+	.open = op_open,
+	.create = op_create,
+	.read = fuse_io_read,
+	.write = fuse_io_write,
+	.flush = op_flush,
+	.release = op_release,
+	.fsync = fuse_io_fsync,
+	.opendir = op_open,
+	.readdir = op_readdir,
+	.readdirplus = op_readdirplus,
+	.releasedir = op_release,
+	.fsyncdir = fuse_io_fsync,
+	.statfs = op_statfs,
+	.setxattr = op_setxattr,
+	.getxattr = op_getxattr,
+	.listxattr = op_listxattr,
+	.removexattr = op_removexattr,
+	.fallocate = op_fallocate,
+	.lseek = op_lseek,
+	.ioctl = op_ioctl,
+};

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fuse_ops.h - requests in, one call of fs.h, replies out.  The glue between libfuse's low-level API and fs/.
+ *
+ * fuse_ops.c  everything about names and attributes: run to completion on the worker that read the request
+ * fuse_io.c   READ, WRITE, FSYNC: started here, answered from their completion
+ * fuse_reply.c  the replies to changes, which a mount with -o sync holds back until they are durable
+ */
+#ifndef HOLDFAST_FS_FUSE_OPS_H
+#define HOLDFAST_FS_FUSE_OPS_H
+
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+
+#include "fs/fs.h"
+#include "fs/loop.h"
+
+/* Nobody but the daemon changes the volume, so what the kernel has cached stays right. */
+#define CACHE_SECONDS 86400.0
+
+/* The session's userdata. */
+struct fuse_glue {
+	struct fs *fs;
+	struct loop *loop;
+	bool sync;		/* hold back all replies to changes */
+	bool dirsync;		/* those to changes of directories */
+	unsigned max_read;
+	bool inited;		/* INIT has been served */
+};
+
+extern const struct fuse_lowlevel_ops fuse_glue_ops;
+
+/* --- among the glue's files --- */
+
+/* What a handler needs, found from its request. */
+struct call {
+	struct fuse_glue *glue;
+	struct fs *fs;
+	struct worker *worker;
+	struct dev_queue *q;
+};
+struct call call_of(fuse_req_t req);
+
+void fuse_glue_stat(const struct fs_attr *attr, struct stat *st);
+void fuse_glue_entry(const struct fs_attr *attr, struct fuse_entry_param *e);
+
+enum change_kind { CHANGE_NAMES, CHANGE_FILE };
+
+/* Reply to a change that ended in `err` (0 or negative errno): nothing more; an entry; attributes. */
+void reply_change(fuse_req_t req, enum change_kind kind, int err);
+void reply_change_entry(fuse_req_t req, int err, const struct fs_attr *attr);
+void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr, const struct fuse_file_info *fi);
+void reply_change_attr(fuse_req_t req, int err, const struct fs_attr *attr);
+
+void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi);
+void fuse_io_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+#endif

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fuse_reply.c - replies to changes.
+ *
+ * A reply that cannot be delivered is no error: the connection is being torn down, and fs_close() drops the reference that an entry
+ * carried.
+ */
+#include <stdlib.h>
+
+#include "fs/fuse_ops.h"
+
+enum shape { SHAPE_ERR, SHAPE_ENTRY, SHAPE_CREATED, SHAPE_ATTR };
+
+struct reply {
+	struct fs_sync sync;	/* first: see reply_durable() */
+	fuse_req_t req;
+	struct worker *worker;
+	enum shape shape;
+	struct fuse_entry_param entry;	/* SHAPE_ATTR: only attr */
+	struct fuse_file_info fi;
+};
+
+static void reply_send(struct reply *r, int err)
+{
+	if (err) {
+		fuse_reply_err(r->req, -err);
+		return;
+	}
+	switch (r->shape) {
+	case SHAPE_ERR:
+		fuse_reply_err(r->req, 0);
+		break;
+	case SHAPE_ENTRY:
+		fuse_reply_entry(r->req, &r->entry);
+		break;
+	case SHAPE_CREATED:
+		fuse_reply_create(r->req, &r->entry, &r->fi);
+		break;
+	case SHAPE_ATTR:
+		fuse_reply_attr(r->req, &r->entry.attr, CACHE_SECONDS);
+		break;
+	}
+}
+
+static void reply_durable(struct fs_sync *sync)
+{
+	struct reply *r = (struct reply *)sync;
+	struct worker *w = r->worker;
+
+	reply_send(r, sync->result);
+	free(r);
+	worker_end(w);
+}
+
+/* Sends `r` when everything up to now is durable.  All, not one inode: a rename touches up to four. */
+static void reply_when_durable(const struct reply *r, const struct call *c)
+{
+	struct reply *held = malloc(sizeof(*held));
+
+	if (!held) {
+		struct reply now = *r;
+
+		reply_send(&now, fs_sync(c->fs, c->q, 0, false));
+		return;
+	}
+	*held = *r;
+	held->worker = c->worker;
+	held->sync = (struct fs_sync){ .done = reply_durable };
+	worker_begin(c->worker);
+	fs_fsync(c->fs, c->q, &held->sync);
+}
+
+static void reply_to_change(struct reply *r, enum change_kind kind, int err)
+{
+	struct call c = call_of(r->req);
+
+	if (!err && (c.glue->sync || (c.glue->dirsync && kind == CHANGE_NAMES)))
+		reply_when_durable(r, &c);
+	else
+		reply_send(r, err);
+}
+
+void reply_change(fuse_req_t req, enum change_kind kind, int err)
+{
+	struct reply r = { .req = req, .shape = SHAPE_ERR };
+
+	reply_to_change(&r, kind, err);
+}
+
+void reply_change_entry(fuse_req_t req, int err, const struct fs_attr *attr)
+{
+	struct reply r = { .req = req, .shape = SHAPE_ENTRY };
+
+	if (!err)
+		fuse_glue_entry(attr, &r.entry);
+	reply_to_change(&r, CHANGE_NAMES, err);
+}
+
+void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr, const struct fuse_file_info *fi)
+{
+	struct reply r = { .req = req, .shape = SHAPE_CREATED, .fi = *fi };
+
+	if (!err)
+		fuse_glue_entry(attr, &r.entry);
+	reply_to_change(&r, CHANGE_NAMES, err);
+}
+
+void reply_change_attr(fuse_req_t req, int err, const struct fs_attr *attr)
+{
+	struct reply r = { .req = req, .shape = SHAPE_ATTR };
+
+	if (!err)
+		fuse_glue_stat(attr, &r.entry.attr);
+	reply_to_change(&r, CHANGE_FILE, err);
+}

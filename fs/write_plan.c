@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * write_plan.c - what a write does: the step that decides for each block where its bytes go, and records the transaction.
+ *
+ *	block        whole in the request                       partly
+ *	hole         allocated, direct                          allocated, through the log
+ *	unwritten    its own block, direct                      its own block, through the log
+ *	written      few: its own block, through the log;       its own block, through the log
+ *	             many: another block, direct
+ *
+ * "Direct" data is written home in the background; the frame that names it waits for that (log_hold), the caller does not.
+ */
+#include "fs/write_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/crc32c.h"
+
+/* Whole overwritten blocks up to here go through the log. */
+#define LOGGED_BLOCKS ((64u << 10) / BLOCK_SIZE)
+
+/* --- small files ------------------------------------------------------------------------------- */
+
+/* Nothing but an inline item, or nothing at all, holds its contents, and that can stay so. */
+static bool fits_inline(const struct write *w, const struct disk_inode *di)
+{
+	if (w->off + w->len > INLINE_MAX)
+		return false;
+	if (get64(di->flags) & INODE_INLINE)
+		return true;
+	return get64(di->nblocks) == 0 && get64(di->size) <= INLINE_MAX;
+}
+
+static void write_committed(struct write *w, uint64_t lsn)
+{
+	struct fs *fs = w->fs;
+
+	w->lsn = lsn;
+	inode_changed(fs, w->ino, lsn, true);
+	fs->stats.writes++;
+	fs->stats.write_bytes += w->len;
+}
+
+static int write_inline(struct write *w, struct disk_inode *di, struct miss *miss)
+{
+	uint64_t size = get64(di->size), end = w->off + w->len, lsn;
+	uint8_t buf[INLINE_MAX] = {0};
+	struct txn t;
+	int err = get64(di->flags) & INODE_INLINE ? inline_get(w->fs, w->ino, di, miss, buf) : 0;
+
+	if (err)
+		return err;
+	memcpy(buf + w->off, w->buf, w->len);
+	txn_begin(&t, w->fs->v);
+	inline_put(&t, w->ino, di, buf, end > size ? end : size);
+	file_touch(w->fs, di);
+	inode_put(&t, w->ino, di);
+	err = txn_commit(&t, w->q, 0, miss, NULL, &lsn);
+	txn_end(&t);
+	if (!err)
+		write_committed(w, lsn);
+	return err;
+}
+
+/* --- where blocks go --------------------------------------------------------------------------- */
+
+/* Fills in what is mapped now; returns how many whole blocks overwrite written ones. */
+static unsigned plan_old(struct write *w)
+{
+	unsigned nover = 0;
+
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		struct wblock *b = &w->blk[i];
+		uint64_t block = w->first + i;
+		const struct extent *e = extmap_find(&w->map, block);
+
+		b->old_blkno = e ? extent_blkno(e, block) : 0;
+		b->old_written = e && e->written;
+		b->old_csum = b->old_written ? extmap_csum(&w->map, e, block) : 0;
+		b->blkno = b->old_blkno;
+		b->direct = false;
+		if (wpart_whole(w, i) && b->old_written)
+			nover++;
+	}
+	return nover;
+}
+
+/* Ends the request in front of block i, because there is no room for more: a short write. */
+static int plan_shorten(struct write *w, unsigned i)
+{
+	if (i == 0)
+		return -ENOSPC;
+	w->len = ((w->first + i) << BLOCK_SHIFT) - w->off;
+	w->nblocks = i;
+	return -ERESTART;
+}
+
+/* There is no space for block i's new place. */
+static int plan_full(struct write *w, unsigned i, bool moving)
+{
+	if (!moving)
+		return plan_shorten(w, i);
+	w->in_place = true;
+	return -ERESTART;
+}
+
+static uint64_t plan_goal(struct write *w)
+{
+	const struct extent *e = extmap_before(&w->map, w->first);
+	const struct inode *inode = inode_find(w->fs, w->ino);
+
+	if (e && e->file + e->n == w->first)
+		return e->blkno + e->n;
+	if (inode && inode->goal)
+		return inode->goal;
+	return e ? e->blkno + e->n : 0;
+}
+
+/* New places for holes and, if `moving`, for whole blocks that are written. */
+static int plan_alloc(struct write *w, struct txn *t, bool moving, struct miss *miss, uint64_t *goal)
+{
+	unsigned i = 0;
+
+	*goal = plan_goal(w);
+	while (i < w->nblocks) {
+		unsigned j = i;
+		uint64_t blkno, n;
+
+		while (j < w->nblocks && (!w->blk[j].old_blkno ||
+					  (moving && w->blk[j].old_written && wpart_whole(w, j))))
+			j++;
+		if (j == i) {
+			*goal = w->blk[i++].old_blkno + 1;
+			continue;
+		}
+		int err = txn_alloc(t, *goal, j - i, miss, &blkno, &n);
+		if (err == -ENOSPC)
+			return plan_full(w, i, moving);
+		if (err)
+			return err;
+		*goal = blkno + n;
+		for (; n; n--)
+			w->blk[i++].blkno = blkno++;
+	}
+	return 0;
+}
+
+/* Overwriting in place: as many blocks as one frame can take. */
+static int plan_log_limit(struct write *w)
+{
+	uint32_t room = log_max_payload(w->fs->v->log) / 2 / (BLOCK_SIZE + 64), n = 0;
+
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		if (w->blk[i].old_written && n++ == room)
+			return plan_shorten(w, i);
+	}
+	return 0;
+}
+
+static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64_t *goal)
+{
+	uint64_t end = w->first + w->nblocks;
+	int err = extmap_load(&w->map, w->first, end, UINT32_MAX, miss);
+
+	if (err)
+		return err;
+	unsigned nover = plan_old(w);
+	bool moving = !w->in_place && nover > LOGGED_BLOCKS;
+	if (w->in_place) {
+		err = plan_log_limit(w);
+		if (err)
+			return err;
+	}
+	err = plan_alloc(w, t, moving, miss, goal);
+	for (unsigned i = 0; !err && i < w->nblocks; i++)
+		w->blk[i].direct = wpart_whole(w, i) && (moving || !w->blk[i].old_written);
+	return err;
+}
+
+/* --- recording --------------------------------------------------------------------------------- */
+
+/* A partly covered block: what it will hold decides its checksum. */
+static int record_part(struct write *w, struct txn *t, unsigned i)
+{
+	struct wblock *b = &w->blk[i];
+	unsigned at = wpart_at(w, i), len = wpart_len(w, i);
+	uint8_t page[BLOCK_SIZE];
+	const uint8_t *content;
+	const void *base = NULL;
+
+	if (b->old_written) {
+		int err = base_get(w->fs, &w->base, i ? 1 : 0, w->ino, w->first + i, b->blkno, b->old_csum, &content,
+				   &base);
+		if (err)
+			return err;
+		memcpy(page, content, BLOCK_SIZE);
+	} else {
+		memset(page, 0, BLOCK_SIZE);
+	}
+	memcpy(page + at, wpart_bytes(w, i), len);
+	b->csum = crc32c(0, page, BLOCK_SIZE);
+	txn_data(t, b->blkno, at, wpart_bytes(w, i), len, !b->old_written, base);
+	return 0;
+}
+
+static int record_data(struct write *w, struct txn *t)
+{
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		struct wblock *b = &w->blk[i];
+
+		if (!wpart_whole(w, i)) {
+			int err = record_part(w, t, i);
+			if (err)
+				return err;
+		} else if (!b->direct) {
+			txn_data(t, b->blkno, 0, wpart_bytes(w, i), BLOCK_SIZE, true, NULL);
+		}
+	}
+	return 0;
+}
+
+/* Frees what moved and maps the blocks as decided. */
+static int record_extents(struct write *w, struct txn *t)
+{
+	uint32_t csum[FS_IO_MAX / BLOCK_SIZE + 1];
+	unsigned i, j;
+
+	for (i = 0; i < w->nblocks; i = j) {
+		for (j = i; j < w->nblocks && w->blk[j].old_blkno && w->blk[j].blkno != w->blk[j].old_blkno;)
+			j++;
+		if (j > i)
+			extmap_release(&w->map, t, w->first + i, w->first + j);
+		else
+			j = i + 1;
+	}
+	for (i = 0; i < w->nblocks; i = j) {
+		for (j = i; j < w->nblocks && w->blk[j].blkno == w->blk[i].blkno + (j - i); j++)
+			csum[j - i] = w->blk[j].csum;
+		extmap_set(&w->map, w->first + i, j - i, w->blk[i].blkno, csum);
+	}
+	return extmap_emit(&w->map, t);
+}
+
+static void record_inode(struct write *w, struct txn *t, struct disk_inode *di)
+{
+	uint64_t end = w->off + w->len, nblocks = get64(di->nblocks);
+
+	for (unsigned i = 0; i < w->nblocks; i++)
+		nblocks += !w->blk[i].old_blkno;
+	di->nblocks = put64(nblocks);
+	if (end > get64(di->size))
+		di->size = put64(end);
+	file_touch(w->fs, di);
+	inode_put(t, w->ino, di);
+}
+
+static int record(struct write *w, struct txn *t, struct disk_inode *di)
+{
+	int err = record_data(w, t);
+
+	if (!err)
+		err = record_extents(w, t);
+	if (!err)
+		record_inode(w, t, di);
+	return err;
+}
+
+/* --- the step ---------------------------------------------------------------------------------- */
+
+static bool any_direct(const struct write *w)
+{
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		if (w->blk[i].direct)
+			return true;
+	}
+	return false;
+}
+
+static bool any_moved(const struct write *w)
+{
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		if (w->blk[i].old_blkno && w->blk[i].blkno != w->blk[i].old_blkno)
+			return true;
+	}
+	return false;
+}
+
+/* Readers find direct data in memory from the commit on: so it is put there before. */
+static int commit(struct write *w, struct txn *t, bool direct, struct miss *miss, uint64_t *lsn)
+{
+	int err = direct ? write_runs_begin(w) : 0;
+
+	if (err)
+		return err;
+	err = txn_commit(t, w->q, 0, miss, direct ? &w->hold : NULL, lsn);
+	if (err && direct)
+		write_runs_undo(w);
+	if (err == -ENOSPC && any_moved(w))
+		return plan_full(w, 0, true);
+	return err;
+}
+
+static int write_blocks_txn(struct write *w, struct txn *t, struct disk_inode *di, struct miss *miss)
+{
+	uint64_t goal, lsn;
+	int err = plan_blocks(w, t, miss, &goal);
+
+	if (err)
+		return err;
+	bool direct = any_direct(w);
+	if (direct && !w->copy && write_needs_copy(w))
+		return -ENOBUFS;
+	err = record(w, t, di);
+	if (!err)
+		err = commit(w, t, direct, miss, &lsn);
+	if (err)
+		return err;
+	write_committed(w, lsn);
+	struct inode *inode = inode_find(w->fs, w->ino);
+	if (inode && t->nruns)
+		inode->goal = goal;
+	if (direct)
+		write_runs_committed(w);
+	return 0;
+}
+
+static int write_blocks(struct write *w, struct disk_inode *di, struct miss *miss)
+{
+	struct txn t;
+
+	txn_begin(&t, w->fs->v);
+	int err = write_blocks_txn(w, &t, di, miss);
+	txn_end(&t);
+	return err;
+}
+
+int write_step(struct write *w, struct miss *miss)
+{
+	struct fs *fs = w->fs;
+	struct disk_inode di;
+	int err = volume_writable(fs->v);
+
+	if (!err)
+		err = inode_get(fs, w->ino, miss, &di);
+	if (!err)
+		err = file_check(&di);
+	if (!err && w->off + w->len > get64(di.size))
+		err = truncate_pending(fs, w->q, w->ino, miss);
+	if (err)
+		return err;
+	if (fits_inline(w, &di))
+		return write_inline(w, &di, miss);
+	if (get64(di.flags) & INODE_INLINE) {
+		err = inline_to_block(fs, w->q, w->ino, &di, miss);
+		if (err)
+			return err;
+	}
+	return write_blocks(w, &di, miss);
+}

@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * main.c - fsck.holdfast: options, the lock, replay, the exit status of fsck(8).
+ *
+ * Without -n the journal of a volume that was not unmounted cleanly is replayed first, as a mount would.  Nothing else is ever
+ * written: this release finds damage and does not repair it.
+ */
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/image_lock.h"
+#include "core/version.h"
+#include "fsck/output.h"
+#include "journal/volume.h"
+
+#define PROGRAM "fsck.holdfast"
+
+/* Findings of one code that are shown without -v. */
+#define SHOWN_PER_CODE 50
+
+/* fsck(8) */
+#define EXIT_CORRECTED   1u
+#define EXIT_UNCORRECTED 4u
+#define EXIT_OPERATION   8u
+#define EXIT_USAGE       16u
+#define EXIT_CANCELLED   32u
+
+enum mode {
+	MODE_ASK,	/* none of the options below */
+	MODE_NEVER,	/* -n: nothing is written */
+	MODE_ALWAYS,	/* -a, -p, -y */
+};
+
+struct options {
+	const char *path;
+	enum mode mode;
+	bool force, data, timing;
+};
+
+struct job {
+	struct options o;
+	struct output out;
+	struct outcome oc;
+	struct fsck_result res;
+	struct diag diag;
+	int fd, backing_fd;
+	struct dev *dev;
+	struct dev_queue *q;
+	char error[300];
+};
+
+/* --- the command line -------------------------------------------------------------------------- */
+
+static const char usage_text[] =
+	"usage: " PROGRAM " [options] DEVICE|IMAGE\n"
+	"\n"
+	"  -n                only look, write nothing, not even a replay of the journal\n"
+	"  -a, -p, -y        replay the journal without asking\n"
+	"  -f                check everything even if the volume is clean\n"
+	"      --data        also read all file contents and verify their checksums\n"
+	"      --json        findings and summary as one JSON object\n"
+	"  -C FD             progress: lines \"pass done total name\" to FD; 0: a bar\n"
+	"  -t                show how long it took\n"
+	"  -v                more, and all findings of a kind\n"
+	"  -V, --version     -h, --help\n"
+	"\n"
+	"Exit status, summed: 0 no damage, 1 journal replayed, 4 damage found, 8 cannot be checked,\n"
+	"16 usage, 32 cancelled.\n";
+
+enum { OPT_DATA = 256, OPT_JSON };
+
+static const struct option long_options[] = {
+	{"data", no_argument, NULL, OPT_DATA},
+	{"json", no_argument, NULL, OPT_JSON},
+	{"version", no_argument, NULL, 'V'},
+	{"help", no_argument, NULL, 'h'},
+	{NULL, 0, NULL, 0},
+};
+
+static int set_mode(struct options *o, enum mode mode)
+{
+	if (o->mode != MODE_ASK && o->mode != mode) {
+		fputs(PROGRAM ": only one of -n and -a, -p, -y can be given\n", stderr);
+		return -EINVAL;
+	}
+	o->mode = mode;
+	return 0;
+}
+
+static int parse_progress(struct job *job, const char *arg)
+{
+	char *end;
+	long fd = strtol(arg, &end, 10);
+
+	if (end == arg || *end || fd > 1 << 20) {
+		fprintf(stderr, PROGRAM ": \"%s\" is not a file descriptor\n", arg);
+		return -EINVAL;
+	}
+	job->out.progress_fd = fd < 0 ? -1 : (int)fd;
+	return 0;
+}
+
+static int parse_option(struct job *job, int c)
+{
+	switch (c) {
+	case 'n':
+		return set_mode(&job->o, MODE_NEVER);
+	case 'a':
+	case 'p':
+	case 'y':
+		return set_mode(&job->o, MODE_ALWAYS);
+	case 'f':
+		job->o.force = true;
+		return 0;
+	case OPT_DATA:
+		job->o.data = job->o.force = true;
+		return 0;
+	case OPT_JSON:
+		job->out.json = true;
+		return 0;
+	case 'C':
+		return parse_progress(job, optarg);
+	case 't':
+		job->o.timing = true;
+		return 0;
+	case 'v':
+		job->out.verbose = true;
+		return 0;
+	case 'b':	/* all copies of the superblock are always tried */
+	case 'B':
+	case 'T':	/* fsck(8)'s own, for when it passes them on */
+	case 'l':
+	case 'M':
+	case 'R':
+	case 'r':
+		return 0;
+	default:
+		fputs("Try '" PROGRAM " --help'.\n", stderr);
+		return -EINVAL;
+	}
+}
+
+/* -1: go on; else the exit status. */
+static int parse_command(int argc, char **argv, struct job *job)
+{
+	int c;
+
+	while ((c = getopt_long(argc, argv, "napyfC:tvb:B:TlMRrVh", long_options, NULL)) != -1) {
+		if (c == 'h') {
+			fputs(usage_text, stdout);
+			return 0;
+		}
+		if (c == 'V') {
+			puts(PROGRAM " " HOLDFAST_VERSION);
+			return 0;
+		}
+		if (parse_option(job, c))
+			return EXIT_USAGE;
+	}
+	if (optind + 1 != argc) {
+		fprintf(stderr, PROGRAM ": %s\nTry '" PROGRAM " --help'.\n",
+			optind < argc ? "more than one device or image named" : "no device or image named");
+		return EXIT_USAGE;
+	}
+	job->o.path = job->out.path = argv[optind];
+	return -1;
+}
+
+/* --- errors and signals ------------------------------------------------------------------------ */
+
+/* It cannot be checked: one line, and the status. */
+__attribute__((format(printf, 2, 3))) static int give_up(struct job *job, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(job->error, sizeof(job->error), fmt, ap);
+	va_end(ap);
+	fprintf(stderr, PROGRAM ": %s: %s\n", job->o.path, job->error);
+	job->oc.error = job->error;
+	job->oc.status |= EXIT_OPERATION;
+	return -EINVAL;
+}
+
+static int give_up_errno(struct job *job, int err)
+{
+	switch (err) {
+	case -ENOENT:
+		return give_up(job, "is not a Holdfast volume (no superblock found)");
+	case -EUCLEAN:
+		return give_up(job, "all copies of the superblock are damaged");
+	case -ENOTSUP:
+		return give_up(job, "made by a newer version (format version or features unknown to " PROGRAM " " HOLDFAST_VERSION ")");
+	case -ENOSPC:
+		return give_up(job, "is cut off: it has %llu bytes, fewer than the volume in it",
+			       (unsigned long long)job->dev->size);
+	default:
+		return give_up(job, "%s", strerror(-err));
+	}
+}
+
+static void block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* Signals stay pending: nobody is interrupted in the middle of a write. */
+static bool is_cancelled(void *arg)
+{
+	sigset_t pending;
+
+	(void)arg;
+	return !sigpending(&pending) && (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM));
+}
+
+static void emit(void *arg, enum diag_level level, const char *line)
+{
+	const struct job *job = arg;
+
+	if (level <= DIAG_WARNING || job->out.verbose)
+		fprintf(stderr, PROGRAM ": %s\n", line);
+}
+
+/* --- opening ----------------------------------------------------------------------------------- */
+
+static int in_use(struct job *job)
+{
+	char where[200];
+
+	if (image_is_mounted(job->o.path, where, sizeof(where)))
+		return give_up(job, "is in use: mounted at %s", where);
+	return give_up(job, "is in use by another program");
+}
+
+static int lock_image(struct job *job)
+{
+	bool look = job->o.mode == MODE_NEVER;
+	int err = image_lock(job->fd, look ? IMAGE_LOCK_SHARED : 0, &job->backing_fd);
+
+	if (err == -EBUSY && look) {
+		fprintf(stderr, PROGRAM ": %s: is in use; what is found may come from changes going on\n", job->o.path);
+		return 0;
+	}
+	if (err == -EBUSY)
+		return in_use(job);
+	return err ? give_up(job, "cannot be locked: %s", strerror(-err)) : 0;
+}
+
+static int open_image(struct job *job)
+{
+	bool look = job->o.mode == MODE_NEVER;
+	struct stat st;
+
+	if (stat(job->o.path, &st))
+		return give_up(job, "%s", strerror(errno));
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return give_up(job, "is neither a file nor a block device");
+	int flags = O_CLOEXEC | (look ? O_RDONLY : O_RDWR) | (S_ISBLK(st.st_mode) && !look ? O_EXCL : 0);
+	job->fd = open(job->o.path, flags);
+	if (job->fd < 0 && job->o.mode == MODE_ASK && (errno == EACCES || errno == EROFS || errno == EPERM)) {
+		job->o.mode = MODE_NEVER;
+		job->fd = open(job->o.path, O_CLOEXEC | O_RDONLY);
+	}
+	if (job->fd < 0)
+		return errno == EBUSY ? in_use(job) : give_up(job, "%s", strerror(errno));
+	return lock_image(job);
+}
+
+static int open_device(struct job *job)
+{
+	unsigned flags = job->o.mode == MODE_NEVER ? DEV_OPEN_READ_ONLY : 0;
+	int err = dev_open_fd(job->fd, job->o.path, DEV_ENGINE_AUTO, flags, &job->diag, &job->dev);
+
+	if (err)
+		return give_up_errno(job, err);
+	job->fd = -1;	/* the device's now */
+	err = dev_queue_create(job->dev, &job->q);
+	return err ? give_up_errno(job, err) : 0;
+}
+
+/* --- checking ---------------------------------------------------------------------------------- */
+
+static void show_finding(void *arg, const struct fsck_finding *f)
+{
+	struct job *job = arg;
+
+	output_finding(&job->out, f);
+}
+
+static void show_progress(void *arg, unsigned pass, uint64_t done, uint64_t total)
+{
+	struct job *job = arg;
+
+	output_progress(&job->out, pass, done, total);
+}
+
+static unsigned shown_per_code(const struct job *job)
+{
+	return job->out.verbose ? 0 : SHOWN_PER_CODE;
+}
+
+static int look_at_roots(struct job *job)
+{
+	struct fsck_opts opts = {0};
+	int err = fsck_check_roots(job->q, &opts, &job->res);
+
+	return err ? give_up_errno(job, err) : 0;
+}
+
+static int check_all(struct job *job)
+{
+	struct fsck_opts opts = {
+		.data = job->o.data,
+		.try_replay = true,
+		.max_per_code = shown_per_code(job),
+		.found = show_finding,
+		.progress = job->out.progress_fd >= 0 ? show_progress : NULL,
+		.cancelled = is_cancelled,
+		.arg = job,
+	};
+	int err = fsck_check(job->q, &opts, &job->res);
+
+	job->oc.full = true;
+	if (err == -ECANCELED) {
+		fprintf(stderr, PROGRAM ": %s: cancelled\n", job->o.path);
+		job->oc.error = "cancelled";
+		job->oc.status |= EXIT_CANCELLED;
+		return err;
+	}
+	if (err)
+		return give_up_errno(job, err);
+	if (job->res.nerrors)
+		job->oc.status |= EXIT_UNCORRECTED;
+	return 0;
+}
+
+/* --- replay ------------------------------------------------------------------------------------ */
+
+static bool may_replay(const struct job *job)
+{
+	char answer[16];
+
+	if (job->o.mode != MODE_ASK || job->out.json || !isatty(STDIN_FILENO))
+		return job->o.mode == MODE_ALWAYS;
+	printf("%s: was not unmounted cleanly. Replay the journal? (y/N) ", job->o.path);
+	fflush(stdout);
+	return fgets(answer, sizeof(answer), stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+}
+
+/*
+ * Opening replays, and repairs copies of what it reads; closing makes the clean root.  What stands in its way is
+ * for the check to find and to name.
+ */
+static int replay(struct job *job)
+{
+	struct volume_config cfg = {0};
+	struct volume *v;
+	int err = volume_open(job->q, &cfg, &job->diag, &v);
+
+	if (err) {
+		diag(&job->diag, DIAG_ERR, "%s: the journal was not replayed: %s", job->o.path, strerror(-err));
+		return 0;
+	}
+	job->oc.replayed = true;
+	job->oc.replayed_frames = v->recovery.frames;
+	job->oc.replayed_bytes = v->recovery.bytes;
+	err = volume_close(v, job->q);
+	if (err)
+		return give_up(job, "the replayed journal could not be written: %s", strerror(-err));
+	job->oc.status |= EXIT_CORRECTED;
+	if (!job->out.json)
+		printf("%s: journal replayed: %llu transactions, %llu bytes\n", job->o.path,
+		       (unsigned long long)job->oc.replayed_frames, (unsigned long long)job->oc.replayed_bytes);
+	return look_at_roots(job);
+}
+
+static int check_volume(struct job *job)
+{
+	int err = look_at_roots(job);
+
+	if (!err && !(job->res.root_clean && job->res.roots_ok) && may_replay(job))
+		err = replay(job);
+	if (err)
+		return err;
+	if (job->res.root_clean && job->res.roots_ok && !job->o.force)
+		return 0;
+	return check_all(job);
+}
+
+/* --- main -------------------------------------------------------------------------------------- */
+
+static double seconds_since(const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
+}
+
+static void close_image(struct job *job)
+{
+	if (job->q)
+		dev_queue_destroy(job->q);
+	if (job->dev)
+		dev_close(job->dev);
+	if (job->fd >= 0)
+		close(job->fd);
+	if (job->backing_fd >= 0)
+		close(job->backing_fd);
+}
+
+int main(int argc, char **argv)
+{
+	struct job job = {.fd = -1, .backing_fd = -1, .out.progress_fd = -1, .oc.seconds = -1};
+	struct timespec start;
+	int rc = parse_command(argc, argv, &job);
+
+	if (rc >= 0)
+		return rc;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	block_signals();
+	job.diag = (struct diag){.emit = emit, .arg = &job};
+	output_begin(&job.out);
+	int err = open_image(&job);
+	if (!err)
+		err = open_device(&job);
+	if (!err)
+		err = check_volume(&job);
+	if (job.o.timing)
+		job.oc.seconds = seconds_since(&start);
+	output_end(&job.out, &job.res, &job.oc, shown_per_code(&job));
+	close_image(&job);
+	if (fflush(stdout))
+		job.oc.status |= EXIT_OPERATION;
+	return (int)job.oc.status;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* output.h - what fsck.holdfast shows: lines for people, or one JSON object; progress. */
+#ifndef HOLDFAST_FSCK_OUTPUT_H
+#define HOLDFAST_FSCK_OUTPUT_H
+
+#include "core/json.h"
+#include "fsck/check.h"
+
+struct output {
+	const char *path;
+	bool json, verbose;
+	int progress_fd;	/* -1: none; 0: a bar on stdout */
+	struct json j;
+	int bar;		/* per mille shown last; -1: none */
+};
+
+void output_begin(struct output *o);
+void output_finding(struct output *o, const struct fsck_finding *f);
+void output_progress(struct output *o, unsigned pass, uint64_t done, uint64_t total);
+
+struct outcome {
+	unsigned status;	/* the exit status */
+	bool replayed;
+	uint64_t replayed_frames, replayed_bytes;
+	bool full;		/* everything was checked, not only the roots */
+	const char *error;	/* why nothing could be checked, or NULL */
+	double seconds;		/* negative: do not show */
+};
+/* The last line, or the rest of the JSON object. */
+void output_end(struct output *o, const struct fsck_result *res, const struct outcome *oc, unsigned max_per_code);
+
+#endif

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * roots.c - the superblock's three copies, and the two root slots of two copies each.
+ *
+ * A checkpoint writes copy 0 of a slot, then copy 1.  So a power cut may leave one copy of one slot torn, or the second one older
+ * than the first; that heals with the next checkpoint, and is damage only on a volume that was unmounted cleanly.
+ */
+#include "fsck/check_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "journal/volume.h"
+
+/* --- superblocks ------------------------------------------------------------------------------- */
+
+static int check_super_copy(struct check *c, unsigned copy, void *block)
+{
+	uint64_t blkno = super_blkno(c->sb.nblocks, copy);
+	struct catcher k;
+	struct super sb;
+
+	catcher_init(&k);
+	int err = check_read(c, blkno, block, &k);
+	if (!err)
+		err = super_decode(block, blkno, c->q->dev->size >> BLOCK_SHIFT, &k.diag, &sb);
+	if (err == -ENOMEM)
+		return err;
+	if (err == -ENOENT)
+		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u at block %llu: is not there", copy,
+		      (unsigned long long)blkno);
+	else if (err)
+		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u: %s", copy, k.text);
+	else if (memcmp(&sb, &c->sb, sizeof(sb)) != 0)
+		found(c, FSCK_SUPER_DIFFERS, AT_BLOCK(blkno), "superblock copy %u at block %llu differs from the first good one",
+		      copy, (unsigned long long)blkno);
+	return 0;
+}
+
+static int check_features(struct check *c)
+{
+	uint32_t unknown = (c->sb.incompat & ~FEATURE_INCOMPAT_KNOWN) | (c->sb.ro_compat & ~FEATURE_RO_COMPAT_KNOWN);
+
+	if (!unknown)
+		return 0;
+	diag(c->opts->diag, DIAG_ERR,
+	     "%s: made by a newer version: unknown features (incompatible 0x%x, read-only compatible 0x%x)",
+	     c->q->dev->path, c->sb.incompat & ~FEATURE_INCOMPAT_KNOWN, c->sb.ro_compat & ~FEATURE_RO_COMPAT_KNOWN);
+	return -ENOTSUP;
+}
+
+int check_supers(struct check *c)
+{
+	int err = volume_read_super(c->q, c->opts->diag, &c->sb);
+
+	if (err)
+		return err;
+	c->res->sb = c->sb;
+	err = check_features(c);
+	if (err)
+		return err;
+	auto_free void *block = dev_alloc(BLOCK_SIZE, false);
+	if (!block)
+		return -ENOMEM;
+	for (unsigned copy = 0; !err && copy < SUPER_COPIES; copy++)
+		err = check_super_copy(c, copy, block);
+	return err;
+}
+
+/* --- roots ------------------------------------------------------------------------------------- */
+
+struct root_copy {
+	struct disk_root *block;
+	bool ok;
+	char why[200];
+};
+
+static uint64_t root_generation(const struct root_copy *rc)
+{
+	return rc->ok ? get64(rc->block->h.generation) : 0;
+}
+
+static int read_root_copy(struct check *c, unsigned slot, unsigned copy, struct root_copy *out)
+{
+	struct catcher k;
+
+	catcher_init(&k);
+	int err = check_read(c, root_blkno(&c->sb, slot, copy), out->block, &k);
+	if (!err)
+		err = root_check(out->block, &c->sb, slot, &k.diag);
+	if (err == -ENOMEM)
+		return err;
+	out->ok = err == 0;
+	memcpy(out->why, k.text, sizeof(out->why));
+	return 0;
+}
+
+/* One slot's two copies, given whether a crash may be the reason for what they are. */
+static void judge_slot(struct check *c, const struct root_copy copy[2], unsigned slot, bool clean)
+{
+	uint64_t blkno = root_blkno(&c->sb, slot, 0);
+
+	if (!copy[0].ok && !copy[1].ok) {
+		found(c, FSCK_ROOT_SLOT, AT_BLOCK(blkno),
+		      "root slot %u: both copies: %s; if it was the newer root, the changes since are lost", slot, copy[0].why);
+		return;
+	}
+	for (unsigned i = 0; i < 2; i++)
+		if (!copy[i].ok)
+			found(c, clean ? FSCK_ROOT_COPY : FSCK_ROOT_INTERRUPTED, AT_BLOCK(root_blkno(&c->sb, slot, i)),
+			      "root slot %u, copy %u at block %llu: %s; the other copy is good", slot, i,
+			      (unsigned long long)root_blkno(&c->sb, slot, i), copy[i].why);
+	if (copy[0].ok && copy[1].ok && root_generation(&copy[0]) != root_generation(&copy[1]))
+		found(c, FSCK_ROOT_INTERRUPTED, AT_BLOCK(blkno), "root slot %u: the copies are of checkpoints %llu and %llu", slot,
+		      (unsigned long long)root_generation(&copy[0]), (unsigned long long)root_generation(&copy[1]));
+}
+
+static void take_root(struct check *c, const struct disk_root *root)
+{
+	struct fsck_result *res = c->res;
+
+	memcpy(c->root, root, BLOCK_SIZE);
+	c->have_root = true;
+	res->generation = get64(root->h.generation);
+	res->ninodes = get64(root->ninodes);
+	res->nfree = get64(root->nfree);
+	res->error_count = get64(root->error_count);
+	res->last_error_sec = get64(root->last_error_sec);
+}
+
+/* As a mount would choose: of each slot the first good copy, of those the newer. */
+static void judge_roots(struct check *c, struct root_copy copy[2][2])
+{
+	const struct root_copy *slot[2], *newest;
+
+	for (unsigned s = 0; s < 2; s++)
+		slot[s] = copy[s][0].ok ? &copy[s][0] : &copy[s][1];
+	newest = root_generation(slot[1]) > root_generation(slot[0]) ? slot[1] : slot[0];
+	if (!newest->ok) {
+		found(c, FSCK_ROOT_LOST, AT_BLOCK(ROOT_BLKNO), "both checkpoint roots are lost: %s", copy[0][0].why);
+		return;
+	}
+	bool clean = get64(newest->block->flags) & ROOT_CLEAN;
+
+	for (unsigned s = 0; s < 2; s++)
+		judge_slot(c, copy[s], s, clean);
+	c->res->root_clean = clean && slot[0]->ok && slot[1]->ok;
+	take_root(c, newest->block);
+	if (c->res->error_count)
+		found(c, FSCK_ROOT_ERRORS, AT_NOWHERE, "damage was met %llu times while mounted",
+		      (unsigned long long)c->res->error_count);
+}
+
+int check_roots(struct check *c)
+{
+	auto_free uint8_t *blocks = dev_alloc(4 * BLOCK_SIZE, false);
+	struct root_copy copy[2][2];
+	int err = blocks ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; !err && i < 4; i++) {
+		copy[i / 2][i % 2].block = (struct disk_root *)(blocks + i * BLOCK_SIZE);
+		err = read_root_copy(c, i / 2, i % 2, &copy[i / 2][i % 2]);
+	}
+	if (err)
+		return err;
+	judge_roots(c, copy);
+	c->res->roots_ok = c->res->nerrors == 0;
+	return 0;
+}

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A volume of its own for every test: image, mount point, daemon; all gone afterwards, whatever happened.
+
+HOLDFAST_BUILD names the build directory (default: build).  HOLDFAST_ENGINE=threads runs everything on that engine.
+"""
+import ctypes
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.join(TOP, os.environ.get("HOLDFAST_BUILD", "build"))
+MKFS = os.path.join(BUILD, "mkfs", "mkfs.holdfast")
+FSCK = os.path.join(BUILD, "fsck", "fsck.holdfast")
+MOUNT = os.path.join(BUILD, "fs", "mount.holdfast")
+LONG = os.environ.get("HOLDFAST_LONG") == "1"
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def run(*argv, check=True, timeout=120, **kwargs):
+    """Runs a command; its output is in the result and, if it fails, in the exception's text."""
+    kwargs.setdefault("stdin", subprocess.DEVNULL)
+    if "stdout" not in kwargs:
+        kwargs["stdout"] = subprocess.PIPE
+        kwargs.setdefault("stderr", subprocess.STDOUT)
+    done = subprocess.run([str(a) for a in argv], timeout=timeout, text=True, errors="replace", check=False, **kwargs)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(str(a) for a in argv)}: exit {done.returncode}\n{done.stdout or ''}")
+    return done
+
+
+def sha256(path):
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while chunk := f.read(1 << 20):
+            h.update(chunk)
+    return h.hexdigest()
+
+
+def is_mounted(path):
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        return any(line.split()[4] == str(path) for line in f)
+
+
+def daemons(image):
+    """Process ids of the daemons that serve an image."""
+    found = []
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit():
+            continue
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                argv = f.read().split(b"\0")
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+                state = f.read().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if state != "Z" and b"mount.holdfast" in os.path.basename(argv[0]) and os.fsencode(str(image)) in argv:
+            found.append(int(pid))
+    return found
+
+
+def wait_for(condition, seconds=20, what="condition"):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {seconds} s")
+        time.sleep(0.01)
+
+
+class Volume:
+    """An image and a place to mount it."""
+
+    def __init__(self, folder, size="256M"):
+        self.folder = str(folder)
+        self.image = os.path.join(self.folder, "disk.img")
+        self.dir = os.path.join(self.folder, "mnt")
+        self.size = size
+        os.mkdir(self.dir)
+
+    def mkfs(self, *options):
+        run(MKFS, "-q", "-f", self.image, *([] if os.path.exists(self.image) else ["--size", self.size]), *options)
+        return self
+
+    def mount(self, options="", check=True):
+        opts = [o for o in (options, "engine=" + os.environ["HOLDFAST_ENGINE"] if "HOLDFAST_ENGINE" in os.environ else "")
+                if o]
+        return run(MOUNT, self.image, self.dir, *(["-o", ",".join(opts)] if opts else []), check=check, timeout=60)
+
+    def umount(self):
+        """As a user does; the daemon is gone and the image unlocked when this returns."""
+        run("umount", self.dir, timeout=60)
+        wait_for(lambda: not daemons(self.image), what="the daemon's end")
+
+    def remount(self, options=""):
+        self.umount()
+        self.mount(options)
+
+    def kill(self):
+        """kill -9, and the dead mount is taken away."""
+        for pid in daemons(self.image):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not daemons(self.image), what="death")
+        run("umount", "-l", self.dir, check=False)
+
+    def fsck(self, *options, expect=0):
+        done = run(FSCK, *(options or ("-n", "-f")), self.image, check=False, timeout=170)
+        assert done.returncode == expect, done.stdout
+        return done.stdout
+
+    def path(self, *names):
+        return os.path.join(self.dir, *names)
+
+    def clean_up(self):
+        for _ in range(3):
+            if is_mounted(self.dir):
+                run("umount", "-l", self.dir, check=False)
+        for pid in daemons(self.image):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not daemons(self.image), what="death")
+
+
+@pytest.fixture
+def folder():
+    """A folder on a real disk (not in memory), removed afterwards."""
+    path = tempfile.mkdtemp(prefix="holdfast-test-", dir=os.environ.get("HOLDFAST_TMP", "/var/tmp"))
+    os.chmod(path, 0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def unmounted(folder):
+    """A formatted volume."""
+    vol = Volume(folder)
+    try:
+        yield vol.mkfs()
+    finally:
+        vol.clean_up()
+
+
+@pytest.fixture
+def vol(unmounted):
+    """A mounted volume."""
+    unmounted.mount()
+    return unmounted
+
+
+@pytest.fixture
+def make_volume(folder):
+    """For tests that want another size: make_volume("1G") -> an unformatted Volume."""
+    made = []
+
+    def make(size="256M"):
+        sub = os.path.join(folder, str(len(made)))
+        os.mkdir(sub)
+        made.append(Volume(sub, size))
+        return made[-1]
+
+    yield make
+    for v in made:
+        v.clean_up()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "long" in item.keywords and not LONG:
+            item.add_marker(pytest.mark.skip(reason="slow; ./setup test --long runs it"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: only with ./setup test --long")

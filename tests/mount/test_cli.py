@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that users type: mkfs.holdfast, mount.holdfast, fsck.holdfast, umount, ./setup mount."""
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+
+import pytest
+
+from conftest import FSCK, MKFS, MOUNT, TOP, daemons, is_mounted, run, sha256, wait_for
+
+
+def test_mkfs_creates(make_volume):
+    v = make_volume()
+    out = run(MKFS, v.image, "--size", "1G", "-L", "my label", "-U", "01234567-89ab-cdef-0123-456789abcdef", "--json").stdout
+    info = json.loads(out)
+    assert info["label"] == "my label" and info["uuid"] == "01234567-89ab-cdef-0123-456789abcdef"
+    st = os.stat(v.image)
+    assert st.st_size == 1 << 30
+    # Sparse, but the journal region is written out: nothing else to speak of.
+    journal = info["journal_bytes"]
+    assert journal <= st.st_blocks * 512 < journal + (2 << 20)
+    with open(v.image, "rb") as f:
+        f.seek(0x10030)
+        assert f.read(8) == b"HOLDFAST"
+
+
+def test_mkfs_sizes_of_journal(make_volume):
+    v = make_volume()
+    run(MKFS, "-q", v.image, "--size", "64M", "-J", "size=8M")
+    out = json.loads(run(MKFS, "-f", "-n", "--json", "-J", "16M", v.image).stdout)
+    assert out["journal_bytes"] == 16 << 20
+    assert run(MKFS, "-f", v.image, "-J", "1G", check=False).returncode == 1
+    assert "clean" in run(FSCK, v.image).stdout
+
+
+def test_mkfs_dry_run(make_volume):
+    v = make_volume()
+    run(MKFS, "-n", v.image, "--size", "1G")
+    assert not os.path.exists(v.image)
+
+
+def test_mkfs_refuses_its_own(unmounted):
+    before = sha256(unmounted.image)
+    done = run(MKFS, unmounted.image, check=False)
+    assert done.returncode == 1 and "Holdfast" in done.stdout or "holdfast" in done.stdout
+    assert sha256(unmounted.image) == before
+    run(MKFS, "-q", "-f", unmounted.image)
+    assert sha256(unmounted.image) != before
+
+
+@pytest.mark.parametrize("args", [["--size", "1M"], ["--size", "nonsense"], ["--size", "1G", "-L", "x" * 256],
+                                  ["--size", "1G", "-U", "no-uuid"], ["--size", "1G", "--nosuch"], []])
+def test_mkfs_bad(make_volume, args):
+    v = make_volume()
+    done = run(MKFS, v.image, *args, check=False)
+    assert done.returncode == 1 and done.stdout.strip()
+    assert not os.path.exists(v.image)
+
+
+def test_mkfs_reproducible(make_volume):
+    v, w = make_volume(), make_volume()
+    env = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
+    for image in (v.image, w.image):
+        run(MKFS, "-q", image, "--size", "16M", "-U", "01234567-89ab-cdef-0123-456789abcdef", env=env)
+    assert sha256(v.image) == sha256(w.image)
+
+
+def test_mkfs_a_terabyte(make_volume):
+    v = make_volume()
+    start = time.monotonic()
+    run(MKFS, "-q", v.image, "--size", "1T", "-J", "4M")
+    assert time.monotonic() - start < 30  # a hang, or a bitmap written out, not a matter of speed
+    assert os.stat(v.image).st_blocks * 512 < 16 << 20
+    v.mount()
+    st = os.statvfs(v.dir)
+    assert st.f_blocks * st.f_frsize == 1 << 40
+    with open(v.path("f"), "wb") as f:
+        f.write(b"x" * 100000)
+    v.umount()
+    v.fsck("-n", "-f")
+
+
+def test_versions():
+    for program in (MKFS, MOUNT, FSCK):
+        assert "0." in run(program, "-V").stdout
+
+
+def test_umount_leaves_it_clean(vol):
+    with open(vol.path("f"), "wb") as f:
+        f.write(b"x" * 100000)
+    run("umount", vol.dir)
+    # umount(8) has waited: the volume is clean and unlocked now, without any further waiting.
+    done = run(FSCK, vol.image)
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 1 and "clean" in lines[0] and vol.image in lines[0]
+
+
+def test_sync_reaches_the_daemon(vol):
+    """sync(2) and syncfs(2) make everything durable (root's mounts are fuseblk)."""
+    with open(vol.path("f"), "wb") as f:
+        f.write(b"synced")
+    run("sync", "-f", vol.dir)
+    with open(vol.path("g"), "wb") as f:
+        f.write(b"by sync(2)")
+    os.sync()
+    vol.kill()
+    vol.mount()
+    assert open(vol.path("f"), "rb").read() == b"synced"
+    assert open(vol.path("g"), "rb").read() == b"by sync(2)"
+
+
+def test_option_sync(vol):
+    vol.remount("sync,commit=300")
+    with open(vol.path("f"), "wb") as f:
+        f.write(b"x" * 10000)
+    os.mkdir(vol.path("d"))
+    os.rename(vol.path("f"), vol.path("d", "g"))
+    vol.kill()
+    vol.mount()
+    assert open(vol.path("d", "g"), "rb").read() == b"x" * 10000
+
+
+def test_read_only(vol):
+    with open(vol.path("f"), "wb") as f:
+        f.write(b"content")
+    vol.umount()
+    before = sha256(vol.image)
+    vol.mount("ro")
+    assert open(vol.path("f"), "rb").read() == b"content"
+    with pytest.raises(OSError):
+        open(vol.path("g"), "wb")
+    vol.umount()
+    assert sha256(vol.image) == before
+
+
+def test_read_only_replays_in_memory(vol):
+    with open(vol.path("f"), "wb") as f:
+        f.write(b"in the journal only")
+        os.fsync(f.fileno())
+    vol.kill()
+    before = sha256(vol.image)
+    vol.mount("ro")
+    assert open(vol.path("f"), "rb").read() == b"in the journal only"
+    vol.umount()
+    vol.mount("ro,norecovery")
+    assert os.listdir(vol.dir) == []
+    vol.umount()
+    assert sha256(vol.image) == before
+    assert vol.mount("norecovery", check=False).returncode != 0
+    vol.mount()
+    assert open(vol.path("f"), "rb").read() == b"in the journal only"
+
+
+def test_term_commits_and_unmounts(vol):
+    with open(vol.path("f"), "wb") as f:
+        f.write(b"before TERM")
+    (pid,) = daemons(vol.image)
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not daemons(vol.image), what="the daemon's end")
+    assert not is_mounted(vol.dir)
+    assert "clean" in run(FSCK, vol.image).stdout
+    vol.mount()
+    assert open(vol.path("f"), "rb").read() == b"before TERM"
+
+
+def test_foreground(unmounted):
+    with subprocess.Popen([MOUNT, unmounted.image, unmounted.dir, "-o", "foreground"], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as daemon:
+        wait_for(lambda: is_mounted(unmounted.dir), what="the mount")
+        open(unmounted.path("f"), "w", encoding="ascii").close()
+        daemon.send_signal(signal.SIGINT)
+        assert daemon.wait(timeout=30) == 0
+    assert not is_mounted(unmounted.dir)
+
+
+@pytest.mark.parametrize("engine", ["uring", "threads"])
+def test_engines(unmounted, engine):
+    run(MOUNT, unmounted.image, unmounted.dir, "-o", f"engine={engine}")
+    data = os.urandom(3 << 20)
+    with open(unmounted.path("f"), "wb") as f:
+        f.write(data)
+        os.fsync(f.fileno())
+    unmounted.kill()
+    run(MOUNT, unmounted.image, unmounted.dir, "-o", f"engine={engine}")
+    assert open(unmounted.path("f"), "rb").read() == data
+
+
+def test_options_that_mount_hands_on(unmounted):
+    options = "rw,noatime,user,nofail,_netdev,uhelper=x,nosuid,nodev,noexec,discard,commit=1,acl,user_xattr,x-systemd.automount"
+    unmounted.mount(options)
+    with open("/proc/self/mountinfo", encoding="ascii", errors="replace") as f:
+        line = next(x for x in f if x.split()[4] == unmounted.dir)
+    for word in ("nosuid", "nodev", "noexec"):
+        assert word in line.split()[5].split(",")
+
+
+def test_through_mount_8(unmounted):
+    """mount -t finds the helper under /sbin: what an installed Holdfast has."""
+    link = "/sbin/mount.holdfast"
+    if os.path.exists(link):
+        pytest.skip(f"{link} is installed already")
+    os.symlink(MOUNT, link)
+    try:
+        run("mount", "-t", "holdfast", unmounted.image, unmounted.dir)
+        assert is_mounted(unmounted.dir)
+        unmounted.umount()
+        table = os.path.join(unmounted.folder, "fstab")
+        with open(table, "w", encoding="utf-8") as f:
+            f.write(f"{unmounted.image} {unmounted.dir} holdfast defaults,noatime 0 0\n")
+        run("mount", "-T", table, "-a")
+        assert is_mounted(unmounted.dir)
+        # A second `mount -a` must not put a second mount on top.
+        run("mount", "-T", table, "-a", check=False)
+        with open("/proc/self/mountinfo", encoding="ascii", errors="replace") as f:
+            assert sum(line.split()[4] == unmounted.dir for line in f) == 1
+    finally:
+        os.unlink(link)
+
+
+def test_stale_mount_is_taken_away(vol):
+    """After the daemon's death, mounting again just works."""
+    for pid in daemons(vol.image):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not daemons(vol.image), what="death")
+    vol.mount()
+    open(vol.path("f"), "w", encoding="ascii").close()
+
+
+def test_ordinary_user(folder):
+    """A user mounts an image of their own through fusermount3, and nobody else sees into it."""
+    home = os.path.join(folder, "home")
+    mnt = os.path.join(home, "mnt")
+    os.makedirs(mnt)
+    for path in (home, mnt):
+        os.chown(path, 65534, 65534)
+    image = os.path.join(home, "disk.img")
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    run(*user, MKFS, "-q", image, "--size", "32M")
+    run(*user, MOUNT, image, mnt)
+    try:
+        run(*user, "sh", "-c", f"echo mine > {mnt}/f && sync -f {mnt}/f && cat {mnt}/f")
+        run(*user, "fusermount3", "-u", mnt)
+        wait_for(lambda: not daemons(image), what="the daemon's end")
+        run(*user, FSCK, "-n", "-f", image)
+    finally:
+        run("umount", "-l", mnt, check=False)
+        for pid in daemons(image):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_statfs_and_label(unmounted):
+    unmounted.mkfs("-L", "label", "-U", str(uuid.uuid4()))
+    unmounted.mount()
+    before = os.statvfs(unmounted.dir)
+    with open(unmounted.path("f"), "wb") as f:
+        f.write(b"x" * (10 << 20))
+    after = os.statvfs(unmounted.dir)
+    assert (10 << 20) <= (before.f_bfree - after.f_bfree) * before.f_frsize < (11 << 20)
+    assert before.f_namemax == 255 and after.f_files - after.f_ffree >= 2
+
+
+def test_loop_device_with_4k_sectors(unmounted):
+    done = run("losetup", "-f", "--show", "-b", "4096", unmounted.image, check=False)
+    if done.returncode:
+        pytest.skip("no loop device: " + done.stdout)
+    loop = done.stdout.strip()
+    try:
+        run(MOUNT, loop, unmounted.dir)
+        with open(unmounted.path("f"), "wb") as f:
+            f.write(b"x" * 5000)
+            os.fsync(f.fileno())
+        # The image and its loop device are the same volume: one mount.
+        other = unmounted.dir + "2"
+        os.mkdir(other)
+        second = run(MOUNT, unmounted.image, other, check=False)
+        assert second.returncode == 32 and "in use" in second.stdout
+        run("umount", unmounted.dir)
+        wait_for(lambda: not daemons(loop), what="the daemon's end")
+        run(MOUNT, loop, unmounted.dir)
+        assert open(unmounted.path("f"), "rb").read() == b"x" * 5000
+        run("umount", unmounted.dir)
+        wait_for(lambda: not daemons(loop), what="the daemon's end")
+    finally:
+        run("umount", "-l", unmounted.dir, check=False)
+        for pid in daemons(loop):
+            os.kill(pid, signal.SIGKILL)
+        run("losetup", "-d", loop, check=False)
+
+
+def test_setup_mount(folder):
+    """./setup mount IMAGE DIR formats what does not exist, and never what holds something."""
+    image, mnt = os.path.join(folder, "disk.img"), os.path.join(folder, "mnt")
+    try:
+        run(os.path.join(TOP, "setup"), "mount", image, mnt, timeout=170)
+        assert is_mounted(mnt)
+        with open(os.path.join(mnt, "f"), "wb") as f:
+            f.write(b"kept")
+        run("umount", mnt)
+        wait_for(lambda: not daemons(image), what="the daemon's end")
+        run(os.path.join(TOP, "setup"), "mount", image, mnt)
+        assert open(os.path.join(mnt, "f"), "rb").read() == b"kept"
+        run("umount", mnt)
+        wait_for(lambda: not daemons(image), what="the daemon's end")
+        data = os.path.join(folder, "data")
+        with open(data, "wb") as f:
+            f.write(b"precious" * 4000000)
+        before = sha256(data)
+        assert run(os.path.join(TOP, "setup"), "mount", data, mnt, check=False).returncode != 0
+        assert sha256(data) == before
+    finally:
+        run("umount", "-l", mnt, check=False)

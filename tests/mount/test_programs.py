@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real programs do on Holdfast what they do anywhere."""
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import BUILD, TOP, run
+
+
+@pytest.fixture
+def large(make_volume):
+    v = make_volume("1G").mkfs()
+    v.mount()
+    return v
+
+
+@pytest.mark.timeout(400)
+def test_git(large):
+    repo = large.path("repo")
+    env = dict(os.environ, GIT_AUTHOR_NAME="a", GIT_AUTHOR_EMAIL="a@b", GIT_COMMITTER_NAME="a", GIT_COMMITTER_EMAIL="a@b",
+               GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_SYSTEM="/dev/null")
+
+    def git(*args):
+        return run("git", "-C", repo, *args, env=env, timeout=200).stdout
+
+    run("git", "init", "-q", repo, env=env)
+    run("cp", "-a", "/usr/include", repo)
+    git("add", "-A")
+    git("commit", "-q", "-m", "first")
+    git("gc", "-q")
+    git("fsck", "--full", "--strict")
+    assert git("status", "--porcelain") == ""
+    with open(os.path.join(repo, "include", "stdio.h"), "a", encoding="utf-8") as f:
+        f.write("/* changed */\n")
+    assert git("status", "--porcelain").split() == ["M", "include/stdio.h"]
+    git("checkout", "-q", "-b", "other")
+    git("commit", "-q", "-a", "-m", "second")
+    git("checkout", "-q", "-")
+    large.remount()
+    assert git("status", "--porcelain") == ""
+    git("fsck", "--full", "--strict")
+    large.umount()
+    large.fsck("-n", "-f", "--data")
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_sqlite(vol, mode):
+    path = vol.path("db")
+    db = sqlite3.connect(path, isolation_level=None)
+    assert db.execute(f"pragma journal_mode={mode}").fetchone() == (mode,)
+    db.execute("pragma synchronous=full")
+    db.execute("create table t(k integer primary key, v blob)")
+    # 10,000 transactions in all; what is in one of the modes is what the other leaves.
+    rnd = random.Random(1)
+    for i in range(5000):
+        db.execute("insert or replace into t values(?, ?)", (rnd.randrange(2000), rnd.randbytes(rnd.randrange(300))))
+    want = db.execute("select k, v from t order by k").fetchall()
+    db.close()
+    vol.remount()
+    db = sqlite3.connect(path)
+    assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert db.execute("select k, v from t order by k").fetchall() == want
+    db.close()
+
+
+SQLITE_WRITER = r"""
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute('pragma journal_mode=' + sys.argv[2])
+db.execute('pragma synchronous=full')
+db.execute('create table if not exists t(k integer primary key)')
+n = db.execute('select coalesce(max(k), 0) from t').fetchone()[0]
+while True:
+    n += 1
+    db.execute('insert into t values(?)', (n,))
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_sqlite_killed(vol, mode):
+    """Every transaction that committed before a kill -9 is there after it."""
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", SQLITE_WRITER, vol.path("db"), mode], text=True,
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        time.sleep(0.7)
+        vol.kill()
+        out, _ = writer.communicate(timeout=30)
+        acked = int(out.split()[-1])
+        vol.mount()
+        db = sqlite3.connect(vol.path("db"))
+        assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+        rows = [k for (k,) in db.execute("select k from t order by k")]
+        db.close()
+        assert rows == list(range(1, len(rows) + 1)) and len(rows) >= acked
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
+
+
+@pytest.mark.timeout(400)
+def test_build_of_this_project(large):
+    """A copy of this project, built inside the mount, passes its own unit tests there."""
+    src = large.path("src")
+    shutil.copytree(TOP, src, ignore=shutil.ignore_patterns("build*", ".git", "mnt", "*.img", "__pycache__"))
+    run("meson", "setup", "-Dmount_tests=false", "build", cwd=src, timeout=100)
+    run("ninja", "-C", "build", cwd=src, timeout=300)
+    run("meson", "test", "-C", "build", "--suite", "unit", "--no-rebuild", "crc32c", "format", "frame", "volume", cwd=src,
+        timeout=300)
+    assert os.path.exists(os.path.join(src, "build", "fs", "mount.holdfast"))
+    assert os.path.exists(BUILD)
+
+
+@pytest.mark.parametrize("engine", ["psync", "libaio", "io_uring", "mmap"])
+@pytest.mark.parametrize("direct", [0, 1])
+def test_fio_verify(vol, engine, direct):
+    """fio writes at random, with checksums of its own, and reads them all back, with and without O_DIRECT."""
+    if engine == "mmap" and direct:
+        pytest.skip("mmap is never O_DIRECT")
+    run("fio", "--name=v", f"--filename={vol.path('f')}", "--size=24m", "--rw=randwrite", "--bs=512-64k",
+        "--blockalign=512", f"--ioengine={engine}", f"--direct={direct}", "--iodepth=8", "--verify=crc32c", "--do_verify=1",
+        "--verify_fatal=1", "--fsync=64", "--randrepeat=1", "--output=/dev/null", timeout=100)
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
+
+
+def test_rsync(vol):
+    run("rsync", "-aHAX", "/usr/include/linux/", vol.path("linux"))
+    out = run("rsync", "-aHAXnc", "--itemize-changes", "--delete", "/usr/include/linux/", vol.path("linux")).stdout
+    assert out == ""

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real trees go in and come out as they were."""
+import os
+import shutil
+
+import pytest
+
+from conftest import BUILD, TOP, run
+from tree import differences, snapshot
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A tree with everything that a copy must preserve, built from what every machine has."""
+    top = tmp_path_factory.mktemp("source")
+    run("cp", "-a", "/usr/include", top / "include")
+    run("cp", "-a", "/usr/share/doc", top / "doc")
+    os.mkdir(top / "project")
+    run("cp", "-a", *[os.path.join(TOP, d) for d in ("core", "journal", "fs", "mkfs", "fsck", "tests")], top / "project")
+    run("cp", "-a", BUILD, top / "project" / "build")
+    odd = top / "odd"
+    odd.mkdir()
+    (odd / "file").write_bytes(b"x" * 5000)
+    for i in range(20):
+        os.link(odd / "file", odd / f"link{i}")
+    os.symlink("a" * 4000, odd / "long symlink")
+    os.symlink("nowhere", odd / "dangling")
+    os.mkfifo(odd / "fifo")
+    os.mknod(odd / "null", 0o20666, os.makedev(1, 3))
+    (odd / ("n" * 255)).write_bytes(b"")
+    (odd / "bytes \udcff\udc80 in names\n").write_bytes(b"1")
+    os.setxattr(odd / "file", "user.small", b"v")
+    os.setxattr(odd / "file", "user.large", os.urandom(2000))
+    os.chown(odd / "file", 1234, 5678)
+    os.chmod(odd / "link1", 0o4755)
+    (odd / "sticky").mkdir(mode=0o755)
+    os.chmod(odd / "sticky", 0o1777)
+    os.utime(odd / "fifo", ns=(-10**18, -2 * 10**18 + 7))
+    with open(odd / "sparse", "wb") as f:
+        f.seek(1 << 40)
+        f.write(b"end")
+    yield top
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def copies(vol, source, copy):
+    want = snapshot(source, times=True)
+    want[0].pop("odd/sparse")
+    copy(source, vol.path("copy"))
+
+    def check(when):
+        have = snapshot_without_sparse(vol.path("copy"))
+        assert not differences(want, have), when
+
+    check("after the copy")
+    assert os.stat(vol.path("copy", "odd", "sparse")).st_size == (1 << 40) + 3
+    assert os.stat(vol.path("copy", "odd", "sparse")).st_blocks <= 16
+    vol.umount()
+    assert "clean" in vol.fsck("-n", "-f", "--data")
+    vol.mount()
+    check("after unmount, fsck and mount")
+
+
+def snapshot_without_sparse(top):
+    """A terabyte of zeros takes too long to hash; its size and blocks are compared instead."""
+    sparse = os.path.join(top, "odd", "sparse")
+    aside = os.path.join(os.path.dirname(top), "aside")
+    folder = os.stat(os.path.dirname(sparse))
+    os.rename(sparse, aside)
+    os.utime(os.path.dirname(sparse), ns=(folder.st_atime_ns, folder.st_mtime_ns))
+    try:
+        return snapshot(top)
+    finally:
+        os.rename(aside, sparse)
+        os.utime(os.path.dirname(sparse), ns=(folder.st_atime_ns, folder.st_mtime_ns))
+
+
+@pytest.fixture
+def large(make_volume):
+    v = make_volume("2G").mkfs()
+    v.mount()
+    return v
+
+
+@pytest.mark.timeout(400)
+def test_cp(large, source):
+    def copy(src, dst):
+        run("cp", "-a", "--sparse=always", src, dst, timeout=200)
+    copies(large, source, copy)
+
+
+@pytest.mark.timeout(400)
+def test_tar(large, source):
+    def copy(src, dst):
+        os.mkdir(dst)
+        tar = "tar -C '%s' --sparse --xattrs --xattrs-include='*' --hard-dereference -cf - . " % src
+        tar = tar.replace("--hard-dereference ", "")
+        run("bash", "-c", f"set -o pipefail; {tar}| tar -C '{dst}' --xattrs --xattrs-include='*' -xpf - --numeric-owner",
+            timeout=200)
+    copies(large, source, copy)

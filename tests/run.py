@@ -1,0 +1,130 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every test and ends with 'N passed, N failed'.
+
+The unit tests run three times: as they are, with AddressSanitizer and UndefinedBehaviorSanitizer, and (those with threads) with
+ThreadSanitizer; then the tests on real mounts.  meson runs the former, pytest the latter; both leave JUnit files, which are what is
+counted.  A suite that leaves no file, or no test in it, counts as a failure.
+"""
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LONG = os.environ.get("HOLDFAST_LONG") == "1"
+
+SANITIZED = [
+    # directory, b_sanitize, suite
+    ("build-asan", "address,undefined", "unit"),
+    ("build-tsan", "thread", "threads"),
+]
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:abort_on_error=1",
+}
+
+
+class Totals:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.failures = []
+
+    def fail(self, name):
+        self.failed += 1
+        self.failures.append(name)
+
+    def read(self, path, label):
+        """Adds a JUnit file's cases."""
+        try:
+            cases = list(xml.etree.ElementTree.parse(path).getroot().iter("testcase"))
+        except (OSError, xml.etree.ElementTree.ParseError):
+            cases = []
+        if not cases:
+            self.fail(f"{label}: no test ran")
+        for case in cases:
+            name = f"{label}: {case.get('classname') or ''} {case.get('name')}"
+            if case.find("failure") is not None or case.find("error") is not None:
+                self.fail(name)
+            elif case.find("skipped") is not None:
+                self.skipped += 1
+                print(f"skipped: {name}: {case.find('skipped').get('message') or ''}")
+            else:
+                self.passed += 1
+
+
+def run(argv, env=None, log=None):
+    """Exit status; with `log` the output goes there."""
+    out = open(log, "wb") if log else None
+    try:
+        return subprocess.run(argv, cwd=TOP, env=dict(os.environ, **(env or {})), stdin=subprocess.DEVNULL,
+                              stdout=out, stderr=subprocess.STDOUT if out else None, check=False).returncode
+    finally:
+        if out:
+            out.close()
+
+
+def unit(totals, build, suite, label):
+    """meson test of one suite in one build directory."""
+    start = time.time()
+    junit = os.path.join(TOP, build, "meson-logs", "testlog.junit.xml")
+    if os.path.exists(junit):
+        os.unlink(junit)
+    log = os.path.join(TOP, build, "unit.log")
+    status = run(["meson", "test", "-C", build, "--suite", suite, "--print-errorlogs", "--no-rebuild"], SANITIZER_ENV, log)
+    before = totals.failed
+    totals.read(junit, label)
+    if status and totals.failed == before:
+        totals.fail(f"{label}: meson test ended with {status}")
+    if totals.failed != before:
+        with open(log, errors="replace") as f:
+            print(f.read()[-20000:])
+    print(f"{label}: {time.time() - start:.0f} s", flush=True)
+
+
+def sanitized(totals):
+    for build, sanitize, suite in SANITIZED:
+        if not os.path.exists(os.path.join(TOP, build, "build.ninja")):
+            status = run(["meson", "setup", build, f"-Db_sanitize={sanitize}", "-Db_lundef=false", "-Dmount_tests=false"],
+                         log=os.path.join(TOP, f"{build}.log"))
+            if status:
+                totals.fail(f"{build}: meson setup failed, see {build}.log")
+                continue
+            os.unlink(os.path.join(TOP, f"{build}.log"))
+        log = os.path.join(TOP, build, "ninja.log")
+        if run(["ninja", "-C", build, "unit-tests"], log=log):
+            totals.fail(f"{build}: does not build, see {build}/ninja.log")
+            continue
+        unit(totals, build, suite, f"unit tests ({sanitize})")
+
+
+def mounts(totals):
+    start = time.time()
+    junit = os.path.join(TOP, "build", "pytest.xml")
+    if os.path.exists(junit):
+        os.unlink(junit)
+    argv = ["/usr/bin/python3", "-m", "pytest", "-q", "-x" if os.environ.get("HOLDFAST_FAIL_FAST") else "-q",
+            "-p", "no:cacheprovider", f"--junitxml={junit}", "tests/mount"]
+    before = totals.failed
+    status = run(argv)
+    totals.read(junit, "mount")
+    if status and totals.failed == before:
+        totals.fail(f"mount: pytest ended with {status}")
+    print(f"mount tests: {time.time() - start:.0f} s", flush=True)
+
+
+def main():
+    totals = Totals()
+    unit(totals, "build", "unit", "unit tests")
+    sanitized(totals)
+    mounts(totals)
+    for name in totals.failures:
+        print(f"FAILED: {name}")
+    print(f"{totals.passed} passed, {totals.failed} failed" + (f", {totals.skipped} skipped" if totals.skipped else ""))
+    return 1 if totals.failed or not totals.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
