@@ -19,8 +19,8 @@
 
 #include "core/err.h"
 
-#define RETRIES       20
-#define RETRY_NSEC    50000000
+#define RETRIES    20
+#define RETRY_NSEC 50000000
 
 static void close_fd(int *fd)
 {
@@ -36,7 +36,7 @@ static void close_file(FILE **f)
 #define auto_fd   __attribute__((cleanup(close_fd))) int
 #define auto_file __attribute__((cleanup(close_file))) FILE
 
-static int lock_one(int fd, bool shared, bool patient)
+static int lock_one(int fd, bool shared)
 {
 	int op = (shared ? LOCK_SH : LOCK_EX) | LOCK_NB;
 
@@ -47,7 +47,7 @@ static int lock_one(int fd, bool shared, bool patient)
 			continue;
 		if (errno != EWOULDBLOCK)
 			return -errno;
-		if (!patient || i == RETRIES)
+		if (i == RETRIES)
 			return -EBUSY;
 		nanosleep(&(struct timespec){.tv_nsec = RETRY_NSEC}, NULL);
 	}
@@ -94,15 +94,14 @@ int image_lock(int fd, unsigned flags, int *backing_fd)
 
 	if (fstat(fd, &st))
 		return -errno;
-	bool is_block = S_ISBLK(st.st_mode);
-	int err = lock_one(fd, shared, is_block);
+	int err = lock_one(fd, shared);
 	if (err)
 		return err;
 	int backing = -1;
-	if (is_block && !(flags & IMAGE_LOCK_NO_BACKING))
+	if (S_ISBLK(st.st_mode) && !(flags & IMAGE_LOCK_NO_BACKING))
 		backing = open_backing(fd, st.st_rdev);
 	if (backing >= 0) {
-		err = lock_one(backing, shared, false);
+		err = lock_one(backing, shared);
 		if (err) {
 			close(backing);
 			flock(fd, LOCK_UN);

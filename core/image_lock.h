@@ -19,8 +19,9 @@
 /*
  * Locks what the open descriptor `fd` refers to.  For a whole loop device that maps its file from offset 0, *backing_fd is a
  * second descriptor, of that file, which the caller keeps open as long as it keeps the lock; else -1.
- * -EBUSY: somebody else has it.  Does not wait, except about a second for block devices, which udev locks for
- * a moment whenever they appear or change.
+ * -EBUSY: somebody else has it, after trying for a second.  For udev locks block devices for a moment whenever they appear or
+ * change; and a descriptor that an io_uring knows stays open a little while after its process has ended.  For that reason give
+ * the device an open file description of its own, and lock another: then the lock ends with its last close(2).
  */
 int image_lock(int fd, unsigned flags, int *backing_fd);
 

@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,7 +43,7 @@ struct daemon {
 	/* After a signal: a thread of its own, because umount(2) waits for what this one does. */
 	pthread_t unmounter;
 	bool unmounting;
-	_Atomic bool unmounted;		/* the unmounter has ended */
+	int unmounted_fd;		/* eventfd: the unmounter has ended.  Not a wake of `q`, which may be gone by then */
 	int64_t give_up_ms;		/* 0: not yet */
 };
 
@@ -197,7 +199,8 @@ static int block_signals(struct daemon *d)
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return d->signal_fd < 0 ? failed(d, "signalfd", -errno) : 0;
+	d->unmounted_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return d->signal_fd < 0 || d->unmounted_fd < 0 ? failed(d, "cannot wait for signals", -errno) : 0;
 }
 
 /* Everything that needs no mount. */
@@ -329,8 +332,7 @@ static void *unmounter_main(void *arg)
 
 	if (err)
 		diag(d->diag, DIAG_WARNING, "%s: cannot be unmounted: %s", d->mp->dir, strerror(-err));
-	d->unmounted = true;
-	dev_wake(d->q);
+	eventfd_write(d->unmounted_fd, 1);
 	return NULL;
 }
 
@@ -359,7 +361,9 @@ static void read_signals(struct daemon *d)
 /* Detached, but the connection lives on: somebody still has files open. */
 static bool patience_is_over(struct daemon *d)
 {
-	if (d->unmounted && !d->give_up_ms)
+	eventfd_t n;
+
+	if (eventfd_read(d->unmounted_fd, &n) == 0)
 		d->give_up_ms = now_ms() + GRACE_MS;
 	if (!d->give_up_ms || now_ms() < d->give_up_ms)
 		return false;
@@ -374,15 +378,16 @@ static int shorter(int a_ms, int b_ms)
 
 static void daemon_serve(struct daemon *d)
 {
-	struct pollfd p[2] = {
+	struct pollfd p[3] = {
 		{ .fd = d->signal_fd, .events = POLLIN },
+		{ .fd = d->unmounted_fd, .events = POLLIN },
 		{ .fd = dev_queue_fd(d->q), .events = POLLIN },
 	};
 
 	while (loop_ended(d->loop) == LOOP_GOES_ON && !patience_is_over(d)) {
 		int64_t left = d->give_up_ms ? d->give_up_ms - now_ms() : -1;
 
-		poll(p, 2, shorter(commit_timer_run(&d->timer), left < 0 && d->give_up_ms ? 0 : (int)left));
+		poll(p, 3, shorter(commit_timer_run(&d->timer), left < 0 && d->give_up_ms ? 0 : (int)left));
 		read_signals(d);
 		dev_poll(d->q, 0);
 	}
@@ -415,8 +420,11 @@ static int close_device(struct daemon *d)
 		failed(d, "was not closed cleanly", err);
 	if (d->q)
 		dev_queue_destroy(d->q);
-	if (d->dev)
+	if (d->dev) {
+		/* Not by closing alone: the kernel takes its time to take down a ring, and that refers to the file. */
+		flock(d->dev->fd, LOCK_UN);
 		dev_close(d->dev);
+	}
 	if (d->src->backing_fd >= 0)
 		close(d->src->backing_fd);
 	d->src->backing_fd = -1;
@@ -441,6 +449,8 @@ static int daemon_close(struct daemon *d)
 		pthread_join(d->unmounter, NULL);
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);
+	if (d->unmounted_fd >= 0)
+		close(d->unmounted_fd);
 	return err;
 }
 
@@ -455,6 +465,7 @@ enum mount_status daemon_run(const struct mount_options *opts, struct mount_sour
 		.diag = &report->diag,
 		.ready_fd = ready_fd,
 		.signal_fd = -1,
+		.unmounted_fd = -1,
 	};
 	int err = daemon_open(&d);
 
@@ -479,6 +490,7 @@ enum mount_status daemon_try(const struct mount_options *opts, struct mount_sour
 		.diag = &report->diag,
 		.ready_fd = -1,
 		.signal_fd = -1,
+		.unmounted_fd = -1,
 	};
 	int err = open_device(&d, DEV_OPEN_READ_ONLY);
 

@@ -57,12 +57,10 @@ static uint32_t *pool_add(struct extmap *m, unsigned n, uint32_t *at)
 
 static int load_item(struct extmap *m, uint64_t file, const void *val, unsigned len)
 {
-	const struct disk_extent *de = val;
 	const struct extent *last = m->old.n ? &m->old.e[m->old.n - 1] : NULL;
-	struct extent e = {.file = file, .blkno = get64(de->blkno), .n = get32(de->nblocks)};
+	struct extent e = extent_decode(file, val);
 
-	e.written = !(get32(de->flags) & EXTENT_UNWRITTEN);
-	if (len != sizeof(*de) + (e.written ? 4 * (size_t)e.n : 0))
+	if (len != extent_item_len(&e))
 		return inode_corrupt(m->fs, m->ino, "extent of a wrong length");
 	if (last && last->file + last->n > file)
 		return inode_corrupt(m->fs, m->ino, "extents overlap");
@@ -74,7 +72,7 @@ static int load_item(struct extmap *m, uint64_t file, const void *val, unsigned 
 		if (!csum)
 			return -ENOMEM;
 		for (uint32_t i = 0; i < e.n; i++)
-			csum[i] = get32(de->csum[i]);
+			csum[i] = extent_item_csum(val, i);
 	}
 	m->old.e[m->old.n++] = e;
 	return 0;
@@ -343,7 +341,7 @@ static void emit_put(struct extmap *m, struct txn *t, const struct extent *e)
 	item.head.flags = put32(e->written ? 0 : EXTENT_UNWRITTEN);
 	for (uint32_t i = 0; e->written && i < e->n; i++)
 		item.csum[i] = put32(m->pool[e->csum + i]);
-	txn_put(t, &key, &item, (unsigned)sizeof(item.head) + (e->written ? 4 * e->n : 0));
+	txn_put(t, &key, &item, extent_item_len(e));
 }
 
 static unsigned op_cost(unsigned len)
@@ -398,7 +396,7 @@ static unsigned patch_extent(struct extmap *m, struct txn *t, const struct exten
 
 static void emit_change(struct extmap *m, struct txn *t, const struct extent *old, const struct extent *e)
 {
-	unsigned put = op_cost((unsigned)sizeof(struct disk_extent) + (e->written ? 4 * e->n : 0));
+	unsigned put = op_cost(extent_item_len(e));
 
 	if (old->blkno != e->blkno || old->written != e->written || e->n < old->n ||
 	    patch_extent(m, NULL, old, e) > put)

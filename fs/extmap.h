@@ -12,6 +12,8 @@
 #ifndef HOLDFAST_FS_EXTMAP_H
 #define HOLDFAST_FS_EXTMAP_H
 
+#include <string.h>
+
 #include "fs/fs_impl.h"
 
 struct extent {
@@ -54,6 +56,35 @@ const struct extent *extmap_find(const struct extmap *m, uint64_t block);
 const struct extent *extmap_next(const struct extmap *m, uint64_t block);
 /* The last extent that ends at or before `block`, or NULL. */
 const struct extent *extmap_before(const struct extmap *m, uint64_t block);
+
+/* An extent item in host form, without its checksums.  Values in tree nodes are not aligned. */
+static inline struct extent extent_decode(uint64_t file, const void *val)
+{
+	struct disk_extent de;
+
+	memcpy(&de, val, sizeof(de));
+	return (struct extent){
+		.file = file,
+		.blkno = get64(de.blkno),
+		.n = get32(de.nblocks),
+		.written = !(get32(de.flags) & EXTENT_UNWRITTEN),
+	};
+}
+
+/* The bytes that such an item has. */
+static inline unsigned extent_item_len(const struct extent *e)
+{
+	return (unsigned)sizeof(struct disk_extent) + (e->written ? 4 * e->n : 0);
+}
+
+/* Checksum i of an extent item. */
+static inline uint32_t extent_item_csum(const void *val, uint64_t i)
+{
+	le32 csum;
+
+	memcpy(&csum, (const uint8_t *)val + sizeof(struct disk_extent) + 4 * i, sizeof(csum));
+	return get32(csum);
+}
 
 static inline uint64_t extent_blkno(const struct extent *e, uint64_t block)
 {

@@ -350,14 +350,14 @@ struct seek {
 };
 
 /* True: found, at s->pos. */
-static bool seek_extent(struct seek *s, uint64_t file, const struct disk_extent *e)
+static bool seek_extent(struct seek *s, uint64_t file, const void *val)
 {
-	uint64_t block = s->pos >> BLOCK_SHIFT, end = file + get32(e->nblocks);
-	bool data = !(get32(e->flags) & EXTENT_UNWRITTEN);
+	struct extent e = extent_decode(file, val);
+	uint64_t block = s->pos >> BLOCK_SHIFT, end = file + e.n;
 
 	if (end <= block)
 		return false;
-	if (s->data ? data : file > block || !data) {
+	if (s->data ? e.written : file > block || !e.written) {
 		if (s->data && file > block)
 			s->pos = file << BLOCK_SHIFT;
 		return true;

@@ -69,6 +69,7 @@ int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, u
 	       const char *target, struct fs_attr *out);
 /* buf of at least MAX_SYMLINK + 1 bytes; terminated. */
 int fs_readlink(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf);
+/* One reference on success. -EPERM (a directory), -EMLINK, -ENOENT (no links left), -EEXIST. */
 int fs_link(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t parent, const char *name, size_t len,
 	    struct fs_attr *out);
 int fs_unlink(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len);

@@ -299,10 +299,11 @@ static enum mount_status apply(struct mount_options *o, const char *text)
 	const char *value = eq ? eq + 1 : NULL;
 	const struct row *row = find_row(text, eq ? (size_t)(eq - text) : strlen(text));
 
-	if (!row && (is_private(text) || o->sloppy))
+	if (!row) {
+		if (!o->unknown && !is_private(text))
+			o->unknown = text;
 		return MOUNT_OK;
-	if (!row)
-		return complain(o, text, "is unknown");
+	}
 	if (row->takes == NEEDS_VALUE && (!value || !*value))
 		return complain(o, text, "needs a value");
 	if (row->takes == NO_VALUE && value)
@@ -347,6 +348,9 @@ static enum mount_status apply_list(struct mount_options *o, char *list)
 
 static enum mount_status check_together(struct mount_options *o)
 {
+	/* For a remount mount(8) hands on what the kernel shows, its own options included. */
+	if (o->unknown && !o->sloppy && !o->remount)
+		return complain(o, o->unknown, "is unknown");
 	if (o->no_recovery && !o->read_only)
 		return complain(o, "norecovery", "needs 'ro': changes on top of an unreplayed journal would lose it");
 	if (o->read_only)

@@ -31,6 +31,7 @@ struct mount_options {
 	bool fake, verbose, sloppy;
 	bool show_help, show_version;
 
+	const char *unknown;	/* first option that nobody knows; NULL */
 	bool remount;
 	bool read_only, no_recovery, discard;
 	bool sync, dirsync;	/* changes (of directories) are answered only when durable */

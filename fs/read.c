@@ -81,19 +81,20 @@ static int map_block(struct read *r, unsigned i, uint64_t blkno, uint32_t csum)
 }
 
 /* What an extent at file block `file` says about the blocks wanted. */
-static int map_extent(struct read *r, uint64_t file, const struct disk_extent *e, unsigned len)
+static int map_extent(struct read *r, uint64_t file, const void *val, unsigned len)
 {
-	uint64_t end = file + get32(e->nblocks), first = file > r->first ? file : r->first;
+	struct extent e = extent_decode(file, val);
+	uint64_t end = file + e.n, first = file > r->first ? file : r->first;
 	int err = 0;
 
-	if (get32(e->flags) & EXTENT_UNWRITTEN)
+	if (!e.written)
 		return 0;
-	if (len != sizeof(*e) + 4 * (size_t)get32(e->nblocks))
+	if (len != extent_item_len(&e))
 		return inode_corrupt(r->fs, r->io->ino, "extent of a wrong length");
 	if (end > r->first + r->nblocks)
 		end = r->first + r->nblocks;
 	for (uint64_t b = first; b < end && !err; b++)
-		err = map_block(r, (unsigned)(b - r->first), get64(e->blkno) + (b - file), get32(e->csum[b - file]));
+		err = map_block(r, (unsigned)(b - r->first), extent_blkno(&e, b), extent_item_csum(val, b - file));
 	return err;
 }
 
@@ -110,7 +111,8 @@ static int map_first(struct read *r, struct miss *miss, uint64_t *next)
 		return err == -ENOENT ? 0 : err;
 	if (found.object != r->io->ino || found.type != ITEM_EXTENT)
 		return 0;
-	uint64_t end = found.offset + get32(((const struct disk_extent *)val)->nblocks);
+	struct extent e = extent_decode(found.offset, val);
+	uint64_t end = e.file + e.n;
 	if (end > *next)
 		*next = end;
 	return end > r->first ? map_extent(r, found.offset, val, len) : 0;

@@ -81,6 +81,14 @@ void catcher_init(struct catcher *k)
 	k->text[0] = '\0';
 }
 
+const char *catcher_reason(const struct catcher *k)
+{
+	const char *colon = strstr(k->text, ": ");
+
+	/* An item is more than where: "item (5, 1, 0): invalid mode; node at block ...". */
+	return colon && strncmp(k->text, "item", 4) != 0 ? colon + 2 : k->text;
+}
+
 int check_read(struct check *c, uint64_t blkno, void *block, struct catcher *k)
 {
 	int err = dev_read(c->q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);

@@ -95,6 +95,8 @@ struct catcher {
 	char text[200];
 };
 void catcher_init(struct catcher *k);
+/* What was said, without where: verifiers of blocks that exist twice name the first copy. */
+const char *catcher_reason(const struct catcher *k);
 
 /* Reads one block; the verdict on a failure in `k`.  0 or -EIO, -ENOMEM. */
 int check_read(struct check *c, uint64_t blkno, void *block, struct catcher *k);

@@ -50,7 +50,7 @@ struct job {
 	struct outcome oc;
 	struct fsck_result res;
 	struct diag diag;
-	int fd, backing_fd;
+	int fd, backing_fd;	/* those that are locked */
 	struct dev *dev;
 	struct dev_queue *q;
 	char error[300];
@@ -281,12 +281,10 @@ static int open_image(struct job *job)
 static int open_device(struct job *job)
 {
 	unsigned flags = job->o.mode == MODE_NEVER ? DEV_OPEN_READ_ONLY : 0;
-	int err = dev_open_fd(job->fd, job->o.path, DEV_ENGINE_AUTO, flags, &job->diag, &job->dev);
+	int err = dev_open(job->o.path, DEV_ENGINE_AUTO, flags, &job->diag, &job->dev);
 
-	if (err)
-		return give_up_errno(job, err);
-	job->fd = -1;	/* the device's now */
-	err = dev_queue_create(job->dev, &job->q);
+	if (!err)
+		err = dev_queue_create(job->dev, &job->q);
 	return err ? give_up_errno(job, err) : 0;
 }
 
@@ -381,7 +379,7 @@ static int replay(struct job *job)
 		return give_up(job, "the replayed journal could not be written: %s", strerror(-err));
 	job->oc.status |= EXIT_CORRECTED;
 	if (!job->out.json)
-		printf("%s: journal replayed: %llu transactions, %llu bytes\n", job->o.path,
+		printf("%s: recovered: %llu transactions replayed, %llu bytes\n", job->o.path,
 		       (unsigned long long)job->oc.replayed_frames, (unsigned long long)job->oc.replayed_bytes);
 	return look_at_roots(job);
 }

@@ -160,7 +160,8 @@ static void end_text(const struct output *o, const struct fsck_result *res)
 	uint64_t used = res->sb.nblocks - res->nfree;
 
 	if (res->nerrors)
-		printf("%s: %" PRIu64 " problems, left as they are: this release does not repair; ", o->path, res->nerrors);
+		printf("%s: %" PRIu64 " problem%s, not repaired (this release cannot), ", o->path, res->nerrors,
+		       res->nerrors == 1 ? "" : "s");
 	else if (!res->root_clean)
 		printf("%s: not unmounted cleanly, no damage found, ", o->path);
 	else

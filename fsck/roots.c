@@ -7,6 +7,7 @@
  */
 #include "fsck/check_impl.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +31,8 @@ static int check_super_copy(struct check *c, unsigned copy, void *block)
 		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u at block %llu: is not there", copy,
 		      (unsigned long long)blkno);
 	else if (err)
-		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u: %s", copy, k.text);
+		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u at block %llu: %s", copy,
+		      (unsigned long long)blkno, catcher_reason(&k));
 	else if (memcmp(&sb, &c->sb, sizeof(sb)) != 0)
 		found(c, FSCK_SUPER_DIFFERS, AT_BLOCK(blkno), "superblock copy %u at block %llu differs from the first good one",
 		      copy, (unsigned long long)blkno);
@@ -91,7 +93,7 @@ static int read_root_copy(struct check *c, unsigned slot, unsigned copy, struct 
 	if (err == -ENOMEM)
 		return err;
 	out->ok = err == 0;
-	memcpy(out->why, k.text, sizeof(out->why));
+	snprintf(out->why, sizeof(out->why), "%s", catcher_reason(&k));
 	return 0;
 }
 

@@ -33,13 +33,13 @@ static const void *pick_copy(struct space *sp, const uint64_t blkno[2], bool ok[
 			     enum fsck_code one_bad, enum fsck_code both_bad)
 {
 	if (!ok[0] && !ok[1]) {
-		found(sp->c, both_bad, AT_BLOCK(blkno[0]), "%s: both copies are bad: %s", what, k[0].text);
+		found(sp->c, both_bad, AT_BLOCK(blkno[0]), "%s: both copies are bad: %s", what, catcher_reason(&k[0]));
 		return NULL;
 	}
 	for (unsigned i = 0; i < 2; i++)
 		if (!ok[i])
 			found(sp->c, one_bad, AT_BLOCK(blkno[i]), "%s: copy %u at block %llu: %s; the other copy is good", what, i,
-			      (unsigned long long)blkno[i], k[i].text);
+			      (unsigned long long)blkno[i], catcher_reason(&k[i]));
 	return sp->block[ok[0] ? 0 : 1];
 }
 

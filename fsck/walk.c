@@ -132,16 +132,18 @@ static bool copy_ok(struct check *c, const struct siblings *s, unsigned i, unsig
 
 static void node_lost(struct check *c, const struct child *ch, unsigned level, const char *why)
 {
+	uint64_t blkno = get64(ch->ptr.blkno[0]);
+
 	c->lost_nodes++;
 	c->gap = true;
 	if (ch->has_hi)
-		found(c, FSCK_NODE_LOST, AT_BLOCK(get64(ch->ptr.blkno[0])),
-		      "%s; both copies are bad, what was below it (level %u, inodes %llu to %llu) cannot be checked", why, level,
-		      (unsigned long long)ch->lo.object, (unsigned long long)ch->hi.object);
+		found(c, FSCK_NODE_LOST, AT_BLOCK(blkno),
+		      "node of level %u at block %llu: both copies are bad: %s; inodes %llu to %llu cannot be checked", level,
+		      (unsigned long long)blkno, why, (unsigned long long)ch->lo.object, (unsigned long long)ch->hi.object);
 	else
-		found(c, FSCK_NODE_LOST, AT_BLOCK(get64(ch->ptr.blkno[0])),
-		      "%s; both copies are bad, what was below it (level %u, inodes from %llu on) cannot be checked", why, level,
-		      (unsigned long long)ch->lo.object);
+		found(c, FSCK_NODE_LOST, AT_BLOCK(blkno),
+		      "node of level %u at block %llu: both copies are bad: %s; inodes from %llu on cannot be checked", level,
+		      (unsigned long long)blkno, why, (unsigned long long)ch->lo.object);
 }
 
 /* A good copy of child `i`; NULL if there is none, which has been reported then. */
@@ -159,13 +161,15 @@ static const struct disk_node *child_pick(struct check *c, const struct siblings
 	for (unsigned copy = 0; copy < 2; copy++)
 		ok[copy] = copy_ok(c, s, i, copy, &k[copy]);
 	if (!ok[0] && !ok[1]) {
-		node_lost(c, ch, s->level, k[0].text);
+		node_lost(c, ch, s->level, catcher_reason(&k[0]));
 		return NULL;
 	}
 	for (unsigned copy = 0; copy < 2; copy++)
 		if (!ok[copy])
-			found(c, FSCK_NODE_COPY, AT_BLOCK(get64(ch->ptr.blkno[copy])), "%s; the other copy, at block %llu, is good",
-			      k[copy].text, (unsigned long long)get64(ch->ptr.blkno[!copy]));
+			found(c, FSCK_NODE_COPY, AT_BLOCK(get64(ch->ptr.blkno[copy])),
+			      "node of level %u at block %llu: %s; the other copy, at block %llu, is good", s->level,
+			      (unsigned long long)get64(ch->ptr.blkno[copy]), catcher_reason(&k[copy]),
+			      (unsigned long long)get64(ch->ptr.blkno[!copy]));
 	return child_block(s, i, ok[0] ? 0 : 1);
 }
 

@@ -190,8 +190,13 @@ static unsigned build_ios(struct log_group *g)
 		if (!gio || region_left == l->size || gio->io.niov == LOG_IO_IOVS) {
 			gio = &g->io[nios++];
 			gio->group = g;
-			gio->io = (struct dev_io){.op = DEV_WRITE, .flags = DEV_DURABLE, .iov = iov, .done = write_done,
-						  .off = region_offset(&l->sb, lsn)};
+			gio->io = (struct dev_io){
+				.op = DEV_WRITE,
+				.flags = DEV_DURABLE,
+				.off = region_offset(&l->sb, lsn),
+				.iov = iov,
+				.done = write_done,
+			};
 		}
 		*iov++ = (struct iovec){.iov_base = c->bytes + at, .iov_len = n};
 		gio->io.niov++;
@@ -225,7 +230,9 @@ static void flush_done(struct dev_io *io, int err)
 static void group_finish(struct log_group *g, uint64_t durable_lsn)
 {
 	static const uint8_t zeros[BLOCK_SIZE + FRAME_OVERHEAD];
-	struct disk_group head = {.type = RECORD_GROUP, .durable_lsn = put64(durable_lsn), .len = put64(g->end - g->start)};
+	struct disk_group head = {
+		.type = RECORD_GROUP, .durable_lsn = put64(durable_lsn), .len = put64(g->end - g->start)
+	};
 	struct log_cursor start = {.chunk = STAILQ_FIRST(&g->chunks)};
 	uint64_t gap = g->end - g->frames_end;
 

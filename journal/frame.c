@@ -33,8 +33,8 @@ void frame_encode(const struct super *sb, uint64_t lsn, const void *payload, uin
 	memcpy(to + sizeof(f) + len, &crc, sizeof(crc));
 }
 
-enum frame_state frame_decode(const struct super *sb, uint64_t lsn, const void *buf, uint64_t avail, const void **payload,
-			      uint32_t *len)
+enum frame_state frame_decode(const struct super *sb, uint64_t lsn, const void *buf, uint64_t avail,
+			      const void **payload, uint32_t *len)
 {
 	const uint8_t *from = buf;
 	struct disk_frame f;

@@ -16,15 +16,16 @@
 int region_check(const struct super *sb, uint64_t lsn, const struct diag *d)
 {
 	if (sb->journal_nblocks < MIN_JOURNAL || sb->journal_nblocks > MAX_JOURNAL)
-		return corrupt(d, "journal: a region of %llu blocks", (unsigned long long)sb->journal_nblocks);
+		return corrupt(d, "journal: a region of %llu blocks",
+			       (unsigned long long)sb->journal_nblocks);
 	/* A mount uses up two laps at most; this leaves more than there will ever be. */
 	if (lsn % BLOCK_SIZE || lsn > UINT64_MAX / 2)
 		return corrupt(d, "journal: starts at the impossible LSN %llu", (unsigned long long)lsn);
 	return 0;
 }
 
-int log_create(struct dev *dev, const struct super *sb, uint64_t lsn, const struct diag *diag, log_failed_fn *failed,
-	       void *failed_arg, struct log **out)
+int log_create(struct dev *dev, const struct super *sb, uint64_t lsn, const struct diag *diag,
+	       log_failed_fn *failed, void *failed_arg, struct log **out)
 {
 	int err = region_check(sb, lsn, diag);
 
@@ -165,7 +166,8 @@ void cursor_write(struct log_cursor *c, const void *bytes, uint64_t n)
 	}
 }
 
-void group_encode(const struct log *l, struct log_cursor *at, uint64_t lsn, const void *payload, uint32_t len)
+void group_encode(const struct log *l, struct log_cursor *at, uint64_t lsn, const void *payload,
+		  uint32_t len)
 {
 	struct disk_frame f = {.magic = put32(FRAME_MAGIC), .len = put32(len)};
 	le32 crc = put32(frame_crc(&l->sb, lsn, &f, payload));
@@ -417,7 +419,8 @@ static void assert_group(const struct log *l, const struct log_group *g, uint64_
 	assert(g->log == l && g->start == start);
 	assert(g->end > g->start + GROUP_FRAME_BYTES);
 	assert((uint64_t)g->nchunks * LOG_CHUNK >= group_closed_end(g->frames_end) - g->start);
-	assert(g->open ? g->end == g->frames_end && g->pending > 0 : g->end == group_closed_end(g->frames_end));
+	assert(g->end == (g->open ? g->frames_end : group_closed_end(g->frames_end)));
+	assert(!g->open || g->pending > 0);
 }
 
 void log_assert(struct log *l)

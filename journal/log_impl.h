@@ -120,7 +120,8 @@ uint64_t group_closed_end(uint64_t frames_end);
 void cursor_write(struct log_cursor *c, const void *bytes, uint64_t n);
 
 /* Encodes a frame at `at`, which moves behind it. */
-void group_encode(const struct log *l, struct log_cursor *at, uint64_t lsn, const void *payload, uint32_t len);
+void group_encode(const struct log *l, struct log_cursor *at, uint64_t lsn, const void *payload,
+		  uint32_t len);
 
 /* Keeps some chunks for the next groups.  Under log->lock. */
 void group_free_locked(struct log_group *g);
@@ -144,7 +145,7 @@ void commit_start(struct log_group *g, struct dev_queue *q);
 #define TAIL_PROOF  2u	/* a group's durable_lsn lies behind the end */
 #define TAIL_INSIDE 4u	/* the end is not a group's end */
 #define TAIL_TRACE  8u	/* a valid frame of this lap lies behind the end */
-#define TAIL_FACTS  16u	/* combinations */
+#define TAIL_FACTS  16u	/* combinations; TAIL_FACTS - 1: all of them */
 
 struct log_tail_case {
 	const char *name;

@@ -151,7 +151,8 @@ static int frame_at(struct log_reader *r, uint64_t lsn, uint64_t bound, struct f
 		return err;
 	uint64_t avail = r->buf_lsn + r->buf_len - lsn;
 
-	out->state = frame_decode(&r->sb, lsn, at_lsn(r, lsn), avail < bound ? avail : bound, &out->payload, &out->len);
+	out->state = frame_decode(&r->sb, lsn, at_lsn(r, lsn), avail < bound ? avail : bound, &out->payload,
+				  &out->len);
 	return 0;
 }
 
@@ -285,8 +286,8 @@ const struct log_tail_case log_tail_cases[LOG_TAIL_CASES] = {
 	{"valid but not understood", TAIL_ALIEN, TAIL_ALIEN, LOG_TAIL_DAMAGED},
 	{"a later group proves more", TAIL_ALIEN | TAIL_PROOF, TAIL_PROOF, LOG_TAIL_DAMAGED},
 	{"ends inside a group", TAIL_ALIEN | TAIL_PROOF | TAIL_INSIDE, TAIL_INSIDE, LOG_TAIL_TORN},
-	{"remains behind a group's end", TAIL_ALIEN | TAIL_PROOF | TAIL_INSIDE | TAIL_TRACE, TAIL_TRACE, LOG_TAIL_TORN},
-	{"nothing behind a group's end", TAIL_ALIEN | TAIL_PROOF | TAIL_INSIDE | TAIL_TRACE, 0, LOG_TAIL_CLEAN},
+	{"remains behind a group's end", TAIL_FACTS - 1, TAIL_TRACE, LOG_TAIL_TORN},
+	{"nothing behind a group's end", TAIL_FACTS - 1, 0, LOG_TAIL_CLEAN},
 };
 
 struct scan {
@@ -311,7 +312,8 @@ static void scan_later_lap(struct log_reader *r, uint64_t lsn)
 	if (durable <= lsn || durable > UINT64_MAX / 2)
 		return;
 	lsn += (durable - lsn + size - 1) / size * size;
-	f.state = frame_decode(&r->sb, lsn, head - sizeof(struct disk_frame), GROUP_FRAME_BYTES, &f.payload, &f.len);
+	f.state = frame_decode(&r->sb, lsn, head - sizeof(struct disk_frame), GROUP_FRAME_BYTES, &f.payload,
+			       &f.len);
 	if (f.state == FRAME_OK && group_ok(&f, lsn, lsn + size, &g))
 		note_proof(r, &g);
 }
@@ -359,11 +361,12 @@ static int scan(struct log_reader *r, struct scan *s)
 		if (err)
 			return err;
 		uint64_t avail = r->buf_lsn + r->buf_len - lsn;
-		const uint8_t *hit = memmem(at_lsn(r, lsn), avail, &magic, sizeof(magic));
+		uint64_t look = avail < BLOCK_SIZE ? avail : BLOCK_SIZE;
+		const uint8_t *hit = memmem(at_lsn(r, lsn), look, &magic, sizeof(magic));
 
 		if (!hit) {
 			/* A magic may begin in the last bytes. */
-			lsn += avail - (sizeof(magic) - 1);
+			lsn += look - (sizeof(magic) - 1);
 			continue;
 		}
 		lsn = r->buf_lsn + (uint64_t)(hit - r->buf);

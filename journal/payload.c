@@ -138,14 +138,17 @@ int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool ur
 	const struct disk_op *op;
 	uint32_t pos = sizeof(struct disk_txn);
 	unsigned npages = 0;
+	uint64_t nmarks = 0;	/* blocks that replay takes without asking; txn_alloc() has taken its own already */
 	int err;
 
 	while ((op = payload_next(payload, len, &pos))) {
 		err = prepare_op(v, op, replay, &cost, &npages, miss);
 		if (err)
 			return err;
+		if (replay && op->op == OP_ALLOC)
+			nmarks += get64(op->offset);
 	}
-	err = alloc_prepare_reserve(v->alloc, 2 * cost.nodes, urgent, miss);
+	err = alloc_prepare_reserve(v->alloc, 2 * cost.nodes + nmarks, urgent, miss);
 	if (err)
 		return err;
 	return npages ? stage_prepare(v->stage, npages) : 0;

@@ -504,11 +504,8 @@ static int target_format(struct job *job)
 	const char *path = job->o->path;
 	struct dev *dev = NULL;
 	struct dev_queue *q = NULL;
-	int fd = open(path, O_RDWR | O_CLOEXEC);	/* its own flags: the wiper needs them without O_DIRECT */
-	int err = fd < 0 ? -errno : dev_open_fd(fd, path, DEV_ENGINE_AUTO, 0, &job->diag, &dev);
+	int err = dev_open(path, DEV_ENGINE_AUTO, 0, &job->diag, &dev);
 
-	if (err && fd >= 0)
-		close(fd);
 	if (!err)
 		err = dev_queue_create(dev, &q);
 	if (!err)

@@ -222,6 +222,52 @@ static void removing_while_reading_empties(void **state)
 	assert_int_equal(try_rmdir(n, INO_ROOT, "dir"), 0);
 }
 
+/*
+ * The device fails from its n-th read on, for each n until that is one too many: every operation does what it should or says
+ * -EIO, keeps no reference then, and works when the device does again.
+ */
+static void read_errors_are_errors(void **state)
+{
+	struct names *n = *state;
+	uint64_t dir = make(n, INO_ROOT, "dir", S_IFDIR | 0755);
+	unsigned failures = 1, nth;
+	char name[16];
+
+	for (unsigned i = 0; i < 1500; i++) {
+		snprintf(name, sizeof(name), "e%u", i);
+		make(n, dir, name, S_IFREG | 0644);
+	}
+	for (nth = 1; failures; nth++) {
+		struct taken t = {.stop = 200};
+
+		failures = 0;
+		names_reopen(n);
+		dev_sim_fail(n->r.dev, DEV_READ, nth, SIM_FAULT_STICKY, -EIO, 0, 0);
+		int err = fs_readdir(n->fs, n->q, dir, 0, true, take, &t);
+		assert_true(err == 0 || (err == -EIO && t.n == 0));
+		failures += err != 0 || t.with_attr < 198;
+		for (unsigned i = 0; i < t.n; i++)
+			fs_forget(n->fs, n->q, t.ino[i], t.ino[i] > dir && inode_find(n->fs, t.ino[i]) ? 1 : 0);
+		assert_int_equal(known(n), 0);
+		err = try_lookup(n, dir, "e700");
+		assert_true(err == 0 || err == -EIO);
+		failures += err != 0;
+		err = try_create(n, dir, "x", S_IFIFO);
+		assert_true(err == 0 || err == -EIO);
+		failures += err != 0;
+		if (!err)
+			fs_forget(n->fs, n->q, n->attr.ino, 1);
+		dev_sim_fail(n->r.dev, DEV_READ, 1, SIM_FAULT_NONE, 0, 0, 0);
+		assert_int_equal(ino_of(n, dir, "x") != 0, !err);
+		if (!err)
+			assert_int_equal(try_unlink(n, dir, "x"), 0);
+		assert_int_equal(known(n), 0);
+		assert_int_equal(attr_of(n, dir).size, 1500);
+		assert_true(nth < 500);
+	}
+	assert_true(nth > 10);
+}
+
 static void reading_moves_atime(void **state)
 {
 	struct names *n = *state;
@@ -265,6 +311,7 @@ int main(void)
 		WITH(many_entries_while_others_change, setup_tiny_cache),
 		WITH(removing_while_reading_empties, setup),
 		WITH(removing_while_reading_empties, setup_tiny_cache),
+		WITH(read_errors_are_errors, setup),
 		WITH(reading_moves_atime, setup),
 	};
 

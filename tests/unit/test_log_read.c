@@ -478,8 +478,9 @@ static void random_damage(void **state)
 /* Frames' heads everywhere that claim as much as they can: no crash, and an end in reasonable time. */
 static void magic_everywhere(void **state)
 {
-	static const uint32_t claims[] = {0, 24, 4084, LAP_BYTES / 4, 0xffffffff};
-	struct disk_frame *all = malloc(LAP_BYTES);
+	const uint64_t nblocks = 2048, bytes = nblocks * BLOCK_SIZE;
+	const uint32_t claims[] = {0, 24, 4084, (uint32_t)(bytes / 4), 0xffffffff};
+	struct disk_frame *all = malloc(bytes);
 
 	(void)state;
 	assert_non_null(all);
@@ -488,18 +489,43 @@ static void magic_everywhere(void **state)
 		struct dev_stats st;
 		struct rig r;
 
-		rig_open(&r, LAP_BLOCKS, 14, true, 0);
-		for (uint64_t j = 0; j < LAP_BYTES / sizeof(*all); j++)
+		rig_open(&r, nblocks, 14, true, 0);
+		for (uint64_t j = 0; j < bytes / sizeof(*all); j++)
 			all[j] = (struct disk_frame){.magic = put32(FRAME_MAGIC), .len = put32(claims[i])};
-		dev_sim_poke(r.dev, dev_off(&r, 0), all, LAP_BYTES);
+		dev_sim_poke(r.dev, dev_off(&r, 0), all, bytes);
 		rig_read(&r, r.dev, 0, r.salt, &seen);
 		assert_int_equal(seen.count, 0);
 		assert_int_equal(seen.tail.kind, LOG_TAIL_CLEAN);
 		dev_get_stats(r.dev, &st);
-		assert_true(st.read_bytes <= 4 * LAP_BYTES);
+		assert_true(st.read_bytes <= 4 * bytes);
 		rig_close(&r);
 	}
 	free(all);
+}
+
+/* A trace is found wherever it lies, also across the reader's windows and at the very end of the lap. */
+static void traces_anywhere(void **state)
+{
+	const uint64_t mib = 1 << 20, lap = 4 * mib;
+	const uint64_t places[] = {1, mib - 20, mib - 19, mib - 8, mib - 3, mib - 2, mib - 1, mib, lap - 20};
+	uint8_t payload[MIN_TXN], frame[FRAME_OVERHEAD + MIN_TXN];
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		struct rig_seen seen;
+		struct rig r;
+
+		rig_open(&r, lap / BLOCK_SIZE, 15, true, 0);
+		rig_payload(r.salt, 0, MIN_TXN, payload);
+		frame_encode(&r.sb, places[i], payload, MIN_TXN, frame);
+		dev_sim_poke(r.dev, dev_off(&r, places[i]), frame, sizeof(frame));
+		rig_read(&r, r.dev, 0, r.salt, &seen);
+		assert_int_equal(seen.count, 0);
+		assert_int_equal(seen.tail.kind, LOG_TAIL_TORN);
+		assert_int_equal(seen.tail.lost_frames, 1);
+		assert_int_equal(seen.tail.lost_bytes, places[i] + sizeof(frame));
+		rig_close(&r);
+	}
 }
 
 /* --- power cuts --- */
@@ -665,6 +691,7 @@ int main(void)
 		cmocka_unit_test(device_errors_are_no_end),
 		cmocka_unit_test(random_damage),
 		cmocka_unit_test(magic_everywhere),
+		cmocka_unit_test(traces_anywhere),
 		cmocka_unit_test(cut_at_every_write),
 		cmocka_unit_test(many_lives),
 		cmocka_unit_test(reading_twice_is_the_same),

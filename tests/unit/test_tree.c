@@ -485,6 +485,10 @@ static void many_delete(struct rig *r, const unsigned *order, bool backwards)
 	assert_int_equal(get16(((const struct disk_node *)r->tf.node[0].block)->nitems), 0);
 	rig_thaw(r);
 	rig_check(r);
+	/* The next checkpoint gives the last replaced blocks back: all are free but the leaf's. */
+	rig_freeze(r);
+	rig_thaw(r);
+	assert_int_equal(rig_nfree(r), r->nfree0 - 2);
 }
 
 /* How full the leaves are on average, in percent. */
@@ -646,12 +650,121 @@ static void test_cross_link(void **state)
 	rig_destroy(&r);
 }
 
+/* --- the bound of the cost, where it is tight --------------------------------------------------- */
+
+static struct key bound_key(unsigned i)
+{
+	return key_make(1, 1, i);
+}
+
+static void bound_put(struct rig *r, unsigned i, unsigned len)
+{
+	static const uint8_t zeros[MAX_ITEM];
+	struct key key = bound_key(i);
+
+	assert_true(rig_put(r, &key, zeros, len));
+}
+
+static void bound_prepare(struct rig *r, unsigned i, unsigned grow, struct tree_cost *cost)
+{
+	struct key key = bound_key(i);
+	struct miss miss;
+
+	assert_int_equal(tree_prepare(r->tree, &key, grow, cost, &miss), 0);
+}
+
+/* Leaves of three of the largest items, and one transaction that splits up to `max` of them. */
+static void bound_of_splits(unsigned nleaves, unsigned max)
+{
+	static const uint8_t zeros[MAX_ITEM];
+	unsigned i, n = nleaves < max ? nleaves : max;
+	struct tree_cost cost = {0};
+	struct tree_stats stats;
+	struct rig r;
+	uint64_t before;
+
+	rig_init(&r, 16384, 100, 1);
+	for (i = 0; i < 3 * nleaves; i++)
+		bound_put(&r, 2 * i, MAX_ITEM);
+	before = tree_ndirty(r.tree);
+	tree_get_stats(r.tree, &stats);
+	for (i = 0; i < n; i++)
+		bound_prepare(&r, 6 * i + 1, MAX_ITEM, &cost);
+	rig_reserve(&r, 2 * cost.nodes);
+	for (i = 0; i < n; i++) {
+		struct key key = bound_key(6 * i + 1);
+
+		tree_put(r.tree, &key, zeros, MAX_ITEM);
+	}
+	assert_true(tree_ndirty(r.tree) >= before + n);
+	assert_true(tree_ndirty(r.tree) <= before + cost.nodes);
+	/* And not far above it: one split for each inner level and put, if any. */
+	assert_true(cost.nodes <= (uint64_t)n * (stats.level + 1) + 1 + n / 32);
+	rig_check(&r);
+	rig_destroy(&r);
+}
+
+/*
+ * A deletion in leaf A lets it be merged with B; then two puts, at the right edge of B and into A, each of which A or B
+ * by itself would have had room for.
+ */
+static void bound_of_merge(unsigned b2_len, unsigned put_len)
+{
+	static const uint8_t zeros[MAX_ITEM];
+	/* C: 0..2, A: 10.. (14 and 15 fill it and go), B: 20 and 21. */
+	static const struct { unsigned index, len; } put[] = {{0, 1280}, {1, 1280}, {2, 1280}, {10, 1280}, {12, 2},
+							      {13, 40}, {14, 1280}, {15, 1280}, {20, 1280}};
+	struct tree_cost cost = {0};
+	struct rig r;
+	struct key key;
+	uint64_t before;
+	unsigned i;
+
+	rig_init(&r, 4096, 100, 1);
+	for (i = 0; i < sizeof(put) / sizeof(put[0]); i++)
+		bound_put(&r, put[i].index, put[i].len);
+	bound_put(&r, 21, b2_len);
+	for (i = 14; i <= 15; i++) {
+		key = bound_key(i);
+		rig_del(&r, &key);
+	}
+	before = tree_ndirty(r.tree);
+	assert_int_equal(before, 4);
+	bound_prepare(&r, 13, 0, &cost);
+	bound_prepare(&r, 30, put_len, &cost);
+	bound_prepare(&r, 11, put_len, &cost);
+	rig_reserve(&r, 2 * cost.nodes);
+	key = bound_key(13);
+	tree_del(r.tree, &key);
+	key = bound_key(30);
+	tree_put(r.tree, &key, zeros, put_len);
+	key = bound_key(11);
+	tree_put(r.tree, &key, zeros, put_len);
+	assert_true(tree_ndirty(r.tree) <= before + cost.nodes);
+	rig_check(&r);
+	rig_destroy(&r);
+}
+
+static void test_bound(void **state)
+{
+	unsigned nleaves;
+
+	(void)state;
+	for (nleaves = 1; nleaves < 160; nleaves++) {
+		bound_of_splits(nleaves, 15);
+		bound_of_splits(nleaves, 70);
+	}
+	bound_of_merge(76, MAX_ITEM);
+	bound_of_merge(1280, 100);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_empty),
 		cmocka_unit_test(test_empty_leaves),
 		cmocka_unit_test(test_cross_link),
+		cmocka_unit_test(test_bound),
 		cmocka_unit_test(test_histories),
 		cmocka_unit_test(test_ascending),
 		cmocka_unit_test(test_descending),

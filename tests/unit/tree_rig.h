@@ -33,6 +33,7 @@ struct rig {
 	struct alloc_freeze af;
 	uint8_t table_slot[MAX_TABLES / 8];
 	uint64_t nbitmap_misses;
+	uint64_t nfree0;	/* blocks that were free at first */
 	/* Arrivals to be repeated when they are out of date. */
 	struct miss stale_miss[RIG_STALE];
 	char stale_block[RIG_STALE][BLOCK_SIZE];
@@ -73,6 +74,14 @@ static inline uint64_t rig_reserved(const struct rig *r)
 
 	alloc_get_space(r->alloc, &s);
 	return s.reserved;
+}
+
+static inline uint64_t rig_nfree(const struct rig *r)
+{
+	struct alloc_space s;
+
+	alloc_get_space(r->alloc, &s);
+	return s.nfree;
 }
 
 static inline void rig_check(struct rig *r)
@@ -158,6 +167,7 @@ static inline void rig_init(struct rig *r, uint64_t nblocks, uint64_t cache_node
 	r->seed = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
 	r->cache_nodes = cache_nodes;
 	assert_int_equal(alloc_create_empty(&r->sb, NULL, &r->alloc), 0);
+	r->nfree0 = rig_nfree(r);
 	rig_reserve(r, 2);
 	assert_int_equal(tree_create(&r->sb, r->alloc, NULL, 0, cache_nodes, NULL, &r->tree), 0);
 }
@@ -175,6 +185,15 @@ static inline void rig_destroy(struct rig *r)
 	free(r->image);
 }
 
+/* Nothing of what a node held before reaches the device. */
+static inline void rig_check_gap(const struct disk_node *n)
+{
+	const char *p = (const char *)&n->slot[get16(n->nitems)], *end = (const char *)n + get16(n->data_pos);
+
+	for (; p < end; p++)
+		assert_int_equal(*p, 0);
+}
+
 static inline void rig_freeze(struct rig *r)
 {
 	uint64_t i, ndirty = tree_ndirty(r->tree);
@@ -186,9 +205,11 @@ static inline void rig_freeze(struct rig *r)
 	assert_true(r->tf.nnodes <= ndirty);
 	assert_int_equal(rig_reserved(r), 0);
 	assert_int_equal(alloc_freeze(r->alloc, r->generation, &r->af), 0);
-	for (i = 0; i < r->tf.nnodes; i++)
+	for (i = 0; i < r->tf.nnodes; i++) {
+		rig_check_gap(r->tf.node[i].block);
 		for (copy = 0; copy < 2; copy++)
 			rig_write(r, r->tf.node[i].blkno[copy], r->tf.node[i].block);
+	}
 	for (i = 0; i < r->af.nimages; i++)
 		for (copy = 0; copy < 2; copy++)
 			rig_write(r, r->af.image[i].blkno[copy], r->af.image[i].block);

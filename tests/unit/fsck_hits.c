@@ -1,0 +1,630 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fsck_hits.c - one damage each, and exactly which codes fsck must find for it. */
+#include "tests/unit/fsck_hits.h"
+
+/* --- superblocks and roots --------------------------------------------------------------------- */
+
+static void hit_super(struct bench *b)
+{
+	block_flip(b, SUPER_BLKNO1);
+}
+
+static void hit_super_differs(struct bench *b)
+{
+	struct super sb = bench_super(b);
+	uint8_t block[BLOCK_SIZE];
+
+	strcpy(sb.label, "another");
+	super_encode(&sb, 2, block);
+	block_poke(b, super_blkno(sb.nblocks, 2), block);
+}
+
+static void hit_root_copy(struct bench *b)
+{
+	struct disk_root root = bench_root(b);
+
+	block_flip(b, get64(root.h.blkno[1]));
+}
+
+static void hit_root_slot(struct bench *b)
+{
+	struct super sb = bench_super(b);
+	unsigned older = (get64(bench_root(b).h.generation) & 1) ^ 1;
+
+	for (unsigned copy = 0; copy < 2; copy++)
+		block_flip(b, root_blkno(&sb, older, copy));
+}
+
+static void hit_root_lost(struct bench *b)
+{
+	struct super sb = bench_super(b);
+
+	for (unsigned i = 0; i < 4; i++)
+		block_flip(b, root_blkno(&sb, i / 2, i % 2));
+}
+
+/* As if the power had gone between the two copies. */
+static void hit_root_interrupted(struct bench *b)
+{
+	struct disk_root before = bench_root(b);
+
+	bench_open(b);
+	bench_close(b);
+	block_poke(b, get64(before.h.blkno[1]), &before);
+}
+
+static void hit_root_nfree(struct bench *b)
+{
+	struct disk_root root = bench_root(b);
+
+	root.nfree = put64(get64(root.nfree) - 1);
+	block_publish(b, &root);
+}
+
+static void hit_root_ninodes(struct bench *b)
+{
+	struct disk_root root = bench_root(b);
+
+	root.ninodes = put64(get64(root.ninodes) - 1);
+	block_publish(b, &root);
+}
+
+static void hit_root_next_ino(struct bench *b)
+{
+	struct disk_root root = bench_root(b);
+
+	root.next_ino = put64(get64(root.next_ino) - 1);
+	block_publish(b, &root);
+}
+
+static void hit_root_errors(struct bench *b)
+{
+	struct disk_root root = bench_root(b);
+
+	root.error_count = put64(3);
+	block_publish(b, &root);
+}
+
+/* --- space ------------------------------------------------------------------------------------- */
+
+static void table_peek(struct bench *b, struct disk_table *table)
+{
+	struct super sb = bench_super(b);
+
+	block_peek(b, table_blkno(&sb, 0, bench_root(b).table_slot[0] & 1, 0), table);
+}
+
+static void hit_table(struct bench *b)
+{
+	struct disk_table table;
+
+	table_peek(b, &table);
+	block_flip(b, get64(table.h.blkno[0]));
+}
+
+static void hit_table_both(struct bench *b)
+{
+	struct disk_table table;
+
+	table_peek(b, &table);
+	block_flip(b, get64(table.h.blkno[0]));
+	block_flip(b, get64(table.h.blkno[1]));
+}
+
+static void hit_table_nfree(struct bench *b)
+{
+	struct disk_root root = bench_root(b);
+	struct disk_table table;
+
+	table_peek(b, &table);
+	table.entry[0].info = put32(get32(table.entry[0].info) - 1);
+	root.table_csum[0] = put32(block_publish(b, &table));
+	root.nfree = put64(get64(root.nfree) - 1);
+	block_publish(b, &root);
+}
+
+static uint64_t bitmap_where(struct bench *b, unsigned copy)
+{
+	struct super sb = bench_super(b);
+	struct disk_table table;
+
+	table_peek(b, &table);
+	return bitmap_blkno(&sb, 0, (get32(table.entry[0].info) & TABLE_SLOT) != 0, copy);
+}
+
+static void hit_bitmap(struct bench *b)
+{
+	block_flip(b, bitmap_where(b, 1));
+}
+
+static void hit_bitmap_both(struct bench *b)
+{
+	block_flip(b, bitmap_where(b, 0));
+	block_flip(b, bitmap_where(b, 1));
+}
+
+static void hit_leaked(struct bench *b)
+{
+	bench_open(b);
+	block_alloc(b);
+	bench_close(b);
+}
+
+static void hit_unmarked(struct bench *b)
+{
+	bench_open(b);
+	change(b, &(struct change){.what = CHANGE_FREE, .blkno = data_blkno(b) + 1});
+	bench_close(b);
+}
+
+static void hit_shared(struct bench *b)
+{
+	bench_open(b);
+	unwritten_put(b, b->twin, 0, data_blkno(b), 1);
+	inode_add(b, b->twin, 0, 0, 1);
+	bench_close(b);
+}
+
+/* --- nodes ------------------------------------------------------------------------------------- */
+
+static void hit_node_copy(struct bench *b)
+{
+	block_flip(b, get64(leaf_ptr(b, 0).blkno[0]));
+}
+
+static void hit_leaf(struct bench *b)
+{
+	struct disk_ptr ptr = leaf_ptr(b, 1);
+
+	block_flip(b, get64(ptr.blkno[0]));
+	block_flip(b, get64(ptr.blkno[1]));
+}
+
+static void hit_top(struct bench *b)
+{
+	struct disk_root root = bench_root(b);
+
+	block_flip(b, get64(root.tree.blkno[0]));
+	block_flip(b, get64(root.tree.blkno[1]));
+}
+
+static void hit_node_shared(struct bench *b)
+{
+	uint8_t node[BLOCK_SIZE] __attribute__((aligned(8)));
+	struct disk_ptr ptr = leaf_ptr(b, 0);
+
+	top_peek(b, node);
+	memcpy(top_value(node, 1), &ptr, sizeof(ptr));
+	top_publish(b, node);
+}
+
+/* An item that is not valid by itself, in a node whose checksums are. */
+static void hit_item(struct bench *b)
+{
+	uint8_t leaf[BLOCK_SIZE] __attribute__((aligned(8)));
+	const struct disk_node *n = (const struct disk_node *)leaf;
+
+	block_peek(b, get64(leaf_ptr(b, 0).blkno[0]), leaf);
+	assert_int_equal(n->slot[0].type, ITEM_INODE);
+	memset(leaf + get16(n->slot[0].pos) + offsetof(struct disk_inode, mode), 0xff, 4);
+	leaf_publish(b, 0, leaf);
+}
+
+/* --- inodes ------------------------------------------------------------------------------------ */
+
+static struct key xattr_key(struct bench *b, const char *name)
+{
+	return key_make(b->attrs, ITEM_XATTR, xattr_offset(&b->r.v->sb, name, strlen(name)));
+}
+
+static void hit_item_stray(struct bench *b)
+{
+	uint8_t val[MAX_ITEM];
+
+	bench_open(b);
+	struct key key = xattr_key(b, SMALL_XATTR);
+	unsigned len = item_get(b, key, val);
+
+	key.object = 1000000;
+	item_put(b, key, val, len);
+	bench_close(b);
+}
+
+static void hit_item_kind(struct bench *b)
+{
+	bench_open(b);
+	item_put(b, key_make(b->fifo, ITEM_INLINE, 0), "inline", 6);
+	bench_close(b);
+}
+
+static void hit_nblocks(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->data, 0, 0, 1);
+	bench_close(b);
+}
+
+static void hit_inline(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->tiny, 1, 0, 0);
+	bench_close(b);
+}
+
+static void hit_symlink(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->sym, -1, 0, 0);
+	bench_close(b);
+}
+
+static void hit_overlap(struct bench *b)
+{
+	bench_open(b);
+	unwritten_put(b, b->data, 1, block_alloc(b), 1);
+	inode_add(b, b->data, 0, 0, 1);
+	bench_close(b);
+}
+
+static void hit_beyond(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->data, -(int)BLOCK_SIZE, 0, 0);
+	bench_close(b);
+}
+
+static void hit_xattr_incomplete(struct bench *b)
+{
+	bench_open(b);
+	item_del(b, key_make(b->attrs, ITEM_XATTR_MORE, xattr_key(b, BIG_XATTR).offset << 7 | 2));
+	bench_close(b);
+}
+
+static void hit_xattr_stray(struct bench *b)
+{
+	bench_open(b);
+	item_put(b, key_make(b->attrs, ITEM_XATTR_MORE, xattr_key(b, SMALL_XATTR).offset << 7), "more", 4);
+	bench_close(b);
+}
+
+static void hit_xattr_duplicate(struct bench *b)
+{
+	uint8_t val[MAX_ITEM];
+
+	bench_open(b);
+	struct key key = xattr_key(b, SMALL_XATTR);
+	unsigned len = item_get(b, key, val);
+
+	key.offset++;
+	item_put(b, key, val, len);
+	bench_close(b);
+}
+
+/* --- names ------------------------------------------------------------------------------------- */
+
+static void hit_dir_size(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->dir, 1, 0, 0);
+	bench_close(b);
+}
+
+static void hit_dir_duplicate(struct bench *b)
+{
+	uint8_t val[MAX_ITEM];
+
+	bench_open(b);
+	struct key key = dirent_key(b, b->dir, "fifo");
+	unsigned len = item_get(b, key, val);
+
+	key.offset++;
+	item_put(b, key, val, len);
+	inode_add(b, b->dir, 1, 0, 0);
+	inode_add(b, b->fifo, 0, 1, 0);
+	bench_close(b);
+}
+
+static void hit_root_dir(struct bench *b)
+{
+	bench_open(b);
+	struct disk_inode di = inode_read(b, INO_ROOT);
+
+	di.parent = put64(b->dir);
+	inode_write(b, INO_ROOT, &di);
+	bench_close(b);
+}
+
+static void hit_dangling(struct bench *b)
+{
+	bench_open(b);
+	item_del(b, key_make(b->fifo, ITEM_INODE, 0));
+	bench_close(b);
+}
+
+static void hit_entry_type(struct bench *b)
+{
+	bench_open(b);
+	dirent_write(b, b->dir, "fifo", b->fifo, DT_SOCK);
+	bench_close(b);
+}
+
+static void hit_link_count(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->attrs, 0, 1, 0);
+	bench_close(b);
+}
+
+static void hit_dir_link_count(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->dir, 0, -1, 0);
+	bench_close(b);
+}
+
+static void remove_entry(struct bench *b, uint64_t dir, const char *name)
+{
+	item_del(b, dirent_key(b, dir, name));
+	inode_add(b, dir, -1, 0, 0);
+}
+
+static void hit_unreachable(struct bench *b)
+{
+	bench_open(b);
+	remove_entry(b, b->dir, "fifo");
+	bench_close(b);
+}
+
+/* No links and no entry, but nobody was told to remove it. */
+static void hit_unlisted_orphan(struct bench *b)
+{
+	bench_open(b);
+	remove_entry(b, b->dir, "fifo");
+	inode_add(b, b->fifo, 0, -1, 0);
+	bench_close(b);
+}
+
+static void hit_dir_parent(struct bench *b)
+{
+	bench_open(b);
+	struct disk_inode di = inode_read(b, b->sub);
+
+	di.parent = put64(INO_ROOT);
+	inode_write(b, b->sub, &di);
+	bench_close(b);
+}
+
+static void hit_dir_links(struct bench *b)
+{
+	bench_open(b);
+	dirent_write(b, b->dir, "sub too", b->sub, DT_DIR);
+	inode_add(b, b->dir, 1, 1, 0);
+	bench_close(b);
+}
+
+/* A directory is moved into its own child. */
+static void hit_dir_cycle(struct bench *b)
+{
+	bench_open(b);
+	remove_entry(b, INO_ROOT, "dir");
+	inode_add(b, INO_ROOT, 0, -1, 0);
+	dirent_write(b, b->sub, "dir", b->dir, DT_DIR);
+	inode_add(b, b->sub, 1, 1, 0);
+	struct disk_inode di = inode_read(b, b->dir);
+
+	di.parent = put64(b->sub);
+	inode_write(b, b->dir, &di);
+	bench_close(b);
+}
+
+static void hit_orphan_stray(struct bench *b)
+{
+	bench_open(b);
+	item_put(b, key_make(INO_VOLUME, ITEM_ORPHAN, 1000000), "", 0);
+	bench_close(b);
+}
+
+static void make_orphan(struct bench *b)
+{
+	bench_open(b);
+	remove_entry(b, b->dir, "fifo");
+	inode_add(b, b->fifo, 0, -1, 0);
+	item_put(b, key_make(INO_VOLUME, ITEM_ORPHAN, b->fifo), "", 0);
+	bench_close(b);
+}
+
+/* A truncation that is not finished: what is behind the end is still there, and that is known. */
+static void make_truncated(struct bench *b)
+{
+	bench_open(b);
+	inode_add(b, b->data, -(int)BLOCK_SIZE, 0, 0);
+	item_put(b, key_make(INO_VOLUME, ITEM_ORPHAN, b->data), "", 0);
+	bench_close(b);
+}
+
+/* --- contents ---------------------------------------------------------------------------------- */
+
+void hit_data(struct bench *b)
+{
+	bench_open(b);
+	uint64_t blkno = data_blkno(b);
+
+	bench_close(b);
+	block_flip(b, blkno + 1);
+}
+
+static void hit_data_read(struct bench *b)
+{
+	bench_open(b);
+	uint64_t blkno = data_blkno(b);
+
+	bench_close(b);
+	dev_sim_fail(b->r.dev, DEV_READ, 1, SIM_FAULT_STICKY, -EIO, (blkno + 2) * BLOCK_SIZE, BLOCK_SIZE);
+}
+
+/* --- the journal ------------------------------------------------------------------------------- */
+
+/* Appends what `payload` says as it is, and makes it durable. */
+static void log_raw(struct bench *b, const void *payload, uint32_t len)
+{
+	uint64_t end;
+
+	assert_int_equal(log_append(b->r.v->log, b->r.q, payload, len, NULL, &end), 0);
+	assert_int_equal(log_sync_wait(b->r.v->log, b->r.q, end), 0);
+}
+
+/* A group of its own: a change of root's times. */
+static void log_change(struct bench *b)
+{
+	inode_add(b, INO_ROOT, 0, 0, 0);
+	assert_int_equal(log_sync_wait(b->r.v->log, b->r.q, log_append_lsn(b->r.v->log)), 0);
+}
+
+/* The byte of the device that holds a byte of the log. */
+static void log_flip(struct bench *b, uint64_t lsn)
+{
+	struct super sb = bench_super(b);
+
+	dev_sim_flip(b->r.dev, sb.journal_blkno * BLOCK_SIZE + lsn % (sb.journal_nblocks * BLOCK_SIZE), 0);
+}
+
+/* Three synced groups behind the checkpoint, then the power goes.  Returns where the first begins. */
+static uint64_t crash(struct bench *b)
+{
+	bench_open(b);
+	uint64_t start = log_append_lsn(b->r.v->log);
+
+	for (unsigned i = 0; i < 3; i++)
+		log_change(b);
+	rig_after_cut(&b->r, 1);
+	return start;
+}
+
+static void make_crash(struct bench *b)
+{
+	crash(b);
+}
+
+static void make_torn(struct bench *b)
+{
+	log_flip(b, crash(b) + 2 * BLOCK_SIZE + 100);
+}
+
+static void hit_log(struct bench *b)
+{
+	log_flip(b, crash(b) + 100);
+}
+
+static void hit_log_read(struct bench *b)
+{
+	struct super sb = bench_super(b);
+
+	crash(b);
+	dev_sim_fail(b->r.dev, DEV_READ, 1, SIM_FAULT_STICKY, -EIO, sb.journal_blkno * BLOCK_SIZE,
+		     sb.journal_nblocks * BLOCK_SIZE);
+}
+
+static void hit_log_unclean(struct bench *b)
+{
+	crash(b);
+	struct disk_root root = bench_root(b);
+
+	root.flags = put64(ROOT_CLEAN);
+	block_publish(b, &root);
+}
+
+struct raw_txn {
+	struct disk_txn txn;
+	struct disk_op op;
+};
+
+static void hit_log_malformed(struct bench *b)
+{
+	struct raw_txn raw = {.txn = {.type = RECORD_TXN, .nops = put32(1)}, .op = {.op = 99}};
+
+	bench_open(b);
+	log_raw(b, &raw, sizeof(raw));
+	rig_after_cut(&b->r, 1);
+}
+
+/* Well-formed, but it deletes what does not exist. */
+static void hit_log_replay(struct bench *b)
+{
+	struct raw_txn raw = {
+		.txn = {.type = RECORD_TXN, .nops = put32(1)},
+		.op = {.op = OP_DEL, .type = ITEM_INODE, .object = put64(1000000)},
+	};
+
+	bench_open(b);
+	log_raw(b, &raw, sizeof(raw));
+	rig_after_cut(&b->r, 1);
+}
+
+/* --- the table --------------------------------------------------------------------------------- */
+
+static void nothing(struct bench *b)
+{
+	(void)b;
+}
+
+const struct hit hits[] = {
+	{"nothing", nothing, 0},
+	{"superblock copy", hit_super, SET(SUPER_COPY)},
+	{"superblock differs", hit_super_differs, SET(SUPER_DIFFERS)},
+	{"root copy", hit_root_copy, SET(ROOT_COPY)},
+	{"older root lost", hit_root_slot, SET(ROOT_SLOT)},
+	{"all roots lost", hit_root_lost, SET(ROOT_LOST)},
+	{"root interrupted", hit_root_interrupted, SET(ROOT_INTERRUPTED)},
+	{"root nfree", hit_root_nfree, SET(ROOT_NFREE)},
+	{"root ninodes", hit_root_ninodes, SET(ROOT_NINODES)},
+	{"root next_ino", hit_root_next_ino, SET(ROOT_NEXT_INO)},
+	{"root errors", hit_root_errors, SET(ROOT_ERRORS)},
+	{"table copy", hit_table, SET(TABLE_COPY)},
+	{"table lost", hit_table_both, SET(TABLE_LOST)},
+	{"table nfree", hit_table_nfree, SET(TABLE_NFREE)},
+	{"bitmap copy", hit_bitmap, SET(BITMAP_COPY)},
+	{"bitmap lost", hit_bitmap_both, SET(BITMAP_LOST)},
+	{"leaked", hit_leaked, SET(SPACE_LEAKED)},
+	{"unmarked", hit_unmarked, SET(SPACE_UNMARKED)},
+	{"shared", hit_shared, SET(SPACE_SHARED)},
+	{"node copy", hit_node_copy, SET(NODE_COPY)},
+	{"leaf lost", hit_leaf, SET(NODE_LOST) | SET(NOT_CHECKED)},
+	{"top node lost", hit_top, SET(NODE_LOST) | SET(NOT_CHECKED)},
+	{"bad item", hit_item, SET(NODE_LOST) | SET(NOT_CHECKED)},
+	{"node shared", hit_node_shared, SET(NODE_SHARED) | SET(NOT_CHECKED)},
+	{"stray item", hit_item_stray, SET(ITEM_STRAY)},
+	{"item kind", hit_item_kind, SET(ITEM_KIND)},
+	{"nblocks", hit_nblocks, SET(INODE_NBLOCKS)},
+	{"inline", hit_inline, SET(INODE_INLINE)},
+	{"symlink", hit_symlink, SET(INODE_SYMLINK)},
+	{"overlap", hit_overlap, SET(EXTENT_OVERLAP)},
+	{"beyond", hit_beyond, SET(EXTENT_BEYOND)},
+	{"xattr incomplete", hit_xattr_incomplete, SET(XATTR_INCOMPLETE)},
+	{"xattr stray", hit_xattr_stray, SET(XATTR_STRAY)},
+	{"xattr duplicate", hit_xattr_duplicate, SET(XATTR_DUPLICATE)},
+	{"dir size", hit_dir_size, SET(DIR_SIZE)},
+	{"dir duplicate", hit_dir_duplicate, SET(DIR_DUPLICATE)},
+	{"root dir", hit_root_dir, SET(ROOT_DIR)},
+	{"dangling", hit_dangling, SET(ENTRY_DANGLING)},
+	{"entry type", hit_entry_type, SET(ENTRY_TYPE)},
+	{"link count", hit_link_count, SET(LINK_COUNT)},
+	{"directory link count", hit_dir_link_count, SET(LINK_COUNT)},
+	{"unreachable", hit_unreachable, SET(UNREACHABLE)},
+	{"unlisted orphan", hit_unlisted_orphan, SET(UNREACHABLE)},
+	{"dir parent", hit_dir_parent, SET(DIR_PARENT)},
+	{"dir links", hit_dir_links, SET(DIR_LINKS)},
+	{"dir cycle", hit_dir_cycle, SET(DIR_CYCLE)},
+	{"stray orphan", hit_orphan_stray, SET(ORPHAN_STRAY) | SET(ORPHAN_PENDING)},
+	{"orphan", make_orphan, SET(ORPHAN_PENDING)},
+	{"truncation", make_truncated, SET(ORPHAN_PENDING)},
+	{"data", hit_data, SET(DATA_CSUM)},
+	{"data read", hit_data_read, SET(DATA_READ)},
+	{"crash", make_crash, SET(LOG_PENDING)},
+	{"torn log", make_torn, SET(LOG_PENDING) | SET(LOG_TORN)},
+	{"damaged log", hit_log, SET(LOG_DAMAGED)},
+	{"unreadable log", hit_log_read, SET(LOG_UNREADABLE)},
+	{"unclean log", hit_log_unclean, SET(LOG_UNCLEAN)},
+	{"malformed log", hit_log_malformed, SET(LOG_MALFORMED)},
+	{"unreplayable log", hit_log_replay, SET(LOG_PENDING) | SET(LOG_REPLAY)},
+};
+const unsigned nhits = sizeof(hits) / sizeof(hits[0]);

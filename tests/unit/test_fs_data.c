@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_fs_data.c - contents of files: reading, writing, truncating, reserving, punching, seeking, against a model. */
+#include "tests/unit/data_rig.h"
+
+/* --- one thing at a time ----------------------------------------------------------------------- */
+
+static void test_inline(void **state)
+{
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 128, 0, 1);
+	data_write(&d, 0, 0, 100, false);
+	assert_int_equal(data_blocks(&d, 0), 0);
+	data_write(&d, 0, 900, 124, false);
+	assert_int_equal(data_attr(&d, 0).size, 1024);
+	assert_int_equal(data_blocks(&d, 0), 0);
+	data_check(&d);
+	data_truncate(&d, 0, 50);
+	data_truncate(&d, 0, 1000);
+	data_check(&d);
+	/* One byte more than fits. */
+	data_write(&d, 0, 1024, 1, false);
+	assert_int_equal(data_blocks(&d, 0), 1);
+	data_check(&d);
+	data_reopen(&d);
+	data_check(&d);
+	data_truncate(&d, 0, 0);
+	assert_int_equal(data_blocks(&d, 0), 0);
+	data_write(&d, 0, 10, 10, false);
+	assert_int_equal(data_blocks(&d, 0), 0);
+	/* Growing over the limit, and writing far away, moves them to a block. */
+	data_truncate(&d, 0, 5000);
+	assert_int_equal(data_blocks(&d, 0), 1);
+	data_write(&d, 1, 3, 500, false);
+	data_write(&d, 1, FAR + 17, 4000, false);
+	assert_int_equal(data_blocks(&d, 1), 2);
+	data_check(&d);
+	data_destroy(&d);
+}
+
+static void test_errors(void **state)
+{
+	uint8_t buf[8] = {0};
+	struct data d;
+	uint64_t pos;
+
+	(void)state;
+	data_create(&d, MB(32), 128, 0, 1);
+	assert_int_equal(fs_pwrite(d.fs, d.q, INO_ROOT, buf, 8, 0), -EISDIR);
+	assert_int_equal(fs_pread(d.fs, d.q, INO_ROOT, buf, 8, 0), -EISDIR);
+	assert_int_equal(fs_pwrite(d.fs, d.q, 9999, buf, 8, 0), -ESTALE);
+	assert_int_equal(fs_pwrite(d.fs, d.q, d.ino[0], buf, 8, MAX_FILE_SIZE - 7), -EFBIG);
+	assert_int_equal(fs_pwrite(d.fs, d.q, d.ino[0], buf, 7, MAX_FILE_SIZE - 7), 7);
+	assert_int_equal(data_attr(&d, 0).size, MAX_FILE_SIZE);
+	assert_int_equal(fs_pread(d.fs, d.q, d.ino[0], buf, 8, MAX_FILE_SIZE - 7), 7);
+	assert_int_equal(data_set_size(&d, 0, MAX_FILE_SIZE + 1), -EFBIG);
+	assert_int_equal(data_set_size(&d, 0, 0), 0);
+	assert_int_equal(fs_pwrite(d.fs, d.q, d.ino[0], buf, 0, 100), 0);
+	assert_int_equal(data_attr(&d, 0).size, 0);
+	assert_int_equal(fs_pread(d.fs, d.q, d.ino[0], buf, 8, 0), 0);
+	assert_int_equal(data_fallocate(&d, 0, 0, 0, 0), -EINVAL);
+	assert_int_equal(data_fallocate(&d, 0, FALLOC_FL_PUNCH_HOLE, 0, 1), -EOPNOTSUPP);
+	assert_int_equal(data_fallocate(&d, 0, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), -EOPNOTSUPP);
+	assert_int_equal(data_fallocate(&d, 0, 0, MAX_FILE_SIZE, 1), -EFBIG);
+	assert_int_equal(data_fallocate(&d, 0, 0, 0, MB(64)), -ENOSPC);
+	assert_int_equal(data_blocks(&d, 0), 0);
+	assert_int_equal(fs_lseek(d.fs, d.q, d.ino[0], 0, SEEK_DATA, &pos), -ENXIO);
+	assert_int_equal(fs_lseek(d.fs, d.q, d.ino[0], 0, SEEK_SET, &pos), -EINVAL);
+	data_check(&d);
+	data_destroy(&d);
+}
+
+/* Sequential writes make long extents, whose records stay small. */
+static void test_append(void **state)
+{
+	struct log_stats before, after;
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 512, 0, 1);
+	for (unsigned i = 0; i < 64; i++)
+		data_write(&d, 0, i * KB(32), KB(32), true);
+	assert_int_equal(data_walk(&d, 0, 0).extents, 2);
+	log_get_stats(d.r.v->log, &before);
+	data_write(&d, 0, MB(2), KB(4), true);
+	data_write(&d, 0, MB(2) + KB(4), KB(4), true);
+	log_get_stats(d.r.v->log, &after);
+	assert_true(after.append_bytes - before.append_bytes < 2 * 320);
+	data_check(&d);
+	/* A small overwrite costs its bytes and little more, and moves nothing. */
+	uint64_t blkno = data_walk(&d, 0, 100).blkno;
+	log_get_stats(d.r.v->log, &before);
+	data_write(&d, 0, 100 * KB(4) + 100, 512, true);
+	log_get_stats(d.r.v->log, &after);
+	assert_true(after.append_bytes - before.append_bytes < 512 + 320);
+	assert_int_equal(data_walk(&d, 0, 100).blkno, blkno);
+	/* A large one moves its whole blocks. */
+	data_write(&d, 0, KB(100), KB(400), true);
+	assert_int_not_equal(data_walk(&d, 0, 100).blkno, blkno);
+	data_check(&d);
+	data_reopen(&d);
+	data_check(&d);
+	data_destroy(&d);
+}
+
+/* What was just written is read from memory while it is on its way, and from the device afterwards. */
+static void test_in_flight(void **state)
+{
+	struct dev_stats before, after;
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 512, 0, 1);
+	data_write(&d, 0, 100, MB(1) - 1000, true);
+	assert_int_equal(d.unreleased, 1);
+	assert_true(data_stats(&d).flight_bytes > 0);
+	dev_get_stats(d.r.dev, &before);
+	assert_true(data_same(&d, &d.m[0], 0, 0, MB(1)));
+	dev_get_stats(d.r.dev, &after);
+	assert_int_equal(after.reads, before.reads);
+	/* Overwriting in flight: in place through the log, and to other blocks. */
+	data_write(&d, 0, KB(40) + 5, 3000, true);
+	data_write(&d, 0, KB(200), KB(300), true);
+	data_truncate(&d, 0, KB(800) + 1);
+	assert_true(data_same(&d, &d.m[0], 0, 0, MB(1)));
+	assert_int_equal(fs_sync(d.fs, d.q, d.ino[0], true), 0);
+	assert_int_equal(d.unreleased, 0);
+	assert_int_equal(data_stats(&d).flight_bytes, 0);
+	data_checkpoint(&d);
+	dev_get_stats(d.r.dev, &before);
+	data_check(&d);
+	dev_get_stats(d.r.dev, &after);
+	assert_true(after.reads > before.reads);
+	data_destroy(&d);
+}
+
+static uint64_t seek(struct data *d, unsigned f, uint64_t off, int whence)
+{
+	uint64_t pos = 0;
+	int err = fs_lseek(d->fs, d->q, d->ino[f], off, whence, &pos);
+
+	assert_true(err == 0 || err == -ENXIO);
+	return err ? UINT64_MAX : pos;
+}
+
+static void test_seek(void **state)
+{
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 512, 0, 1);
+	data_write(&d, 0, 5, 100, false);
+	assert_int_equal(seek(&d, 0, 50, SEEK_DATA), 50);
+	assert_int_equal(seek(&d, 0, 50, SEEK_HOLE), 105);
+	assert_int_equal(seek(&d, 0, 105, SEEK_HOLE), UINT64_MAX);
+	data_write(&d, 1, KB(40) + 100, KB(20), false);
+	assert_int_equal(seek(&d, 1, 0, SEEK_DATA), KB(40));
+	assert_int_equal(seek(&d, 1, KB(41), SEEK_DATA), KB(41));
+	assert_int_equal(seek(&d, 1, 10, SEEK_HOLE), 10);
+	assert_int_equal(seek(&d, 1, KB(40), SEEK_HOLE), KB(60) + 100);
+	assert_int_equal(data_fallocate(&d, 1, 0, KB(64), KB(64)), 0);
+	model_truncate(&d.m[1], KB(128));
+	assert_int_equal(seek(&d, 1, KB(40), SEEK_HOLE), KB(64));
+	assert_int_equal(seek(&d, 1, KB(64), SEEK_DATA), UINT64_MAX);
+	data_write(&d, 1, KB(80), KB(8), true);
+	assert_int_equal(seek(&d, 1, KB(64), SEEK_DATA), KB(80));
+	assert_int_equal(seek(&d, 1, KB(80), SEEK_HOLE), KB(88));
+	data_truncate(&d, 1, KB(84));
+	assert_int_equal(seek(&d, 1, KB(80), SEEK_HOLE), KB(84));
+	data_write(&d, 1, FAR, 10, true);
+	assert_int_equal(seek(&d, 1, KB(100), SEEK_DATA), FAR);
+	data_check(&d);
+	data_destroy(&d);
+}
+
+static void test_fallocate(void **state)
+{
+	int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(64), 512, 0, 1);
+	/* Reserving: size and blocks, and writes do not need more. */
+	assert_int_equal(data_fallocate(&d, 0, FALLOC_FL_KEEP_SIZE, 0, MB(1)), 0);
+	assert_int_equal(data_attr(&d, 0).size, 0);
+	assert_int_equal(data_blocks(&d, 0), MB(1) / BLOCK_SIZE);
+	assert_int_equal(data_fallocate(&d, 0, 0, KB(512), MB(1)), 0);
+	model_truncate(&d.m[0], KB(512) + MB(1));
+	assert_int_equal(data_blocks(&d, 0), (KB(512) + MB(1)) / BLOCK_SIZE);
+	data_check(&d);
+	uint64_t blkno = data_walk(&d, 0, 30).blkno;
+	data_write(&d, 0, KB(100) + 3, KB(600), true);
+	assert_int_equal(data_walk(&d, 0, 30).blkno, blkno);
+	assert_int_equal(data_blocks(&d, 0), (KB(512) + MB(1)) / BLOCK_SIZE);
+	data_check(&d);
+	/* Punching: edges zeroed, the rest freed. */
+	assert_int_equal(data_fallocate(&d, 0, punch, KB(200) + 9, KB(100)), 0);
+	model_zero(&d.m[0], KB(200) + 9, KB(100));
+	assert_int_equal(data_blocks(&d, 0), (KB(512) + MB(1) - KB(96)) / BLOCK_SIZE);
+	data_check(&d);
+	/* Zeroing: the range stays allocated, in blocks that never held data. */
+	blkno = data_walk(&d, 0, 100).blkno;
+	assert_int_equal(data_fallocate(&d, 0, FALLOC_FL_ZERO_RANGE, KB(150) + 1, KB(400)), 0);
+	model_zero(&d.m[0], KB(150) + 1, KB(400));
+	assert_int_equal(data_blocks(&d, 0), (KB(512) + MB(1)) / BLOCK_SIZE);
+	assert_int_not_equal(data_walk(&d, 0, 100).blkno, blkno);
+	data_check(&d);
+	assert_int_equal(data_fallocate(&d, 0, FALLOC_FL_ZERO_RANGE, MB(1), MB(1)), 0);
+	model_truncate(&d.m[0], MB(2));
+	data_check(&d);
+	data_reopen(&d);
+	data_check(&d);
+	/* Punching over the end takes the last block whole. */
+	assert_int_equal(data_fallocate(&d, 0, punch, 0, MB(3)), 0);
+	model_zero(&d.m[0], 0, MB(2));
+	assert_int_equal(data_blocks(&d, 0), 0);
+	data_check(&d);
+	data_destroy(&d);
+}
+
+static void test_times(void **state)
+{
+	struct fs_attr a, b;
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 512, 0, 1);
+	data_write(&d, 0, 0, 10, false);
+	a = data_attr(&d, 0);
+	assert_int_equal(a.mtime.tv_sec, a.ctime.tv_sec);
+	/* relatime: the first read after a change, and no second one. */
+	assert_true(data_same(&d, &d.m[0], 0, 0, 10));
+	b = data_attr(&d, 0);
+	assert_true(b.atime.tv_sec > a.atime.tv_sec);
+	assert_int_equal(b.ctime.tv_sec, a.ctime.tv_sec);
+	assert_true(data_same(&d, &d.m[0], 0, 0, 10));
+	a = data_attr(&d, 0);
+	assert_int_equal(b.atime.tv_sec, a.atime.tv_sec);
+	assert_int_equal(data_fallocate(&d, 0, FALLOC_FL_KEEP_SIZE, 0, KB(64)), 0);
+	b = data_attr(&d, 0);
+	assert_int_equal(b.mtime.tv_sec, a.mtime.tv_sec);
+	assert_true(b.ctime.tv_sec > a.ctime.tv_sec);
+	data_truncate(&d, 0, 5);
+	a = data_attr(&d, 0);
+	assert_true(a.mtime.tv_sec > b.mtime.tv_sec);
+	data_destroy(&d);
+}
+
+/* An fsync of what is durable costs nothing; fdatasync does not wait for timestamps. */
+static void test_sync(void **state)
+{
+	struct log_stats before, after;
+	struct fs_attr attr = {.atime = {.tv_sec = 5}};
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 512, 0, 1);
+	data_write(&d, 0, 0, KB(100), true);
+	data_write(&d, 1, 0, 10, true);
+	assert_int_equal(fs_sync(d.fs, d.q, d.ino[0], false), 0);
+	log_get_stats(d.r.v->log, &before);
+	assert_int_equal(fs_sync(d.fs, d.q, d.ino[0], false), 0);
+	assert_int_equal(fs_setattr(d.fs, d.q, d.ino[0], FS_SET_ATIME, &attr, &attr), 0);
+	assert_int_equal(fs_sync(d.fs, d.q, d.ino[0], true), 0);
+	log_get_stats(d.r.v->log, &after);
+	assert_int_equal(after.groups, before.groups);
+	assert_int_equal(fs_sync(d.fs, d.q, d.ino[0], false), 0);
+	log_get_stats(d.r.v->log, &after);
+	assert_int_equal(after.groups, before.groups + 1);
+	data_write(&d, 1, 0, 10, true);
+	assert_int_equal(fs_sync(d.fs, d.q, 0, false), 0);
+	assert_int_equal(log_durable_lsn(d.r.v->log), log_append_lsn(d.r.v->log));
+	data_crash(&d, 3);
+	data_check(&d);
+	data_destroy(&d);
+}
+
+/* More extents than one transaction removes: while that goes on, and after a crash in the middle of it, nobody sees them. */
+static void test_truncate_many(void **state)
+{
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 128, KB(64), 1);
+	for (unsigned i = 0; i < 370; i++)
+		data_write(&d, 0, i * KB(8), KB(4), true);
+	for (unsigned i = 0; i < 350; i++)
+		data_write(&d, 0, FAR + i * KB(8), KB(4), true);
+	for (unsigned i = 0; i < 350; i++)
+		data_write(&d, 0, FAR + i * KB(8) + KB(4), 1, true);
+	assert_true(data_walk(&d, 0, 0).extents > 700);
+	data_check(&d);
+	data_truncate(&d, 0, KB(8) + 100);
+	assert_int_equal(data_blocks(&d, 0), 2);
+	assert_int_equal(data_walk(&d, 0, 0).extents, 2);
+	data_truncate(&d, 0, MB(1));
+	data_check(&d);
+	data_destroy(&d);
+}
+
+/* --- everything at random ---------------------------------------------------------------------- */
+
+static uint64_t random_len(struct data *d)
+{
+	static const uint64_t max[] = {16, 1024, 4096, 6000, KB(64), KB(70), KB(300), MB(1), MB(1) + KB(300)};
+	uint64_t len = 1 + data_random(d, max[data_random(d, 9)]);
+
+	return data_random(d, 3) ? len : (len + 4095) & ~(uint64_t)4095;
+}
+
+/* Often at a block's start, often where the file ends. */
+static uint64_t random_off(struct data *d, unsigned f, uint64_t len)
+{
+	uint64_t base = data_random(d, 4) ? 0 : FAR, size = d->m[f].size;
+	uint64_t off = data_random(d, data_random(d, 3) ? KB(256) : WINDOW - len);
+
+	if (size >= base && size - base <= WINDOW - len && !data_random(d, 3))
+		return size;
+	if (data_random(d, 2))
+		off &= ~(uint64_t)4095;
+	if (data_random(d, 6) == 0)
+		off = 0;
+	return base + (off > WINDOW - len ? WINDOW - len : off);
+}
+
+static void random_fallocate(struct data *d, unsigned f, uint64_t off, uint64_t len)
+{
+	static const int modes[] = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				    FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+	int mode = modes[data_random(d, 5)];
+
+	assert_int_equal(data_fallocate(d, f, mode, off, len), 0);
+	if (mode & (FALLOC_FL_ZERO_RANGE | FALLOC_FL_PUNCH_HOLE))
+		model_zero(&d->m[f], off, len);
+	if (!(mode & FALLOC_FL_KEEP_SIZE) && off + len > d->m[f].size)
+		d->m[f].size = off + len;
+}
+
+/* What the model has no data for may be either; what it has data for is data. */
+static void random_seek(struct data *d, unsigned f, uint64_t off)
+{
+	uint64_t size = d->m[f].size, data = seek(d, f, off, SEEK_DATA), hole = seek(d, f, off, SEEK_HOLE);
+	uint64_t base = off >= FAR ? FAR : 0, end = size - base < WINDOW ? size : base + WINDOW;
+
+	if (off >= size) {
+		assert_int_equal(data, UINT64_MAX);
+		assert_int_equal(hole, UINT64_MAX);
+		return;
+	}
+	assert_true(hole <= size && hole >= off && data >= off);
+	assert_true(data == off || hole == off);
+	for (uint64_t p = off; p < end && p < data; p++)
+		assert_int_equal(*model_at(&d->m[f], p, 1), 0);
+	for (uint64_t p = hole; p < end && p < (hole | 4095); p++)
+		assert_int_equal(*model_at(&d->m[f], p, 1), 0);
+}
+
+static void random_op(struct data *d)
+{
+	unsigned f = (unsigned)data_random(d, NFILES);
+	uint64_t len = random_len(d), off = random_off(d, f, len);
+
+	switch (data_random(d, 16)) {
+	case 0 ... 5:
+		data_write(d, f, off, len, data_random(d, 2));
+		break;
+	case 6 ... 8:
+		assert_true(data_same(d, &d->m[f], f, off, len));
+		break;
+	case 9:
+		data_truncate(d, f, data_random(d, 3) ? off : data_random(d, 2000));
+		break;
+	case 10 ... 12:
+		random_fallocate(d, f, off, len);
+		break;
+	case 13:
+		random_seek(d, f, off);
+		break;
+	case 14:
+		assert_int_equal(fs_sync(d->fs, d->q, d->ino[f], data_random(d, 2)), 0);
+		break;
+	default:
+		dev_poll(d->q, 0);
+		break;
+	}
+}
+
+static uint64_t space_left(struct data *d)
+{
+	struct alloc_space s;
+
+	/* The second one takes back what the first one's own metadata replaced. */
+	data_checkpoint(d);
+	data_checkpoint(d);
+	volume_lock(d->r.v);
+	alloc_get_space(d->r.v->alloc, &s);
+	volume_unlock(d->r.v);
+	return s.nfree + s.npending;
+}
+
+static void random_run(uint64_t seed, uint64_t journal, uint64_t cache, unsigned nops)
+{
+	struct data d;
+
+	data_create(&d, MB(64), journal, cache, seed);
+	uint64_t space = space_left(&d);
+	for (unsigned i = 0; i < nops; i++) {
+		random_op(&d);
+		if (data_random(&d, 60) == 0)
+			data_checkpoint(&d);
+		if (data_random(&d, 150) == 0)
+			data_reopen(&d);
+		if (data_random(&d, 150) == 0) {
+			assert_int_equal(fs_sync(d.fs, d.q, 0, false), 0);
+			data_crash(&d, seed + i);
+		}
+		if (i % 50 == 0)
+			data_check(&d);
+	}
+	data_check(&d);
+	for (unsigned f = 0; f < NFILES; f++)
+		data_truncate(&d, f, 0);
+	data_check(&d);
+	/* Nothing has leaked. */
+	assert_int_equal(space_left(&d), space);
+	data_destroy(&d);
+}
+
+static unsigned runs(void)
+{
+	const char *n = getenv("HOLDFAST_TEST_SEEDS");
+
+	return n ? (unsigned)atoi(n) : 1;
+}
+
+static void test_random_tiny(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 4 * runs(); i++)
+		random_run(1 + i, 128, KB(32), 400);
+}
+
+static void test_random(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 3 * runs(); i++)
+		random_run(1001 + i, 1024, 0, 600);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_inline),
+		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_append),
+		cmocka_unit_test(test_in_flight),
+		cmocka_unit_test(test_seek),
+		cmocka_unit_test(test_fallocate),
+		cmocka_unit_test(test_times),
+		cmocka_unit_test(test_sync),
+		cmocka_unit_test(test_truncate_many),
+		cmocka_unit_test(test_random_tiny),
+		cmocka_unit_test(test_random),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
