@@ -90,13 +90,19 @@ static inline struct disk_ptr *page_ptr(const struct disk_node *p, unsigned i)
 	return page_value(p, i);
 }
 
-/* Is the slot's key lower than *k?  Without branches: in a binary search each would be a coin toss. */
+/*
+ * Is the slot's key lower than *k?  With branches, on purpose: in the binary search below, guessing right half of the time
+ * fetches the next slot while this one is on its way; without branches lookups took half as long again.
+ */
 static inline bool slot_before(const struct disk_slot *s, const struct key *k)
 {
-	uint64_t object = get64(s->object), offset = get64(s->offset);
+	uint64_t object = get64(s->object);
 
-	return (object < k->object) |
-	       ((object == k->object) & ((s->type < k->type) | ((s->type == k->type) & (offset < k->offset))));
+	if (object != k->object)
+		return object < k->object;
+	if (s->type != k->type)
+		return s->type < k->type;
+	return get64(s->offset) < k->offset;
 }
 
 static inline bool slot_is(const struct disk_slot *s, const struct key *k)
@@ -115,7 +121,8 @@ static inline unsigned page_search(const struct disk_node *p, const struct key *
 	while (n > 1) {
 		unsigned half = n / 2;
 
-		base += half * slot_before(&base[half - 1], k);
+		if (slot_before(&base[half - 1], k))
+			base += half;
 		n -= half;
 	}
 	return (unsigned)(base - p->slot) + slot_before(base, k);

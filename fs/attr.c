@@ -8,11 +8,11 @@
 #include "fs/fs_impl.h"
 
 #define SECTORS_PER_BLOCK (BLOCK_SIZE / 512)
-#define NSEC_PER_SEC      1000000000L
-#define INODES_PER_BLOCK  8u	/* statfs: what a free block is good for, at a guess */
+#define NSEC_PER_SEC 1000000000L
+#define INODES_PER_BLOCK 8u /* statfs: what a free block is good for, at a guess */
 
-#define SET_KNOWN                                                                                                      \
-	(FS_SET_MODE | FS_SET_UID | FS_SET_GID | FS_SET_SIZE | FS_SET_ATIME | FS_SET_MTIME | FS_SET_CTIME |            \
+#define SET_KNOWN                                                                                            \
+	(FS_SET_MODE | FS_SET_UID | FS_SET_GID | FS_SET_SIZE | FS_SET_ATIME | FS_SET_MTIME | FS_SET_CTIME |  \
 	 FS_SET_ATIME_NOW | FS_SET_MTIME_NOW)
 
 /* Inline contents take no blocks, but programs take a file with contents and without blocks for a hole. */
@@ -77,7 +77,8 @@ struct attr_set {
 	struct fs_attr *out;
 };
 
-void attr_apply(struct fs *fs, struct disk_inode *di, unsigned set, const struct fs_attr *in, const struct timespec *now)
+void attr_apply(struct fs *fs, struct disk_inode *di, unsigned set, const struct fs_attr *in,
+		const struct timespec *now)
 {
 	(void)fs;
 	if (set & FS_SET_MODE)
@@ -126,7 +127,8 @@ static bool set_valid(unsigned set, const struct fs_attr *in)
 {
 	if (set & ~SET_KNOWN)
 		return false;
-	return (!(set & FS_SET_ATIME) || nsec_valid(&in->atime)) && (!(set & FS_SET_MTIME) || nsec_valid(&in->mtime)) &&
+	return (!(set & FS_SET_ATIME) || nsec_valid(&in->atime)) &&
+	       (!(set & FS_SET_MTIME) || nsec_valid(&in->mtime)) &&
 	       (!(set & FS_SET_CTIME) || nsec_valid(&in->ctime));
 }
 

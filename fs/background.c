@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define IDLE_MS 30000	/* unchanged for so long: checkpoint, so that the next mount has nothing to replay */
+#define IDLE_MS 30000 /* unchanged for so long: checkpoint, so that the next mount has nothing to replay */
 
 struct background;
 
@@ -24,8 +24,8 @@ struct background {
 	struct volume *v;
 	struct fs *fs;
 	struct job checkpoint, service;
-	_Atomic bool no_service;	/* asked for by the owner */
-	struct dev_queue *ender;	/* whom to tell that it is so; set before no_service */
+	_Atomic bool no_service; /* asked for by the owner */
+	struct dev_queue *ender; /* whom to tell that it is so; set before no_service */
 	_Atomic bool service_ended;
 };
 
@@ -211,7 +211,7 @@ void background_destroy(struct background *b)
 
 void commit_timer_init(struct commit_timer *t, struct volume *v, struct dev_queue *q, unsigned interval_sec)
 {
-	*t = (struct commit_timer){ .v = v, .q = q };
+	*t = (struct commit_timer){.v = v, .q = q};
 	if (v->log)
 		t->interval_ms = interval_sec * 1000;
 	t->next_ms = now_ms() + t->interval_ms;
@@ -234,7 +234,7 @@ static void start_commit(struct commit_timer *t)
 
 	if (t->busy || lsn <= log_durable_lsn(t->v->log))
 		return;
-	t->waiter = (struct log_waiter){ .lsn = lsn, .done = timer_done };
+	t->waiter = (struct log_waiter){.lsn = lsn, .done = timer_done};
 	t->busy = true;
 	if (log_sync(t->v->log, t->q, lsn, &t->waiter) != -EINPROGRESS)
 		t->busy = false;

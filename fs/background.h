@@ -35,9 +35,9 @@ void background_destroy(struct background *b);
 struct commit_timer {
 	struct volume *v;
 	struct dev_queue *q;
-	unsigned interval_ms;	/* 0: never */
+	unsigned interval_ms; /* 0: never */
 	int64_t next_ms;
-	_Atomic bool busy;	/* a commit is under way */
+	_Atomic bool busy; /* a commit is under way */
 	struct log_waiter waiter;
 };
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,7 +20,7 @@
 
 #define MIN_WORKERS 2
 #define MAX_WORKERS 8
-#define GRACE_MS    3000	/* for users of a mount that was asked to go by a signal */
+#define GRACE_MS 3000 /* for users of a mount that was asked to go by a signal */
 
 struct daemon {
 	const struct mount_options *opts;
@@ -31,7 +32,7 @@ struct daemon {
 	int signal_fd;
 
 	struct dev *dev;
-	struct dev_queue *q;		/* this thread's */
+	struct dev_queue *q; /* this thread's */
 	struct background *bg;
 	struct volume *v;
 	struct fs *fs;
@@ -43,8 +44,8 @@ struct daemon {
 	/* After a signal: a thread of its own, because umount(2) waits for what this one does. */
 	pthread_t unmounter;
 	bool unmounting;
-	int unmounted_fd;		/* eventfd: the unmounter has ended.  Not a wake of `q`, which may be gone by then */
-	int64_t give_up_ms;		/* 0: not yet */
+	int unmounted_fd; /* eventfd: the unmounter has ended.  Not a wake of `q`, which may be gone by then */
+	int64_t give_up_ms; /* 0: not yet */
 };
 
 static int64_t now_ms(void)
@@ -75,7 +76,8 @@ static const char *why_not_opened(int err)
 	case -ENOSPC:
 		return "is smaller than the volume on it";
 	case -EBADMSG:
-		return "the journal is damaged where it was already durable; fsck.holdfast shows what is at stake "
+		return "the journal is damaged where it was already durable; fsck.holdfast shows what is at "
+		       "stake "
 		       "(-o ro,norecovery mounts the state before)";
 	case -EROFS:
 		return "the device is read-only (-o ro mounts it)";
@@ -93,7 +95,8 @@ static void report_recovery(const struct daemon *d)
 		     d->src->path, (unsigned long long)r->frames, (unsigned long long)r->bytes);
 	if (r->tail.kind == LOG_TAIL_TORN)
 		diag(d->diag, DIAG_NOTICE,
-		     "%s: dropped %llu bytes (%llu whole transactions) of journal that had never been acknowledged",
+		     "%s: dropped %llu bytes (%llu whole transactions) of journal that had never been "
+		     "acknowledged",
 		     d->src->path, (unsigned long long)r->tail.lost_bytes,
 		     (unsigned long long)r->tail.lost_frames);
 }
@@ -103,8 +106,10 @@ static int open_device(struct daemon *d, unsigned flags)
 	int err = dev_open_fd(d->src->fd, d->src->path, d->opts->engine, flags, d->diag, &d->dev);
 
 	if (err)
-		return failed(d, d->opts->engine == DEV_ENGINE_URING ? "cannot be opened with io_uring" :
-								       "cannot be opened", err);
+		return failed(d,
+			      d->opts->engine == DEV_ENGINE_URING ? "cannot be opened with io_uring"
+								  : "cannot be opened",
+			      err);
 	d->src->fd = -1;
 	err = dev_queue_create(d->dev, &d->q);
 	return err ? failed(d, "cannot set up I/O", err) : 0;
@@ -190,7 +195,7 @@ static int make_loop(struct daemon *d)
 /* Handled by reading signal_fd, so that they interrupt nothing; every thread inherits the mask. */
 static int block_signals(struct daemon *d)
 {
-	static const int handled[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+	static const int handled[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
 	sigset_t set;
 
 	sigemptyset(&set);
@@ -208,6 +213,9 @@ static int daemon_open(struct daemon *d)
 {
 	int err = block_signals(d);
 
+	/* Memory that the kernel frees for us must not be dirty pages that it would hand to us.  Needs a privilege; without
+	 * it the daemon does as any other. */
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	if (!err)
 		err = open_device(d, d->opts->read_only ? DEV_OPEN_READ_ONLY : 0);
 	if (err)
@@ -228,7 +236,7 @@ static int daemon_open(struct daemon *d)
 /* The command that would be told has been killed: its user does not expect a mount any more. */
 static bool nobody_waits(const struct daemon *d)
 {
-	struct pollfd p = { .fd = d->ready_fd };
+	struct pollfd p = {.fd = d->ready_fd};
 
 	return d->ready_fd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & POLLERR);
 }
@@ -277,6 +285,7 @@ static int daemon_mount(struct daemon *d)
 		mount_point_unmount(d->mp);
 		return err;
 	}
+	mount_point_raise_readahead(d->mp);
 	if (tell_ready(d))
 		begin_unmount(d);
 	if (detach)
@@ -290,7 +299,7 @@ static int daemon_mount(struct daemon *d)
 
 static void log_stats(const struct daemon *d)
 {
-	struct log_stats log = { 0 };
+	struct log_stats log = {0};
 	struct volume_stats vol;
 	struct dev_stats dev;
 	struct fs_stats fs;
@@ -303,15 +312,19 @@ static void log_stats(const struct daemon *d)
 	if (d->v->log)
 		log_get_stats(d->v->log, &log);
 	diag(d->diag, DIAG_NOTICE,
-	     "%s: inodes=%llu reads=%llu read_bytes=%llu writes=%llu write_bytes=%llu fsyncs=%llu fdatasyncs=%llu "
-	     "txns=%llu retries=%llu groups=%llu flushes=%llu checkpoints=%llu dev_reads=%llu dev_writes=%llu "
+	     "%s: inodes=%llu reads=%llu read_bytes=%llu writes=%llu write_bytes=%llu fsyncs=%llu "
+	     "fdatasyncs=%llu "
+	     "txns=%llu retries=%llu groups=%llu flushes=%llu checkpoints=%llu dev_reads=%llu "
+	     "dev_writes=%llu "
 	     "dev_errors=%llu csum_errors=%llu",
 	     d->src->path, (unsigned long long)fs.known_inodes, (unsigned long long)fs.reads,
-	     (unsigned long long)fs.read_bytes, (unsigned long long)fs.writes, (unsigned long long)fs.write_bytes,
-	     (unsigned long long)fs.fsyncs, (unsigned long long)fs.fdatasyncs, (unsigned long long)vol.txns,
-	     (unsigned long long)vol.retries, (unsigned long long)log.groups, (unsigned long long)log.flushes,
-	     (unsigned long long)vol.checkpoints, (unsigned long long)dev.reads, (unsigned long long)dev.writes,
-	     (unsigned long long)dev.errors, (unsigned long long)fs.csum_errors);
+	     (unsigned long long)fs.read_bytes, (unsigned long long)fs.writes,
+	     (unsigned long long)fs.write_bytes, (unsigned long long)fs.fsyncs,
+	     (unsigned long long)fs.fdatasyncs, (unsigned long long)vol.txns, (unsigned long long)vol.retries,
+	     (unsigned long long)log.groups, (unsigned long long)log.flushes,
+	     (unsigned long long)vol.checkpoints, (unsigned long long)dev.reads,
+	     (unsigned long long)dev.writes, (unsigned long long)dev.errors,
+	     (unsigned long long)fs.csum_errors);
 }
 
 /*
@@ -379,9 +392,9 @@ static int shorter(int a_ms, int b_ms)
 static void daemon_serve(struct daemon *d)
 {
 	struct pollfd p[3] = {
-		{ .fd = d->signal_fd, .events = POLLIN },
-		{ .fd = d->unmounted_fd, .events = POLLIN },
-		{ .fd = dev_queue_fd(d->q), .events = POLLIN },
+		{.fd = d->signal_fd, .events = POLLIN},
+		{.fd = d->unmounted_fd, .events = POLLIN},
+		{.fd = dev_queue_fd(d->q), .events = POLLIN},
 	};
 
 	while (loop_ended(d->loop) == LOOP_GOES_ON && !patience_is_over(d)) {
@@ -454,8 +467,8 @@ static int daemon_close(struct daemon *d)
 	return err;
 }
 
-enum mount_status daemon_run(const struct mount_options *opts, struct mount_source *src, struct mount_point *mp,
-			     struct report *report, int ready_fd)
+enum mount_status daemon_run(const struct mount_options *opts, struct mount_source *src,
+			     struct mount_point *mp, struct report *report, int ready_fd)
 {
 	struct daemon d = {
 		.opts = opts,
@@ -481,7 +494,8 @@ enum mount_status daemon_run(const struct mount_options *opts, struct mount_sour
 	return err || close_err ? MOUNT_FAILED : MOUNT_OK;
 }
 
-enum mount_status daemon_try(const struct mount_options *opts, struct mount_source *src, struct report *report)
+enum mount_status daemon_try(const struct mount_options *opts, struct mount_source *src,
+			     struct report *report)
 {
 	struct daemon d = {
 		.opts = opts,

@@ -22,10 +22,11 @@
  * when the mount is usable, and the process detaches from its stdio.  -1: foreground.  Takes src->fd and src->backing_fd over.
  * Returns the exit status; every failure has been reported.
  */
-enum mount_status daemon_run(const struct mount_options *opts, struct mount_source *src, struct mount_point *mp,
-			     struct report *report, int ready_fd);
+enum mount_status daemon_run(const struct mount_options *opts, struct mount_source *src,
+			     struct mount_point *mp, struct report *report, int ready_fd);
 
 /* Everything but mounting: can the volume be opened?  Read-only whatever `opts` says. */
-enum mount_status daemon_try(const struct mount_options *opts, struct mount_source *src, struct report *report);
+enum mount_status daemon_try(const struct mount_options *opts, struct mount_source *src,
+			     struct report *report);
 
 #endif

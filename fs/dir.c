@@ -42,7 +42,8 @@ static bool dirent_decode(const void *val, unsigned len, struct disk_dirent *out
 }
 
 /* One item of the hash value: 1 if it is the entry, 0 if it is another's, or an error. */
-static int dir_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len, struct dir_pos *pos)
+static int dir_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len,
+		     struct dir_pos *pos)
 {
 	struct disk_dirent de;
 	const char *found;
@@ -55,7 +56,8 @@ static int dir_match(struct fs *fs, const struct tree_cursor *c, const char *nam
 	return 1;
 }
 
-int dir_find(struct fs *fs, uint64_t dir, const char *name, size_t len, struct miss *miss, struct dir_pos *pos)
+int dir_find(struct fs *fs, uint64_t dir, const char *name, size_t len, struct miss *miss,
+	     struct dir_pos *pos)
 {
 	uint64_t first = dirent_offset(&fs->v->sb, name, len), free = first;
 	struct key key = key_make(dir, ITEM_DIRENT, first);
@@ -63,7 +65,8 @@ int dir_find(struct fs *fs, uint64_t dir, const char *name, size_t len, struct m
 	int err;
 
 	for (err = tree_first(fs->v->tree, &c, &key, miss); !err; err = tree_next(fs->v->tree, &c, miss)) {
-		if (c.key.object != dir || c.key.type != ITEM_DIRENT || c.key.offset - first >= HASH_COLLISIONS)
+		if (c.key.object != dir || c.key.type != ITEM_DIRENT ||
+		    c.key.offset - first >= HASH_COLLISIONS)
 			break;
 		int match = dir_match(fs, &c, name, len, pos);
 		if (match)
@@ -77,7 +80,8 @@ int dir_find(struct fs *fs, uint64_t dir, const char *name, size_t len, struct m
 	return 0;
 }
 
-void dir_put(struct txn *t, uint64_t dir, uint64_t offset, const char *name, size_t len, uint64_t ino, uint8_t ftype)
+void dir_put(struct txn *t, uint64_t dir, uint64_t offset, const char *name, size_t len, uint64_t ino,
+	     uint8_t ftype)
 {
 	struct disk_dirent de = {.ino = put64(ino), .ftype = ftype, .name_len = (uint8_t)len};
 	struct key key = key_make(dir, ITEM_DIRENT, offset);
@@ -95,7 +99,8 @@ void dir_del(struct txn *t, uint64_t dir, uint64_t offset)
 	txn_del(t, &key);
 }
 
-int dir_account(struct fs *fs, uint64_t dir, struct disk_inode *di, int entries, int subdirs, const struct timespec *now)
+int dir_account(struct fs *fs, uint64_t dir, struct disk_inode *di, int entries, int subdirs,
+		const struct timespec *now)
 {
 	uint64_t size = get64(di->size) + (uint64_t)(int64_t)entries;
 	uint32_t nlink = get32(di->nlink);
@@ -187,7 +192,8 @@ static int lookup_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 	return 0;
 }
 
-int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len, struct fs_attr *out)
+int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len,
+	      struct fs_attr *out)
 {
 	struct lookup l = {parent, name, len, out};
 	int err = name_check(name, len);
@@ -204,7 +210,7 @@ struct create {
 	size_t len;
 	uint32_t mode;
 	uint64_t rdev;
-	const char *target;	/* of a symlink */
+	const char *target; /* of a symlink */
 	size_t target_len;
 	struct fs_attr *out;
 };
@@ -227,8 +233,8 @@ static int dir_find_free(struct fs *fs, uint64_t dir, const char *name, size_t l
 	return pos->offset ? 0 : -ENOSPC;
 }
 
-static void create_inode(struct fs *fs, const struct create *c, const struct disk_inode *dir, const struct timespec *now,
-			 struct disk_inode *di)
+static void create_inode(struct fs *fs, const struct create *c, const struct disk_inode *dir,
+			 const struct timespec *now, struct disk_inode *di)
 {
 	bool is_dir = S_ISDIR(c->mode);
 	bool inherit = get32(dir->mode) & S_ISGID;
@@ -300,8 +306,8 @@ static int create_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 	return err ? err : create_commit(fs, q, c, &pos, &dir, &di, miss);
 }
 
-int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
-	      uint32_t mode, uint64_t rdev, struct fs_attr *out)
+int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent,
+	      const char *name, size_t len, uint32_t mode, uint64_t rdev, struct fs_attr *out)
 {
 	struct create c = {.cred = cred, .parent = parent, .name = name, .len = len, .out = out};
 	uint32_t type = mode & S_IFMT;
@@ -326,8 +332,8 @@ int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, ui
 	return fs_run(fs, q, create_step, &c);
 }
 
-int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
-	       const char *target, struct fs_attr *out)
+int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent,
+	       const char *name, size_t len, const char *target, struct fs_attr *out)
 {
 	struct create c = {
 		.cred = cred,
@@ -360,7 +366,8 @@ struct link {
 };
 
 /* May the inode get another name?  Then it has, with ctime. */
-static int inode_add_link(struct fs *fs, uint64_t ino, struct miss *miss, const struct timespec *now, struct disk_inode *di)
+static int inode_add_link(struct fs *fs, uint64_t ino, struct miss *miss, const struct timespec *now,
+			  struct disk_inode *di)
 {
 	int err = inode_get(fs, ino, miss, di);
 
@@ -435,7 +442,7 @@ struct unlink {
 	const char *name;
 	size_t len;
 	bool is_rmdir;
-	struct inode *reap;	/* out: pinned */
+	struct inode *reap; /* out: pinned */
 };
 
 static int unlink_commit(struct fs *fs, struct dev_queue *q, struct unlink *u, const struct dir_pos *pos,

@@ -13,11 +13,11 @@
 
 #include "fs/fs_impl.h"
 
-#define HASH_MIN        1024u
-#define REAP_AT_ONCE    4u	/* transactions spent on an orphan by the operation that dropped it */
-#define REAP_AT_SERVICE 16u	/* ... by one fs_service() */
-#define REAP_AT_OPEN    256u	/* ... by fs_open() on all unlinked files together */
-#define DAY_SECONDS     86400
+#define HASH_MIN 1024u
+#define REAP_AT_ONCE 4u /* transactions spent on an orphan by the operation that dropped it */
+#define REAP_AT_SERVICE 16u /* ... by one fs_service() */
+#define REAP_AT_OPEN 256u /* ... by fs_open() on all unlinked files together */
+#define DAY_SECONDS 86400
 
 /* --- the step driver --- */
 
@@ -172,7 +172,7 @@ void inode_orphaned(struct fs *fs, struct inode *inode)
 /* --- removing orphans, trimming interrupted truncations --- */
 
 struct reap {
-	struct inode *inode;	/* pinned */
+	struct inode *inode; /* pinned */
 	bool more;
 };
 

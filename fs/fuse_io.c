@@ -15,7 +15,7 @@
 /* --- read --- */
 
 struct read_op {
-	struct fs_io io;	/* first: see read_done() */
+	struct fs_io io; /* first: see read_done() */
 	fuse_req_t req;
 	struct worker *worker;
 	size_t room;
@@ -52,7 +52,7 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 	op->req = req;
 	op->worker = c.worker;
 	op->room = room;
-	op->io = (struct fs_io){ .ino = ino, .off = (uint64_t)off, .len = len, .buf = buf, .done = read_done };
+	op->io = (struct fs_io){.ino = ino, .off = (uint64_t)off, .len = len, .buf = buf, .done = read_done};
 	worker_begin(c.worker);
 	fs_read(c.fs, c.q, &op->io);
 }
@@ -64,7 +64,7 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
  * answered, and the file code wants the payload no more.
  */
 struct write_op {
-	struct fs_io io;	/* first: see write_done() */
+	struct fs_io io; /* first: see write_done() */
 	struct fs_sync sync;
 	fuse_req_t req;
 	struct request *message;
@@ -103,7 +103,7 @@ static void write_done(struct fs_io *io)
 		write_answer(op, io->result);
 		return;
 	}
-	op->sync = (struct fs_sync){ .ino = io->ino, .done = write_durable };
+	op->sync = (struct fs_sync){.ino = io->ino, .done = write_durable};
 	fs_fsync(c.fs, c.q, &op->sync);
 }
 
@@ -112,7 +112,8 @@ static void write_release(struct fs_io *io)
 	write_unref((struct write_op *)io);
 }
 
-void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
+void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+		   struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
 	struct request *message = worker_keep(c.worker);
@@ -122,12 +123,12 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	(void)fi;
 	/* The payload is the message's: ours to lend.  Only C's types say const. */
 	*op = (struct write_op){
-		.io = { .ino = ino,
-			.off = (uint64_t)off,
-			.len = size,
-			.buf = (void *)buf,
-			.done = write_done,
-			.release = lend ? write_release : NULL },
+		.io = {.ino = ino,
+		       .off = (uint64_t)off,
+		       .len = size,
+		       .buf = (void *)buf,
+		       .done = write_done,
+		       .release = lend ? write_release : NULL},
 		.req = req,
 		.message = message,
 		.pending = lend ? 2 : 1,
@@ -138,7 +139,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 /* --- fsync --- */
 
 struct fsync_op {
-	struct fs_sync sync;	/* first: see fsync_done() */
+	struct fs_sync sync; /* first: see fsync_done() */
 	fuse_req_t req;
 	struct worker *worker;
 };

@@ -17,7 +17,7 @@ struct call call_of(fuse_req_t req)
 	struct fuse_glue *glue = fuse_req_userdata(req);
 	struct worker *w = loop_self(glue->loop);
 
-	return (struct call){ .glue = glue, .fs = glue->fs, .worker = w, .q = worker_queue(w) };
+	return (struct call){.glue = glue, .fs = glue->fs, .worker = w, .q = worker_queue(w)};
 }
 
 void fuse_glue_stat(const struct fs_attr *a, struct stat *st)
@@ -75,7 +75,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct call c = call_of(req);
-	struct fuse_entry_param e = { .entry_timeout = CACHE_SECONDS };
+	struct fuse_entry_param e = {.entry_timeout = CACHE_SECONDS};
 	struct fs_attr attr;
 	int err = fs_lookup(c.fs, c.q, parent, name, strlen(name), &attr);
 
@@ -105,11 +105,12 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 	fuse_reply_none(req);
 }
 
-static int create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev, struct fs_attr *attr)
+static int create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev,
+		  struct fs_attr *attr)
 {
 	struct call c = call_of(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct fs_cred cred = { .uid = ctx->uid, .gid = ctx->gid };
+	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid};
 
 	return fs_create(c.fs, c.q, &cred, parent, name, strlen(name), mode, rdev, attr);
 }
@@ -130,9 +131,10 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	reply_change_entry(req, err, &attr);
 }
 
-static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		      struct fuse_file_info *fi)
 {
-	struct fuse_file_info open = { .flags = fi->flags, .keep_cache = 1 };
+	struct fuse_file_info open = {.flags = fi->flags, .keep_cache = 1};
 	struct fs_attr attr;
 	int err = create(req, parent, name, (mode & ~(mode_t)S_IFMT) | S_IFREG, 0, &attr);
 
@@ -143,7 +145,7 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
 {
 	struct call c = call_of(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct fs_cred cred = { .uid = ctx->uid, .gid = ctx->gid };
+	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid};
 	struct fs_attr attr;
 	int err = fs_symlink(c.fs, c.q, &cred, parent, name, strlen(name), target, &attr);
 
@@ -173,11 +175,12 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	reply_change(req, CHANGE_NAMES, fs_rmdir(c.fs, c.q, parent, name, strlen(name)));
 }
 
-static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname,
-		      unsigned flags)
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+		      const char *newname, unsigned flags)
 {
 	struct call c = call_of(req);
-	int err = fs_rename(c.fs, c.q, parent, name, strlen(name), newparent, newname, strlen(newname), flags);
+	int err =
+		fs_rename(c.fs, c.q, parent, name, strlen(name), newparent, newname, strlen(newname), flags);
 
 	reply_change(req, CHANGE_NAMES, err);
 }
@@ -207,7 +210,7 @@ struct listing {
 static int list_entry(void *arg, const struct fs_dirent *d)
 {
 	struct listing *l = arg;
-	struct fuse_entry_param e = { .attr = { .st_ino = d->ino, .st_mode = (mode_t)DTTOIF(d->ftype) } };
+	struct fuse_entry_param e = {.attr = {.st_ino = d->ino, .st_mode = (mode_t)DTTOIF(d->ftype)}};
 	char name[MAX_NAME + 1];
 	size_t need, room = l->size - l->used;
 
@@ -229,7 +232,7 @@ static int list_entry(void *arg, const struct fs_dirent *d)
 static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
 	struct call c = call_of(req);
-	struct listing l = { .req = req, .size = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO, .plus = plus };
+	struct listing l = {.req = req, .size = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO, .plus = plus};
 	int err;
 
 	l.buf = worker_alloc(c.worker, l.size);
@@ -306,10 +309,13 @@ static unsigned set_flags(int to_set)
 		int from;
 		unsigned to;
 	} map[] = {
-		{ FUSE_SET_ATTR_MODE, FS_SET_MODE },   { FUSE_SET_ATTR_UID, FS_SET_UID },
-		{ FUSE_SET_ATTR_GID, FS_SET_GID },     { FUSE_SET_ATTR_SIZE, FS_SET_SIZE },
-		{ FUSE_SET_ATTR_CTIME, FS_SET_CTIME }, { FUSE_SET_ATTR_ATIME_NOW, FS_SET_ATIME_NOW },
-		{ FUSE_SET_ATTR_MTIME_NOW, FS_SET_MTIME_NOW },
+		{FUSE_SET_ATTR_MODE, FS_SET_MODE},
+		{FUSE_SET_ATTR_UID, FS_SET_UID},
+		{FUSE_SET_ATTR_GID, FS_SET_GID},
+		{FUSE_SET_ATTR_SIZE, FS_SET_SIZE},
+		{FUSE_SET_ATTR_CTIME, FS_SET_CTIME},
+		{FUSE_SET_ATTR_ATIME_NOW, FS_SET_ATIME_NOW},
+		{FUSE_SET_ATTR_MTIME_NOW, FS_SET_MTIME_NOW},
 	};
 	unsigned set = 0;
 
@@ -375,7 +381,8 @@ static bool xattr_refused(const char *name)
 	return strncmp(name, "system.", 7) == 0;
 }
 
-static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
+static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+			int flags)
 {
 	struct call c = call_of(req);
 	int err = -EOPNOTSUPP;
@@ -389,7 +396,8 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
 	struct call c = call_of(req);
 
-	reply_change(req, CHANGE_FILE, xattr_refused(name) ? -EOPNOTSUPP : fs_removexattr(c.fs, c.q, ino, name));
+	reply_change(req, CHANGE_FILE,
+		     xattr_refused(name) ? -EOPNOTSUPP : fs_removexattr(c.fs, c.q, ino, name));
 }
 
 /* `name` NULL: the list of names. */
@@ -402,7 +410,8 @@ static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t s
 	int err = room && !buf ? -ENOMEM : 0;
 
 	if (!err)
-		err = name ? fs_getxattr(c.fs, c.q, ino, name, buf, &len) : fs_listxattr(c.fs, c.q, ino, buf, &len);
+		err = name ? fs_getxattr(c.fs, c.q, ino, name, buf, &len)
+			   : fs_listxattr(c.fs, c.q, ino, buf, &len);
 	if (err)
 		fuse_reply_err(req, -err);
 	else if (room)
@@ -428,7 +437,8 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 
 /* --- space --- */
 
-static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+			 struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
 
@@ -449,8 +459,8 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 		fuse_reply_lseek(req, (off_t)out);
 }
 
-static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi, unsigned flags,
-		     const void *in, size_t in_size, size_t out_size)
+static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
+		     unsigned flags, const void *in, size_t in_size, size_t out_size)
 {
 	(void)ino;
 	(void)cmd;

@@ -22,10 +22,10 @@
 struct fuse_glue {
 	struct fs *fs;
 	struct loop *loop;
-	bool sync;		/* hold back all replies to changes */
-	bool dirsync;		/* those to changes of directories */
+	bool sync; /* hold back all replies to changes */
+	bool dirsync; /* those to changes of directories */
 	unsigned max_read;
-	bool inited;		/* INIT has been served */
+	bool inited; /* INIT has been served */
 };
 
 extern const struct fuse_lowlevel_ops fuse_glue_ops;
@@ -49,11 +49,13 @@ enum change_kind { CHANGE_NAMES, CHANGE_FILE };
 /* Reply to a change that ended in `err` (0 or negative errno): nothing more; an entry; attributes. */
 void reply_change(fuse_req_t req, enum change_kind kind, int err);
 void reply_change_entry(fuse_req_t req, int err, const struct fs_attr *attr);
-void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr, const struct fuse_file_info *fi);
+void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr,
+			  const struct fuse_file_info *fi);
 void reply_change_attr(fuse_req_t req, int err, const struct fs_attr *attr);
 
 void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
-void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi);
+void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+		   struct fuse_file_info *fi);
 void fuse_io_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
 
 #endif

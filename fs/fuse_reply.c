@@ -12,11 +12,11 @@
 enum shape { SHAPE_ERR, SHAPE_ENTRY, SHAPE_CREATED, SHAPE_ATTR };
 
 struct reply {
-	struct fs_sync sync;	/* first: see reply_durable() */
+	struct fs_sync sync; /* first: see reply_durable() */
 	fuse_req_t req;
 	struct worker *worker;
 	enum shape shape;
-	struct fuse_entry_param entry;	/* SHAPE_ATTR: only attr */
+	struct fuse_entry_param entry; /* SHAPE_ATTR: only attr */
 	struct fuse_file_info fi;
 };
 
@@ -65,7 +65,7 @@ static void reply_when_durable(const struct reply *r, const struct call *c)
 	}
 	*held = *r;
 	held->worker = c->worker;
-	held->sync = (struct fs_sync){ .done = reply_durable };
+	held->sync = (struct fs_sync){.done = reply_durable};
 	worker_begin(c->worker);
 	fs_fsync(c->fs, c->q, &held->sync);
 }
@@ -82,23 +82,24 @@ static void reply_to_change(struct reply *r, enum change_kind kind, int err)
 
 void reply_change(fuse_req_t req, enum change_kind kind, int err)
 {
-	struct reply r = { .req = req, .shape = SHAPE_ERR };
+	struct reply r = {.req = req, .shape = SHAPE_ERR};
 
 	reply_to_change(&r, kind, err);
 }
 
 void reply_change_entry(fuse_req_t req, int err, const struct fs_attr *attr)
 {
-	struct reply r = { .req = req, .shape = SHAPE_ENTRY };
+	struct reply r = {.req = req, .shape = SHAPE_ENTRY};
 
 	if (!err)
 		fuse_glue_entry(attr, &r.entry);
 	reply_to_change(&r, CHANGE_NAMES, err);
 }
 
-void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr, const struct fuse_file_info *fi)
+void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr,
+			  const struct fuse_file_info *fi)
 {
-	struct reply r = { .req = req, .shape = SHAPE_CREATED, .fi = *fi };
+	struct reply r = {.req = req, .shape = SHAPE_CREATED, .fi = *fi};
 
 	if (!err)
 		fuse_glue_entry(attr, &r.entry);
@@ -107,7 +108,7 @@ void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr, c
 
 void reply_change_attr(fuse_req_t req, int err, const struct fs_attr *attr)
 {
-	struct reply r = { .req = req, .shape = SHAPE_ATTR };
+	struct reply r = {.req = req, .shape = SHAPE_ATTR};
 
 	if (!err)
 		fuse_glue_stat(attr, &r.entry.attr);

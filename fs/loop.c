@@ -16,14 +16,14 @@
 #include "fs/loop_pool.h"
 #include "fs/mount_options.h"
 
-#define PAYLOAD_AT   4096u	/* of a WRITE, in a request's memory */
+#define PAYLOAD_AT 4096u /* of a WRITE, in a request's memory */
 #define WRITE_HEADER (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
-#define MESSAGE_AT   (PAYLOAD_AT - WRITE_HEADER)
-#define MESSAGE_MAX  (WRITE_HEADER + MOUNT_MAX_IO)
-#define REQUEST_MEM  (PAYLOAD_AT + MOUNT_MAX_IO)
-#define REQUESTS_KEPT 8		/* free buffers a worker holds on to */
-#define BATCH        16		/* requests between looks at the queue */
-#define OOM_WAIT_MS  10
+#define MESSAGE_AT (PAYLOAD_AT - WRITE_HEADER)
+#define MESSAGE_MAX (WRITE_HEADER + MOUNT_MAX_IO)
+#define REQUEST_MEM (PAYLOAD_AT + MOUNT_MAX_IO)
+#define REQUESTS_KEPT 8 /* free buffers a worker holds on to */
+#define BATCH 16 /* requests between looks at the queue */
+#define OOM_WAIT_MS 10
 
 static_assert(WRITE_HEADER == 80, "libfuse and the kernel agree on this");
 static_assert(sizeof(struct request) <= MESSAGE_AT, "the message follows");
@@ -36,10 +36,10 @@ struct worker {
 	int epfd;
 	pthread_t thread;
 	bool has_thread;
-	bool listens;		/* the connection is in epfd */
+	bool listens; /* the connection is in epfd */
 	bool drained;
 	uint64_t busy;
-	struct request *current;/* what the next message is read to, or is being handled */
+	struct request *current; /* what the next message is read to, or is being handled */
 	SLIST_HEAD(, request) free;
 	unsigned nfree;
 	struct pool pool;
@@ -49,15 +49,15 @@ struct loop {
 	struct fs *fs;
 	const struct diag *diag;
 	struct dev_queue *owner;
-	struct fuse_session *se;	/* set before the gate opens */
-	int fd;				/* of the connection, non-blocking; the session's */
+	struct fuse_session *se; /* set before the gate opens */
+	int fd; /* of the connection, non-blocking; the session's */
 	pthread_key_t self;
 	pthread_mutex_t gate;
 	pthread_cond_t opened;
-	_Atomic int phase;		/* enum phase; leaves HELD under `gate` */
+	_Atomic int phase; /* enum phase; leaves HELD under `gate` */
 	_Atomic unsigned ndrained;
-	_Atomic int end;		/* enum loop_end */
-	struct fuse_in_header destroy;	/* written once, before `end` */
+	_Atomic int end; /* enum loop_end */
+	struct fuse_in_header destroy; /* written once, before `end` */
 	unsigned nworkers;
 	struct worker workers[];
 };
@@ -166,10 +166,11 @@ static void end_loop(struct loop *l, enum loop_end end)
 /* The answer to a request that libfuse does not see. */
 static void answer(struct loop *l, uint64_t unique, int err)
 {
-	struct fuse_out_header out = { .len = sizeof(out), .error = err, .unique = unique };
+	struct fuse_out_header out = {.len = sizeof(out), .error = err, .unique = unique};
 
 	/* An error means that nobody waits any more. */
-	if (write(l->fd, &out, sizeof(out)) < 0 && errno != ENOENT && errno != ENODEV && errno != ECONNABORTED)
+	if (write(l->fd, &out, sizeof(out)) < 0 && errno != ENOENT && errno != ENODEV &&
+	    errno != ECONNABORTED)
 		diag(l->diag, DIAG_WARNING, "answering the kernel: %s", strerror(errno));
 }
 
@@ -202,7 +203,7 @@ static void dispatch(struct worker *w, size_t len)
 {
 	struct loop *l = w->loop;
 	const struct fuse_in_header *in = (const void *)message_of(w->current);
-	struct fuse_buf buf = { .mem = message_of(w->current), .size = len };
+	struct fuse_buf buf = {.mem = message_of(w->current), .size = len};
 
 	switch (in->opcode) {
 	case FUSE_SYNCFS:
@@ -256,7 +257,8 @@ static int serve(struct worker *w)
 {
 	int served = 0;
 
-	while (served < BATCH && w->listens && atomic_load_explicit(&w->loop->phase, memory_order_acquire) == RUN) {
+	while (served < BATCH && w->listens &&
+	       atomic_load_explicit(&w->loop->phase, memory_order_acquire) == RUN) {
 		ssize_t n = read_message(w);
 
 		if (n < 0)
@@ -304,7 +306,7 @@ static void note_drained(struct worker *w)
 /* Each worker its own entry, exclusive: one request wakes one of them. */
 static void start_listening(struct worker *w)
 {
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = w->loop };
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = w->loop};
 
 	w->listens = epoll_ctl(w->epfd, EPOLL_CTL_ADD, w->loop->fd, &ev) == 0;
 	if (!w->listens)
@@ -336,10 +338,10 @@ static void *worker_main(void *arg)
 
 static int worker_init(struct worker *w, struct loop *l, struct dev *dev)
 {
-	struct epoll_event ev = { .events = EPOLLIN };
+	struct epoll_event ev = {.events = EPOLLIN};
 	int err;
 
-	*w = (struct worker){ .loop = l, .epfd = -1 };
+	*w = (struct worker){.loop = l, .epfd = -1};
 	SLIST_INIT(&w->free);
 	pool_init(&w->pool);
 	err = dev_queue_create(dev, &w->q);
@@ -375,8 +377,8 @@ static void worker_fini(struct worker *w)
 
 /* --- the owner's side ------------------------------------------------------------------------------- */
 
-int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
-		struct loop **out)
+int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner,
+		const struct diag *diag, struct loop **out)
 {
 	struct loop *l = calloc(1, sizeof(*l) + nworkers * sizeof(struct worker));
 	int err;
@@ -418,7 +420,7 @@ static void set_phase(struct loop *l, enum phase phase)
 /* The kernel sends INIT as soon as it has mounted, and nothing else before it is answered. */
 static ssize_t wait_for_init(struct loop *l, struct worker *w)
 {
-	struct pollfd p = { .fd = l->fd, .events = POLLIN };
+	struct pollfd p = {.fd = l->fd, .events = POLLIN};
 	ssize_t n;
 
 	while ((n = read_message(w)) == 0)

@@ -36,16 +36,16 @@ struct request {
 
 enum loop_end {
 	LOOP_GOES_ON,
-	LOOP_DESTROYED,	/* the kernel waits for loop_answer_destroy(): umount of fuseblk */
-	LOOP_UNMOUNTED,	/* the connection is gone */
+	LOOP_DESTROYED, /* the kernel waits for loop_answer_destroy(): umount of fuseblk */
+	LOOP_UNMOUNTED, /* the connection is gone */
 };
 
 /*
  * Makes the workers, held.  `owner` is the queue of the thread that calls all functions here that do not say otherwise; it is
  * woken when the loop ends.
  */
-int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
-		struct loop **out);
+int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner,
+		const struct diag *diag, struct loop **out);
 
 /* Serves the first request (INIT) of the mounted session, then lets the workers go.  -EPROTO if the init handler has not set
  * *inited by then (libfuse and the kernel do not agree), and what read(2) says. */

@@ -9,9 +9,9 @@
 #include <stddef.h>
 #include <sys/queue.h>
 
-#define POOL_CLASSES   9	/* 8 KiB .. 1 MiB + 4 KiB */
+#define POOL_CLASSES 9 /* 8 KiB .. 1 MiB + 4 KiB */
 #define POOL_MAX_BYTES ((size_t)(1u << 20) + 4096)
-#define POOL_KEEP      (4u << 20)	/* free bytes kept per class */
+#define POOL_KEEP (8u << 20) /* free bytes kept per class */
 
 struct pool_item {
 	SLIST_ENTRY(pool_item) link;

@@ -57,8 +57,8 @@ static enum mount_status wait_for_verdict(int fd, pid_t child, const struct repo
 	return MOUNT_FAILED;
 }
 
-static enum mount_status run_child(const struct mount_options *o, struct mount_source *src, struct mount_point *mp,
-				   struct report *r, int ready_fd)
+static enum mount_status run_child(const struct mount_options *o, struct mount_source *src,
+				   struct mount_point *mp, struct report *r, int ready_fd)
 {
 	setsid();
 	if (chdir("/") < 0)
@@ -140,7 +140,8 @@ static enum mount_status run_command(const struct mount_options *o)
 	}
 	report_init(&report, o->program, o->verbose);
 	if (o->remount) {
-		diag(&report.diag, DIAG_ERR, "%s: remount is not supported yet; unmount and mount again", o->dir);
+		diag(&report.diag, DIAG_ERR, "%s: remount is not supported yet; unmount and mount again",
+		     o->dir);
 		return MOUNT_FAILED;
 	}
 	return open_and_run(o, &report);

@@ -12,14 +12,14 @@
 #include "core/size.h"
 
 #define DEFAULT_COMMIT_SEC 5u
-#define MAX_COMMIT_SEC     (24u * 3600)
+#define MAX_COMMIT_SEC (24u * 3600)
 
 enum code {
-	IGNORE,		/* means nothing here, and nothing is lost by that */
-	NO_EFFECT,	/* promises something that is not there: say so */
+	IGNORE, /* means nothing here, and nothing is lost by that */
+	NO_EFFECT, /* promises something that is not there: say so */
 	SET_FLAG,
 	CLEAR_FLAG,
-	UNTRUSTED,	/* mounts by users imply nosuid, nodev and, but for owner and group, noexec */
+	UNTRUSTED, /* mounts by users imply nosuid, nodev and, but for owner and group, noexec */
 	UNTRUSTED_EXEC,
 	READ_ONLY,
 	READ_WRITE,
@@ -54,78 +54,78 @@ struct row {
 #define ATIME_FLAGS (MS_NOATIME | MS_RELATIME | MS_STRICTATIME)
 
 static const struct row table[] = {
-	{ "rw", NO_VALUE, READ_WRITE, 0 },
-	{ "ro", NO_VALUE, READ_ONLY, 0 },
-	{ "suid", NO_VALUE, CLEAR_FLAG, MS_NOSUID },
-	{ "nosuid", NO_VALUE, SET_FLAG, MS_NOSUID },
-	{ "dev", NO_VALUE, CLEAR_FLAG, MS_NODEV },
-	{ "nodev", NO_VALUE, SET_FLAG, MS_NODEV },
-	{ "exec", NO_VALUE, CLEAR_FLAG, MS_NOEXEC },
-	{ "noexec", NO_VALUE, SET_FLAG, MS_NOEXEC },
-	{ "diratime", NO_VALUE, CLEAR_FLAG, MS_NODIRATIME },
-	{ "nodiratime", NO_VALUE, SET_FLAG, MS_NODIRATIME },
-	{ "lazytime", NO_VALUE, SET_FLAG, MS_LAZYTIME },
-	{ "nolazytime", NO_VALUE, CLEAR_FLAG, MS_LAZYTIME },
-	{ "silent", NO_VALUE, SET_FLAG, MS_SILENT },
-	{ "loud", NO_VALUE, CLEAR_FLAG, MS_SILENT },
-	{ "atime", NO_VALUE, ATIME, 0 },
-	{ "noatime", NO_VALUE, ATIME, MS_NOATIME },
-	{ "relatime", NO_VALUE, ATIME, MS_RELATIME },
-	{ "norelatime", NO_VALUE, ATIME, MS_STRICTATIME },
-	{ "strictatime", NO_VALUE, ATIME, MS_STRICTATIME },
-	{ "nostrictatime", NO_VALUE, ATIME, MS_RELATIME },
-	{ "sync", NO_VALUE, SYNC, 0 },
-	{ "async", NO_VALUE, ASYNC, 0 },
-	{ "dirsync", NO_VALUE, DIRSYNC, 0 },
-	{ "norecovery", NO_VALUE, NO_RECOVERY, 0 },
-	{ "noload", NO_VALUE, NO_RECOVERY, 0 },
-	{ "discard", NO_VALUE, DISCARD, 0 },
-	{ "nodiscard", NO_VALUE, NO_DISCARD, 0 },
-	{ "commit", NEEDS_VALUE, COMMIT, 0 },
-	{ "engine", NEEDS_VALUE, ENGINE, 0 },
-	{ "cache", NEEDS_VALUE, CACHE, 0 },
-	{ "foreground", NO_VALUE, FOREGROUND, 0 },
-	{ "plain", NO_VALUE, PLAIN, 0 },
-	{ "allow_other", NO_VALUE, ALLOW_OTHER, 0 },
-	{ "max_read", NEEDS_VALUE, MAX_READ, 0 },
-	{ "context", NEEDS_VALUE, KERNEL, 0 },
-	{ "fscontext", NEEDS_VALUE, KERNEL, 0 },
-	{ "defcontext", NEEDS_VALUE, KERNEL, 0 },
-	{ "rootcontext", NEEDS_VALUE, KERNEL, 0 },
-	{ "remount", NO_VALUE, REMOUNT, 0 },
-	{ "user", MAY_VALUE, UNTRUSTED, 0 },
-	{ "users", NO_VALUE, UNTRUSTED, 0 },
-	{ "owner", NO_VALUE, UNTRUSTED_EXEC, 0 },
-	{ "group", NO_VALUE, UNTRUSTED_EXEC, 0 },
-	{ "nouser", NO_VALUE, IGNORE, 0 },
-	{ "nousers", NO_VALUE, IGNORE, 0 },
-	{ "noowner", NO_VALUE, IGNORE, 0 },
-	{ "nogroup", NO_VALUE, IGNORE, 0 },
-	{ "defaults", NO_VALUE, IGNORE, 0 },
-	{ "default_permissions", NO_VALUE, IGNORE, 0 },	/* always on */
-	{ "auto", NO_VALUE, IGNORE, 0 },
-	{ "noauto", NO_VALUE, IGNORE, 0 },
-	{ "nofail", NO_VALUE, IGNORE, 0 },
-	{ "_netdev", NO_VALUE, IGNORE, 0 },
-	{ "uhelper", NEEDS_VALUE, IGNORE, 0 },
-	{ "helper", NEEDS_VALUE, IGNORE, 0 },
-	{ "comment", NEEDS_VALUE, IGNORE, 0 },
-	{ "loop", MAY_VALUE, IGNORE, 0 },
-	{ "iversion", NO_VALUE, IGNORE, 0 },
-	{ "noiversion", NO_VALUE, IGNORE, 0 },
-	{ "mand", NO_VALUE, IGNORE, 0 },
-	{ "nomand", NO_VALUE, IGNORE, 0 },
-	{ "user_xattr", NO_VALUE, IGNORE, 0 },
-	{ "nouser_xattr", NO_VALUE, NO_EFFECT, 0 },
-	{ "acl", NO_VALUE, NO_EFFECT, 0 },
-	{ "noacl", NO_VALUE, IGNORE, 0 },
-	{ "barrier", MAY_VALUE, IGNORE, 0 },	/* flushes are not optional */
-	{ "nobarrier", NO_VALUE, IGNORE, 0 },
-	{ "data", NEEDS_VALUE, IGNORE, 0 },	/* stricter than data=journal whatever is asked for */
-	{ "errors", NEEDS_VALUE, IGNORE, 0 },	/* always remount-ro; see check_errors() */
-	{ "fsname", NEEDS_VALUE, REFUSE, 0 },
-	{ "subtype", NEEDS_VALUE, REFUSE, 0 },
-	{ "auto_unmount", NO_VALUE, REFUSE, 0 },
+	{"rw", NO_VALUE, READ_WRITE, 0},
+	{"ro", NO_VALUE, READ_ONLY, 0},
+	{"suid", NO_VALUE, CLEAR_FLAG, MS_NOSUID},
+	{"nosuid", NO_VALUE, SET_FLAG, MS_NOSUID},
+	{"dev", NO_VALUE, CLEAR_FLAG, MS_NODEV},
+	{"nodev", NO_VALUE, SET_FLAG, MS_NODEV},
+	{"exec", NO_VALUE, CLEAR_FLAG, MS_NOEXEC},
+	{"noexec", NO_VALUE, SET_FLAG, MS_NOEXEC},
+	{"diratime", NO_VALUE, CLEAR_FLAG, MS_NODIRATIME},
+	{"nodiratime", NO_VALUE, SET_FLAG, MS_NODIRATIME},
+	{"lazytime", NO_VALUE, SET_FLAG, MS_LAZYTIME},
+	{"nolazytime", NO_VALUE, CLEAR_FLAG, MS_LAZYTIME},
+	{"silent", NO_VALUE, SET_FLAG, MS_SILENT},
+	{"loud", NO_VALUE, CLEAR_FLAG, MS_SILENT},
+	{"atime", NO_VALUE, ATIME, 0},
+	{"noatime", NO_VALUE, ATIME, MS_NOATIME},
+	{"relatime", NO_VALUE, ATIME, MS_RELATIME},
+	{"norelatime", NO_VALUE, ATIME, MS_STRICTATIME},
+	{"strictatime", NO_VALUE, ATIME, MS_STRICTATIME},
+	{"nostrictatime", NO_VALUE, ATIME, MS_RELATIME},
+	{"sync", NO_VALUE, SYNC, 0},
+	{"async", NO_VALUE, ASYNC, 0},
+	{"dirsync", NO_VALUE, DIRSYNC, 0},
+	{"norecovery", NO_VALUE, NO_RECOVERY, 0},
+	{"noload", NO_VALUE, NO_RECOVERY, 0},
+	{"discard", NO_VALUE, DISCARD, 0},
+	{"nodiscard", NO_VALUE, NO_DISCARD, 0},
+	{"commit", NEEDS_VALUE, COMMIT, 0},
+	{"engine", NEEDS_VALUE, ENGINE, 0},
+	{"cache", NEEDS_VALUE, CACHE, 0},
+	{"foreground", NO_VALUE, FOREGROUND, 0},
+	{"plain", NO_VALUE, PLAIN, 0},
+	{"allow_other", NO_VALUE, ALLOW_OTHER, 0},
+	{"max_read", NEEDS_VALUE, MAX_READ, 0},
+	{"context", NEEDS_VALUE, KERNEL, 0},
+	{"fscontext", NEEDS_VALUE, KERNEL, 0},
+	{"defcontext", NEEDS_VALUE, KERNEL, 0},
+	{"rootcontext", NEEDS_VALUE, KERNEL, 0},
+	{"remount", NO_VALUE, REMOUNT, 0},
+	{"user", MAY_VALUE, UNTRUSTED, 0},
+	{"users", NO_VALUE, UNTRUSTED, 0},
+	{"owner", NO_VALUE, UNTRUSTED_EXEC, 0},
+	{"group", NO_VALUE, UNTRUSTED_EXEC, 0},
+	{"nouser", NO_VALUE, IGNORE, 0},
+	{"nousers", NO_VALUE, IGNORE, 0},
+	{"noowner", NO_VALUE, IGNORE, 0},
+	{"nogroup", NO_VALUE, IGNORE, 0},
+	{"defaults", NO_VALUE, IGNORE, 0},
+	{"default_permissions", NO_VALUE, IGNORE, 0}, /* always on */
+	{"auto", NO_VALUE, IGNORE, 0},
+	{"noauto", NO_VALUE, IGNORE, 0},
+	{"nofail", NO_VALUE, IGNORE, 0},
+	{"_netdev", NO_VALUE, IGNORE, 0},
+	{"uhelper", NEEDS_VALUE, IGNORE, 0},
+	{"helper", NEEDS_VALUE, IGNORE, 0},
+	{"comment", NEEDS_VALUE, IGNORE, 0},
+	{"loop", MAY_VALUE, IGNORE, 0},
+	{"iversion", NO_VALUE, IGNORE, 0},
+	{"noiversion", NO_VALUE, IGNORE, 0},
+	{"mand", NO_VALUE, IGNORE, 0},
+	{"nomand", NO_VALUE, IGNORE, 0},
+	{"user_xattr", NO_VALUE, IGNORE, 0},
+	{"nouser_xattr", NO_VALUE, NO_EFFECT, 0},
+	{"acl", NO_VALUE, NO_EFFECT, 0},
+	{"noacl", NO_VALUE, IGNORE, 0},
+	{"barrier", MAY_VALUE, IGNORE, 0}, /* flushes are not optional */
+	{"nobarrier", NO_VALUE, IGNORE, 0},
+	{"data", NEEDS_VALUE, IGNORE, 0}, /* stricter than data=journal whatever is asked for */
+	{"errors", NEEDS_VALUE, IGNORE, 0}, /* always remount-ro; see check_errors() */
+	{"fsname", NEEDS_VALUE, REFUSE, 0},
+	{"subtype", NEEDS_VALUE, REFUSE, 0},
+	{"auto_unmount", NO_VALUE, REFUSE, 0},
 };
 
 static const char *why_refused(const char *name)
@@ -174,7 +174,8 @@ static int add_kernel_opt(struct mount_options *o, const char *text)
 {
 	char *joined;
 
-	if (asprintf(&joined, "%s%s%s", o->kernel_opts ? o->kernel_opts : "", o->kernel_opts ? "," : "", text) < 0)
+	if (asprintf(&joined, "%s%s%s", o->kernel_opts ? o->kernel_opts : "", o->kernel_opts ? "," : "",
+		     text) < 0)
 		return -ENOMEM;
 	free(o->kernel_opts);
 	o->kernel_opts = joined;
@@ -274,7 +275,8 @@ static bool is_private(const char *name)
 
 static bool errors_known(const char *value)
 {
-	return strcmp(value, "remount-ro") == 0 || strcmp(value, "continue") == 0 || strcmp(value, "panic") == 0;
+	return strcmp(value, "remount-ro") == 0 || strcmp(value, "continue") == 0 ||
+	       strcmp(value, "panic") == 0;
 }
 
 static enum mount_status complain(const struct mount_options *o, const char *option, const char *what)
@@ -352,7 +354,8 @@ static enum mount_status check_together(struct mount_options *o)
 	if (o->unknown && !o->sloppy && !o->remount)
 		return complain(o, o->unknown, "is unknown");
 	if (o->no_recovery && !o->read_only)
-		return complain(o, "norecovery", "needs 'ro': changes on top of an unreplayed journal would lose it");
+		return complain(o, "norecovery",
+				"needs 'ro': changes on top of an unreplayed journal would lose it");
 	if (o->read_only)
 		o->ms_flags |= MS_RDONLY;
 	if (o->sync)
@@ -442,7 +445,8 @@ enum mount_status mount_options_parse(int argc, char **argv, struct mount_option
 			break;
 		default:
 			fprintf(stderr, "%s: %s -%c; try %s -h\n", o->program,
-				c == ':' ? "a value is missing behind" : "unknown option", optopt, o->program);
+				c == ':' ? "a value is missing behind" : "unknown option", optopt,
+				o->program);
 			return MOUNT_USAGE;
 		}
 	}
@@ -478,9 +482,9 @@ char *mount_options_for_fuse(const struct mount_options *o, const char *fsname)
 		unsigned long flag;
 		const char *name;
 	} names[] = {
-		{ MS_RDONLY, "ro" },	   { MS_NOEXEC, "noexec" },   { MS_NOSUID, "nosuid" },
-		{ MS_NODEV, "nodev" },	   { MS_SYNCHRONOUS, "sync" }, { MS_DIRSYNC, "dirsync" },
-		{ MS_NOATIME, "noatime" },
+		{MS_RDONLY, "ro"},       {MS_NOEXEC, "noexec"},    {MS_NOSUID, "nosuid"},
+		{MS_NODEV, "nodev"},     {MS_SYNCHRONOUS, "sync"}, {MS_DIRSYNC, "dirsync"},
+		{MS_NOATIME, "noatime"},
 	};
 	char *text = NULL;
 	size_t len;

@@ -22,29 +22,29 @@ enum mount_status {
 	MOUNT_FAILED = 32,
 };
 
-#define MOUNT_MAX_IO (1u << 20)	/* largest READ and WRITE: 256 pages, the kernel's limit */
+#define MOUNT_MAX_IO (1u << 20) /* largest READ and WRITE: 256 pages, the kernel's limit */
 
 struct mount_options {
-	const char *program;	/* for messages */
-	const char *image, *dir;/* as typed */
-	const char *ns;		/* -N: pid or path of a mount namespace; NULL */
+	const char *program; /* for messages */
+	const char *image, *dir; /* as typed */
+	const char *ns; /* -N: pid or path of a mount namespace; NULL */
 	bool fake, verbose, sloppy;
 	bool show_help, show_version;
 
-	const char *unknown;	/* first option that nobody knows; NULL */
+	const char *unknown; /* first option that nobody knows; NULL */
 	bool remount;
 	bool read_only, no_recovery, discard;
-	bool sync, dirsync;	/* changes (of directories) are answered only when durable */
+	bool sync, dirsync; /* changes (of directories) are answered only when durable */
 	bool foreground;
-	bool plain;		/* never fuseblk */
+	bool plain; /* never fuseblk */
 	bool allow_other;
 	enum fs_atime atime;
 	enum dev_engine engine;
-	unsigned commit_sec;	/* 0: no timer */
-	uint64_t cache_bytes;	/* 0: default */
+	unsigned commit_sec; /* 0: no timer */
+	uint64_t cache_bytes; /* 0: default */
 	unsigned max_read;
-	unsigned long ms_flags;	/* MS_* of mount(2) */
-	char *kernel_opts;	/* security contexts, for mount(2)'s data; NULL: none.  Owned */
+	unsigned long ms_flags; /* MS_* of mount(2) */
+	char *kernel_opts; /* security contexts, for mount(2)'s data; NULL: none.  Owned */
 };
 
 /* Fills *opts (strings point into argv).  MOUNT_OK, or MOUNT_USAGE or MOUNT_SYSTEM after a message. */

@@ -20,6 +20,8 @@
 
 #include "core/image_lock.h"
 
+#define READ_AHEAD_KB 2048 /* two of the largest requests: one is served while the other one's data is used */
+
 extern char **environ;
 
 static void close_stream(FILE **f)
@@ -56,7 +58,7 @@ int mount_point_enter_ns(const char *ns, const struct diag *d)
 
 struct mount_line {
 	dev_t dev;
-	char *point, *type, *source;	/* into the line, unescaped */
+	char *point, *type, *source; /* into the line, unescaped */
 };
 
 /* mountinfo writes space, tab, newline and backslash as \ooo. */
@@ -159,12 +161,12 @@ static int detach_one(const char *dir, const struct mount_source *src, bool look
 			continue;
 		if (look_only)
 			return 0;
-		struct mount_point dead = { .dir = m.point, .by_helper = geteuid() != 0 };
+		struct mount_point dead = {.dir = m.point, .by_helper = geteuid() != 0};
 		int err = mount_point_unmount(&dead);
 
 		if (err) {
-			diag(d, DIAG_ERR, "%s: a dead mount is in the way and cannot be unmounted: %s", m.point,
-			     strerror(-err));
+			diag(d, DIAG_ERR, "%s: a dead mount is in the way and cannot be unmounted: %s",
+			     m.point, strerror(-err));
 			return err;
 		}
 		diag(d, DIAG_NOTICE, "%s: unmounted what a dead daemon had left", m.point);
@@ -204,7 +206,8 @@ static char *resolve(const char *dir)
 		*slash = '\0';
 	auto_free char *parent = realpath(slash == copy ? "/" : slash ? copy : ".", NULL);
 
-	if (!parent || !copy || asprintf(&real, "%s/%s", parent[1] ? parent : "", slash ? slash + 1 : copy) < 0)
+	if (!parent || !copy ||
+	    asprintf(&real, "%s/%s", parent[1] ? parent : "", slash ? slash + 1 : copy) < 0)
 		return NULL;
 	return real;
 }
@@ -224,7 +227,7 @@ static int check_dir(const char *dir, const struct diag *d)
 int mount_point_find(const char *dir, const struct mount_source *src, bool look_only, const struct diag *d,
 		     struct mount_point *out)
 {
-	struct mount_point mp = { .dir = resolve(dir) };
+	struct mount_point mp = {.dir = resolve(dir)};
 	int err;
 
 	if (!mp.dir)
@@ -234,7 +237,8 @@ int mount_point_find(const char *dir, const struct mount_source *src, bool look_
 		err = check_dir(mp.dir, d);
 	/* What another file system has mounted must not even be replayed. */
 	if (!err && src->is_block && image_is_claimed(src->path))
-		err = refuse(d, src->path, -EBUSY, "is in use (mounted by another file system, or part of something)");
+		err = refuse(d, src->path, -EBUSY,
+			     "is in use (mounted by another file system, or part of something)");
 	if (err) {
 		mount_point_free(&mp);
 		return err;
@@ -254,7 +258,9 @@ void mount_point_free(struct mount_point *mp)
 static char *mount_data(const struct mount_options *o, int fd, bool blk)
 {
 	char *text;
-	int rc = asprintf(&text, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,allow_other,max_read=%u%s%s%s",
+	int rc = asprintf(&text,
+			  "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,allow_other,max_"
+			  "read=%u%s%s%s",
 			  fd, getuid(), getgid(), o->max_read, blk ? ",blksize=4096" : "",
 			  o->kernel_opts ? "," : "", o->kernel_opts ? o->kernel_opts : "");
 
@@ -317,7 +323,8 @@ static int mount_by_helper(struct mount_point *mp, struct fuse_session *se, cons
 	return 0;
 }
 
-static int mount_failed(const struct mount_point *mp, const struct mount_source *src, int err, const struct diag *d)
+static int mount_failed(const struct mount_point *mp, const struct mount_source *src, int err,
+			const struct diag *d)
 {
 	diag(d, DIAG_ERR, "%s: cannot be mounted on %s: %s", src->path, mp->dir, strerror(-err));
 	return err;
@@ -339,8 +346,9 @@ int mount_point_mount(struct mount_point *mp, const struct mount_source *src, co
 		/* The device has another user.  Without the kernel's claim on it we would be two. */
 		if (src->is_block && fd == -EBUSY)
 			return mount_failed(mp, src, fd, d);
-		diag(d, DIAG_NOTICE, "%s: no fuseblk mount (%s), so plain fuse: sync(2) and umount(8) do not wait",
-		     src->path, strerror(-fd));
+		diag(d, DIAG_NOTICE,
+		     "%s: no fuseblk mount (%s), so plain fuse: sync(2) and umount(8) do not wait", src->path,
+		     strerror(-fd));
 	}
 	fd = mount_as(src->path, mp->dir, false, o);
 	if (fd == -EPERM)
@@ -350,9 +358,44 @@ int mount_point_mount(struct mount_point *mp, const struct mount_source *src, co
 	return attach(se, fd, mp, d);
 }
 
+/* The device number of our mount.  From mountinfo: asking the mount itself would be a request to ourselves. */
+static bool find_dev(const struct mount_point *mp, dev_t *dev)
+{
+	auto_file *f = fopen("/proc/self/mountinfo", "re");
+	auto_free char *line = NULL;
+	size_t cap = 0;
+	struct mount_line m;
+	bool found = false;
+
+	while (f && getline(&line, &cap, f) > 0) {
+		if (!parse_line(line, &m) || !is_ours(&m) || strcmp(m.point, mp->dir) != 0)
+			continue;
+		/* The last one is on top. */
+		*dev = m.dev;
+		found = true;
+	}
+	return found;
+}
+
+void mount_point_raise_readahead(const struct mount_point *mp)
+{
+	char name[96];
+	dev_t dev;
+
+	if (!find_dev(mp, &dev))
+		return;
+	snprintf(name, sizeof(name), "/sys/class/bdi/%u:%u%s/read_ahead_kb", major(dev), minor(dev),
+		 mp->is_blk ? "-fuseblk" : "");
+
+	auto_file *f = fopen(name, "we");
+
+	if (f)
+		fprintf(f, "%d\n", READ_AHEAD_KB);
+}
+
 static int run_fusermount(const char *dir)
 {
-	char *const argv[] = { "fusermount3", "-u", "-q", "-z", "--", (char *)dir, NULL };
+	char *const argv[] = {"fusermount3", "-u", "-q", "-z", "--", (char *)dir, NULL};
 	int status;
 	pid_t pid;
 	int err = posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ);

@@ -18,9 +18,9 @@
 struct fuse_session;
 
 struct mount_point {
-	char *dir;		/* canonical */
-	bool is_blk;		/* mounted as fuseblk */
-	bool by_helper;		/* mounted by fusermount3, which must unmount it too */
+	char *dir; /* canonical */
+	bool is_blk; /* mounted as fuseblk */
+	bool by_helper; /* mounted by fusermount3, which must unmount it too */
 };
 
 /* Enters the mount namespace `ns`: a pid or a path.  Single-threaded only. */
@@ -35,8 +35,12 @@ int mount_point_find(const char *dir, const struct mount_source *src, bool look_
 void mount_point_free(struct mount_point *mp);
 
 /* Mounts, and attaches `se` to the connection.  A message for every failure; nothing is mounted then. */
-int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *opts,
-		      struct fuse_session *se, const struct diag *diag);
+int mount_point_mount(struct mount_point *mp, const struct mount_source *src,
+		      const struct mount_options *opts, struct fuse_session *se, const struct diag *diag);
+
+/* Lets the kernel read further ahead than its default of 128 KiB; where that is not allowed, nothing happens.  The first
+ * request must have been served. */
+void mount_point_raise_readahead(const struct mount_point *mp);
 
 /*
  * Detaches (lazily).  On fuseblk with no file open this waits until the daemon has answered DESTROY, so it must not be

@@ -13,8 +13,8 @@
 
 #include "core/image_lock.h"
 
-#define LOOP_TRIES   64	/* each lost race means that somebody else got one */
-#define LOCK_TRIES   20	/* a daemon that was killed, or unmounted as plain fuse, is still closing the image */
+#define LOOP_TRIES 64 /* each lost race means that somebody else got one */
+#define LOCK_TRIES 20 /* a daemon that was killed, or unmounted as plain fuse, is still closing the image */
 #define LOCK_NAP_USEC 50000
 
 static int refuse(const struct diag *d, const char *path, int err, const char *why)
@@ -72,7 +72,7 @@ static int lock(struct mount_source *s)
 
 int mount_source_open(const char *path, bool read_only, const struct diag *d, struct mount_source *out)
 {
-	struct mount_source s = { .fd = -1, .backing_fd = -1, .read_only = read_only };
+	struct mount_source s = {.fd = -1, .backing_fd = -1, .read_only = read_only};
 	int err;
 
 	s.path = realpath(path, NULL);
@@ -128,7 +128,7 @@ static int reopen_image(const struct mount_source *s)
 /* -EBUSY: somebody else took it between our asking for a free one and this. */
 static int configure_loop(const struct mount_source *s, const char *name, int image_fd)
 {
-	struct loop_config config = { .fd = (unsigned)image_fd };
+	struct loop_config config = {.fd = (unsigned)image_fd};
 	int fd = open(name, (s->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 
 	if (fd < 0)

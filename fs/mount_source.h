@@ -15,12 +15,12 @@
 #include "core/err.h"
 
 struct mount_source {
-	char *path;	/* canonical */
-	int fd;		/* locked.  -1: given away (to the dev) or not open */
-	int backing_fd;	/* a loop device's locked file, or -1 */
+	char *path; /* canonical */
+	int fd; /* locked.  -1: given away (to the dev) or not open */
+	int backing_fd; /* a loop device's locked file, or -1 */
 	bool is_block;
 	bool read_only;
-	dev_t dev;	/* of a block device itself; else that of the file system the image is on */
+	dev_t dev; /* of a block device itself; else that of the file system the image is on */
 	ino_t ino;
 };
 

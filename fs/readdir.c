@@ -12,9 +12,9 @@
 
 #include "fs/dir.h"
 
-#define BATCH        64u
-#define COOKIE_DOT   1u
-#define COOKIE_DDOT  2u
+#define BATCH 64u
+#define COOKIE_DOT 1u
+#define COOKIE_DDOT 2u
 
 struct batch_entry {
 	struct fs_dirent e;
@@ -24,23 +24,24 @@ struct batch_entry {
 
 struct batch {
 	uint64_t ino;
-	uint64_t cookie;	/* behind the last one collected */
+	uint64_t cookie; /* behind the last one collected */
 	bool plus;
-	bool end;		/* there are no more */
-	bool touch;		/* atime is due */
+	bool end; /* there are no more */
+	bool touch; /* atime is due */
 	unsigned n;
 	struct batch_entry entry[BATCH];
 };
 
 /* --- collecting --- */
 
-static struct batch_entry *batch_add(struct batch *b, const char *name, size_t len, uint64_t ino, uint8_t ftype,
-				     uint64_t cookie)
+static struct batch_entry *batch_add(struct batch *b, const char *name, size_t len, uint64_t ino,
+				     uint8_t ftype, uint64_t cookie)
 {
 	struct batch_entry *be = &b->entry[b->n++];
 
 	memcpy(be->name, name, len);
-	be->e = (struct fs_dirent){.name = be->name, .len = len, .ino = ino, .ftype = ftype, .cookie = cookie};
+	be->e = (struct fs_dirent){
+		.name = be->name, .len = len, .ino = ino, .ftype = ftype, .cookie = cookie};
 	b->cookie = cookie;
 	return be;
 }
@@ -156,7 +157,8 @@ static unsigned batch_fill(struct fs *fs, struct batch *b, fs_fill_fn *fill, voi
  * Where attributes cannot be read, names still can: the rest comes without them.  What could be read is given out before an
  * error is returned to who asks for what is behind it.
  */
-int fs_readdir(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t cookie, bool plus, fs_fill_fn *fill, void *arg)
+int fs_readdir(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t cookie, bool plus, fs_fill_fn *fill,
+	       void *arg)
 {
 	auto_free struct batch *b = malloc(sizeof(*b));
 	bool touch = false, taken = false;

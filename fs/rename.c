@@ -14,19 +14,19 @@
 #include "fs/dir.h"
 
 struct walk {
-	uint64_t below;		/* must not be met on the way */
-	uint64_t at;		/* the next one to look at; 0: not begun */
-	uint64_t moves;		/* fs->dir_moves when it began */
+	uint64_t below; /* must not be met on the way */
+	uint64_t at; /* the next one to look at; 0: not begun */
+	uint64_t moves; /* fs->dir_moves when it began */
 	uint64_t steps;
 };
 
 struct rename {
-	uint64_t parent[2];	/* old, new */
+	uint64_t parent[2]; /* old, new */
 	const char *name[2];
 	size_t len[2];
 	unsigned flags;
-	struct walk walk[2];	/* from the new parent up; from the old one (exchange) */
-	struct inode *reap;	/* out: pinned */
+	struct walk walk[2]; /* from the new parent up; from the old one (exchange) */
+	struct inode *reap; /* out: pinned */
 };
 
 struct member {
@@ -43,7 +43,7 @@ struct inode_set {
 /* What one run of the step works with. */
 struct plan {
 	struct inode_set set;
-	struct member *dir[2], *child[2];	/* child[1] NULL: there is nothing at the new name */
+	struct member *dir[2], *child[2]; /* child[1] NULL: there is nothing at the new name */
 	struct dir_pos pos[2];
 	struct timespec now;
 };
@@ -93,7 +93,9 @@ static int plan_child(struct fs *fs, const struct rename *r, unsigned i, struct 
 	if (err || !p->pos[i].ino)
 		return err;
 	err = set_get(fs, &p->set, p->pos[i].ino, miss, &p->child[i]);
-	return err == -ESTALE ? inode_corrupt(fs, r->parent[i], "has an entry of an inode that does not exist") : err;
+	return err == -ESTALE
+		       ? inode_corrupt(fs, r->parent[i], "has an entry of an inode that does not exist")
+		       : err;
 }
 
 static int plan_make(struct fs *fs, const struct rename *r, struct miss *miss, struct plan *p)
@@ -191,7 +193,8 @@ static int account_dirs(struct fs *fs, struct plan *p, int lost, int lost_dirs, 
 
 	dir[0]->changed = dir[1]->changed = true;
 	if (dir[0] == dir[1])
-		return dir_account(fs, dir[0]->ino, &dir[0]->di, entries - lost, subdirs - lost_dirs, &p->now);
+		return dir_account(fs, dir[0]->ino, &dir[0]->di, entries - lost, subdirs - lost_dirs,
+				   &p->now);
 	int err = dir_account(fs, dir[0]->ino, &dir[0]->di, -lost, -lost_dirs, &p->now);
 	return err ? err : dir_account(fs, dir[1]->ino, &dir[1]->di, entries, subdirs, &p->now);
 }
@@ -227,7 +230,8 @@ static int plan_move(struct fs *fs, const struct rename *r, struct plan *p)
 static int plan_exchange(struct fs *fs, struct plan *p)
 {
 	int differ = is_dir(p->child[0]) - is_dir(p->child[1]);
-	int err = p->dir[0] == p->dir[1] ? account_dirs(fs, p, 0, 0, 0, 0) : account_dirs(fs, p, 0, differ, 0, differ);
+	int err = p->dir[0] == p->dir[1] ? account_dirs(fs, p, 0, 0, 0, 0)
+					 : account_dirs(fs, p, 0, differ, 0, differ);
 
 	if (err)
 		return err;
@@ -262,7 +266,8 @@ static void committed(struct fs *fs, const struct rename *r, const struct plan *
 		fs->dir_moves++;
 }
 
-static int rename_commit(struct fs *fs, struct dev_queue *q, struct rename *r, const struct plan *p, struct miss *miss)
+static int rename_commit(struct fs *fs, struct dev_queue *q, struct rename *r, const struct plan *p,
+			 struct miss *miss)
 {
 	const struct member *to = r->flags & RENAME_EXCHANGE ? NULL : p->child[1];
 	bool last = to && get32(to->di.nlink) == 0;
@@ -324,8 +329,8 @@ static int check_args(const struct rename *r)
 	return 0;
 }
 
-int fs_rename(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len, uint64_t newparent,
-	      const char *newname, size_t newlen, unsigned flags)
+int fs_rename(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len,
+	      uint64_t newparent, const char *newname, size_t newlen, unsigned flags)
 {
 	struct rename r = {
 		.parent = {parent, newparent},

@@ -23,7 +23,7 @@ void report_init(struct report *r, const char *program, bool verbose)
 	r->program = program;
 	r->verbose = verbose;
 	r->to_syslog = false;
-	r->diag = (struct diag){ .emit = emit, .arg = r };
+	r->diag = (struct diag){.emit = emit, .arg = r};
 }
 
 static void log_of_libfuse(enum fuse_log_level level, const char *fmt, va_list ap)

@@ -10,9 +10,9 @@
 #include "core/err.h"
 
 struct report {
-	struct diag diag;	/* for those who report; refers to this structure, so it must stay where it is */
+	struct diag diag; /* for those who report; refers to this structure, so it must stay where it is */
 	const char *program;
-	bool verbose;		/* DIAG_INFO on stderr too */
+	bool verbose; /* DIAG_INFO on stderr too */
 	_Atomic bool to_syslog;
 };
 

@@ -14,11 +14,12 @@ static_assert(CHUNKS_MAX <= 128, "a chunk's number has 7 bits");
 
 /* Where a name's items are. */
 struct xattr_pos {
-	uint64_t offset;	/* of the head; if there is none: where it would go, 0 if all collision indexes are taken */
+	uint64_t
+		offset; /* of the head; if there is none: where it would go, 0 if all collision indexes are taken */
 	bool found;
 	uint32_t value_len;
-	unsigned head_len;	/* bytes of the value in the head */
-	const uint8_t *head;	/* those; valid until the next call that may mutate */
+	unsigned head_len; /* bytes of the value in the head */
+	const uint8_t *head; /* those; valid until the next call that may mutate */
 };
 
 static unsigned head_bytes(size_t value_len)
@@ -64,7 +65,8 @@ static bool xattr_decode(const void *val, unsigned len, struct disk_xattr *out, 
 }
 
 /* One item of the hash value: 1 if it is the name's, 0 if it is another's, or an error. */
-static int xattr_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len, struct xattr_pos *pos)
+static int xattr_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len,
+		       struct xattr_pos *pos)
 {
 	struct disk_xattr xa;
 	const char *found;
@@ -92,7 +94,8 @@ static int xattr_find(struct fs *fs, uint64_t ino, const char *name, struct miss
 	int err;
 
 	for (err = tree_first(fs->v->tree, &c, &key, miss); !err; err = tree_next(fs->v->tree, &c, miss)) {
-		if (c.key.object != ino || c.key.type != ITEM_XATTR || c.key.offset - first >= HASH_COLLISIONS)
+		if (c.key.object != ino || c.key.type != ITEM_XATTR ||
+		    c.key.offset - first >= HASH_COLLISIONS)
 			break;
 		int match = xattr_match(fs, &c, name, len, pos);
 		if (match)
@@ -111,7 +114,7 @@ static int xattr_find(struct fs *fs, uint64_t ino, const char *name, struct miss
 struct xattr_set {
 	uint64_t ino;
 	const char *name;
-	const uint8_t *val;	/* NULL: remove */
+	const uint8_t *val; /* NULL: remove */
 	size_t len;
 	int flags;
 };
@@ -221,8 +224,8 @@ static int set_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *
 	return err;
 }
 
-int fs_setxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, const void *val, size_t len,
-		int flags)
+int fs_setxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, const void *val,
+		size_t len, int flags)
 {
 	struct xattr_set s = {ino, name, len ? val : (const void *)"", len, flags};
 	int err = name_len_check(name);
@@ -250,11 +253,12 @@ struct xattr_get {
 	uint64_t ino;
 	const char *name;
 	uint8_t *buf;
-	size_t room;		/* 0: only the length is wanted */
-	size_t len;		/* out */
+	size_t room; /* 0: only the length is wanted */
+	size_t len; /* out */
 };
 
-static int get_chunks(struct fs *fs, const struct xattr_get *g, const struct xattr_pos *pos, struct miss *miss)
+static int get_chunks(struct fs *fs, const struct xattr_get *g, const struct xattr_pos *pos,
+		      struct miss *miss)
 {
 	uint8_t *to = g->buf + XATTR_HEAD_MAX;
 
@@ -314,8 +318,8 @@ int fs_getxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *na
 struct xattr_list {
 	uint64_t ino;
 	char *buf;
-	size_t room;		/* 0: only the length is wanted */
-	size_t len;		/* out */
+	size_t room; /* 0: only the length is wanted */
+	size_t len; /* out */
 };
 
 static int list_name(struct fs *fs, struct xattr_list *l, const struct tree_cursor *c)

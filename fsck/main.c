@@ -7,7 +7,6 @@
  */
 #include <fcntl.h>
 #include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "core/image_lock.h"
+#include "core/stop.h"
 #include "core/version.h"
 #include "fsck/output.h"
 #include "journal/volume.h"
@@ -50,6 +50,7 @@ struct job {
 	struct outcome oc;
 	struct fsck_result res;
 	struct diag diag;
+	struct stop stop;
 	int fd, backing_fd;	/* those that are locked */
 	struct dev *dev;
 	struct dev_queue *q;
@@ -206,23 +207,12 @@ static int give_up_errno(struct job *job, int err)
 	}
 }
 
-static void block_signals(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-}
-
-/* Signals stay pending: nobody is interrupted in the middle of a write. */
+/* Nobody is interrupted in the middle of a write. */
 static bool is_cancelled(void *arg)
 {
-	sigset_t pending;
+	struct job *job = arg;
 
-	(void)arg;
-	return !sigpending(&pending) && (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM));
+	return stop_wanted(&job->stop);
 }
 
 static void emit(void *arg, enum diag_level level, const char *line)
@@ -428,7 +418,7 @@ int main(int argc, char **argv)
 	if (rc >= 0)
 		return rc;
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	block_signals();
+	stop_hold(&job.stop);
 	job.diag = (struct diag){.emit = emit, .arg = &job};
 	output_begin(&job.out);
 	int err = open_image(&job);

@@ -150,7 +150,8 @@ static void ckpt_build_root(struct ckpt *c, uint64_t generation)
 	r->ninodes = put64(v->ninodes);
 	r->nfree = put64(c->alloc.nfree);
 	r->flags = put64(c->flags & CHECKPOINT_CLEAN ? ROOT_CLEAN : 0);
-	r->written_sec = put64((uint64_t)time(NULL));
+	/* What was never opened is being formatted: with its own time, so that the same arguments make the same image. */
+	r->written_sec = put64(v->mount_count ? (uint64_t)time(NULL) : (uint64_t)v->sb.created_sec);
 	r->mount_count = put64(v->mount_count);
 	r->error_count = put64(v->error_count);
 	r->last_error_sec = put64(v->last_error_sec);

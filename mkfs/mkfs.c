@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +20,7 @@
 #include "core/image_lock.h"
 #include "core/json.h"
 #include "core/size.h"
+#include "core/stop.h"
 #include "core/version.h"
 #include "journal/volume.h"
 #include "mkfs/signature.h"
@@ -43,7 +43,7 @@ struct job {
 	bool exists, created, is_block;
 	uint64_t old_size;	/* bytes of what exists */
 	bool resized;
-	struct diag diag;
+	struct stop stop;
 	struct format_params params;
 	struct super sb;	/* geometry, once chosen */
 	unsigned percent;	/* last shown */
@@ -396,35 +396,20 @@ static int choose_identity(struct job *job)
 
 /* --- writing ----------------------------------------------------------------------------------- */
 
-static void block_signals(int how)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(how, &set, NULL);
-}
-
 /* Half an image is of no use to anybody: it goes before the signal is let through. */
 static void heed_signals(struct job *job)
 {
-	sigset_t pending;
-
-	if (!job->created || sigpending(&pending))
+	if (!job->created || !stop_wanted(&job->stop))
 		return;
-	if (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) || sigismember(&pending, SIGHUP)) {
-		unlink(job->o->path);
-		block_signals(SIG_UNBLOCK);
-	}
+	unlink(job->o->path);
+	stop_release(&job->stop);
 }
 
 static int target_create(struct job *job)
 {
 	const char *path = job->o->path;
 
-	block_signals(SIG_BLOCK);
+	stop_hold(&job->stop);
 	job->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	if (job->fd < 0)
 		return refuse(path, "cannot be created: %s", strerror(errno));
@@ -478,7 +463,7 @@ static int write_volume(struct job *job, struct dev_queue *q)
 	uint64_t size = job->sb.nblocks * BLOCK_SIZE;
 	int err = job->exists ? signature_wipe(job->fd, size > job->old_size ? size : job->old_size) : 0;
 
-	return err ? err : volume_format(q, &job->params, &job->diag, show_progress, job);
+	return err ? err : volume_format(q, &job->params, NULL, show_progress, job);
 }
 
 /* The image is durable only when its name is. */
@@ -504,7 +489,7 @@ static int target_format(struct job *job)
 	const char *path = job->o->path;
 	struct dev *dev = NULL;
 	struct dev_queue *q = NULL;
-	int err = dev_open(path, DEV_ENGINE_AUTO, 0, &job->diag, &dev);
+	int err = dev_open(path, DEV_ENGINE_AUTO, 0, NULL, &dev);
 
 	if (!err)
 		err = dev_queue_create(dev, &q);
@@ -604,7 +589,6 @@ int main(int argc, char **argv)
 
 	if (rc >= 0)
 		return rc;
-	job.diag = (struct diag){.emit = o.quiet ? NULL : diag_to_stderr, .arg = (void *)PROGRAM};
 	int err = run(&job);
 	if (err)
 		undo(&job);

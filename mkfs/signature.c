@@ -100,23 +100,17 @@ static const char *probe_value(blkid_probe pr, const char *name)
 	return blkid_probe_lookup_value(pr, name, &value, NULL) == 0 ? value : NULL;
 }
 
-static const char *article(const char *noun)
-{
-	return strchr("aeiouAEIOU", noun[0]) ? "an" : "a";
-}
-
 static void describe_other(blkid_probe pr, char *what, size_t bytes)
 {
 	const char *table = probe_value(pr, "PTTYPE"), *type = probe_value(pr, "TYPE");
 	const char *usage = probe_value(pr, "USAGE"), *label = probe_value(pr, "LABEL");
 
 	if (!type) {
-		table = table ? table : "unknown";
-		snprintf(what, bytes, "%s %s partition table", article(table), table);
+		snprintf(what, bytes, "a partition table of type %s", table ? table : "unknown");
 		return;
 	}
 	const char *kind = usage && strcmp(usage, "filesystem") == 0 ? "file system" : "signature";
-	int n = snprintf(what, bytes, "%s %s %s", article(type), type, kind);
+	int n = snprintf(what, bytes, "a %s of type %s", kind, type);
 
 	if (label && n > 0 && (size_t)n < bytes)
 		snprintf(what + n, bytes - (size_t)n, " labelled \"%s\"", label);

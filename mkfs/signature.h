@@ -8,7 +8,7 @@
 
 /*
  * Looks for a Holdfast volume, and with libblkid for other file systems, RAID members, volume managers and partition tables,
- * in the `size` bytes of the readable descriptor `fd`.  1: found, `what` (terminated) names it: "an ext4 file system
+ * in the `size` bytes of the readable descriptor `fd`.  1: found, `what` (terminated) names it: "a file system of type ext4
  * labelled \"data\"".  0: nothing known.  Negative errno.
  */
 int signature_find(int fd, uint64_t size, char *what, size_t what_bytes);

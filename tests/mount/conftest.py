@@ -44,6 +44,13 @@ def sha256(path):
     return h.hexdigest()
 
 
+def write_synced(path, data):
+    """The data is durable when this returns."""
+    with open(path, "wb", buffering=0) as f:
+        assert f.write(data) == len(data)
+        os.fsync(f.fileno())
+
+
 def is_mounted(path):
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
         return any(line.split()[4] == str(path) for line in f)

@@ -191,7 +191,7 @@ def test_commit_interval(vol):
 
 def test_deleted_but_open_is_gone_after_a_kill(vol):
     before = os.statvfs(vol.dir)
-    with open(vol.path("open"), "wb") as f:
+    with open(vol.path("open"), "wb", buffering=0) as f:
         f.write(b"x" * (8 << 20))
         os.fsync(f.fileno())
         os.unlink(vol.path("open"))

@@ -85,7 +85,6 @@ def test_overwrite_on_a_full_volume(make_volume):
     vol.mount()
     with open(vol.path("db"), "wb") as f:
         f.write(b"a" * (1 << 20))
-        os.fsync(f.fileno())
     fill(vol.path("big"))
     fd = os.open(vol.path("db"), os.O_RDWR)
     for off in range(0, 1 << 20, 65536):

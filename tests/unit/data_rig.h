@@ -260,7 +260,7 @@ static inline ssize_t data_start(struct data *d, unsigned f, uint64_t off, const
 	fs_write(d->fs, d->q, &w->io);
 	while (!w->done) {
 		(void)volume_service(d->r.v, d->q);
-		dev_poll(d->q, 0);
+		dev_poll(d->q, 1);
 	}
 	result = w->io.result;
 	w->answered = true;

@@ -276,7 +276,7 @@ static void test_sync(void **state)
 	data_destroy(&d);
 }
 
-/* More extents than one transaction removes: while that goes on, and after a crash in the middle of it, nobody sees them. */
+/* More extents than one transaction removes. */
 static void test_truncate_many(void **state)
 {
 	struct data d;
@@ -295,6 +295,54 @@ static void test_truncate_many(void **state)
 	assert_int_equal(data_blocks(&d, 0), 2);
 	assert_int_equal(data_walk(&d, 0, 0).extents, 2);
 	data_truncate(&d, 0, MB(1));
+	data_check(&d);
+	data_destroy(&d);
+}
+
+/* What the first transaction of a truncation to one block leaves behind. */
+static int begin_truncation(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+{
+	uint64_t ino = *(uint64_t *)arg;
+	struct disk_inode di;
+	struct txn t;
+	int err = inode_get(fs, ino, miss, &di);
+
+	if (err)
+		return err;
+	txn_begin(&t, fs->v);
+	di.size = put64(BLOCK_SIZE);
+	inode_put(&t, ino, &di);
+	orphan_put(&t, ino);
+	err = txn_commit(&t, q, 0, miss, NULL, NULL);
+	txn_end(&t);
+	if (!err)
+		inode_find(fs, ino)->trimming = true;
+	return err;
+}
+
+/* An unfinished truncation is finished before anything can move the end over it: by the mount after a crash, or at the latest by
+ * the write itself. */
+static void test_truncate_interrupted(void **state)
+{
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 128, KB(64), 1);
+	for (unsigned f = 0; f < 3; f++) {
+		for (unsigned i = 0; i < 300; i++)
+			data_write(&d, f, i * KB(8), KB(4), true);
+		assert_int_equal(fs_run(d.fs, d.q, begin_truncation, &d.ino[f]), 0);
+		model_truncate(&d.m[f], BLOCK_SIZE);
+	}
+	assert_true(data_walk(&d, 0, 0).extents >= 300);
+	data_write(&d, 0, MB(1), KB(4), true);
+	data_truncate(&d, 1, MB(2));
+	assert_int_equal(data_walk(&d, 0, 0).extents, 2);
+	assert_int_equal(data_walk(&d, 1, 0).extents, 1);
+	assert_int_equal(fs_sync(d.fs, d.q, 0, false), 0);
+	data_crash(&d, 5);
+	assert_int_equal(data_walk(&d, 2, 0).extents, 1);
+	data_truncate(&d, 2, MB(2));
 	data_check(&d);
 	data_destroy(&d);
 }
@@ -460,6 +508,7 @@ int main(void)
 		cmocka_unit_test(test_times),
 		cmocka_unit_test(test_sync),
 		cmocka_unit_test(test_truncate_many),
+		cmocka_unit_test(test_truncate_interrupted),
 		cmocka_unit_test(test_random_tiny),
 		cmocka_unit_test(test_random),
 	};

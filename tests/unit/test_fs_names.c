@@ -53,8 +53,9 @@ static void create_gives_what_was_asked(void **state)
 		char name[8] = {'t', (char)('0' + i)};
 		bool device = type[i] == S_IFCHR || type[i] == S_IFBLK;
 
-		assert_int_equal(
-			fs_create(n->fs, n->q, &names_cred, INO_ROOT, name, 2, type[i] | 0640, 0x123, &n->attr), 0);
+		assert_int_equal(fs_create(n->fs, n->q, &names_cred, INO_ROOT, name, 2, type[i] | 0640, 0x123,
+					   &n->attr),
+				 0);
 		struct fs_attr a = n->attr, b = attr_of(n, n->attr.ino);
 		assert_memory_equal(&a, &b, sizeof(a));
 		assert_true(a.ino >= INO_FIRST);
@@ -89,7 +90,8 @@ static void create_refuses(void **state)
 	assert_int_equal(try_create(n, 0, "x", S_IFREG), -ESTALE);
 	assert_int_equal(try_create(n, INO_ROOT, "", S_IFREG), -EINVAL);
 	assert_int_equal(try_create(n, INO_ROOT, "a/b", S_IFREG), -EINVAL);
-	assert_int_equal(fs_create(n->fs, n->q, &names_cred, INO_ROOT, "a\0b", 3, S_IFREG, 0, &n->attr), -EINVAL);
+	assert_int_equal(fs_create(n->fs, n->q, &names_cred, INO_ROOT, "a\0b", 3, S_IFREG, 0, &n->attr),
+			 -EINVAL);
 	assert_int_equal(try_create(n, INO_ROOT, "x", S_IFLNK), -EINVAL);
 	assert_int_equal(try_create(n, INO_ROOT, "x", 0644), -EINVAL);
 	assert_int_equal(n->r.v->ninodes, inodes);
@@ -121,8 +123,9 @@ static void names_of_all_lengths_and_bytes(void **state)
 		for (unsigned len = 1; len <= 255; len++) {
 			memset(name, 'x', len);
 			if (round == 0) {
-				assert_int_equal(fs_create(n->fs, n->q, &names_cred, INO_ROOT, name, len, S_IFREG, 0,
-							   &n->attr), 0);
+				assert_int_equal(fs_create(n->fs, n->q, &names_cred, INO_ROOT, name, len,
+							   S_IFREG, 0, &n->attr),
+						 0);
 				ino[0][len] = n->attr.ino;
 				continue;
 			}
@@ -134,8 +137,9 @@ static void names_of_all_lengths_and_bytes(void **state)
 				continue;
 			name[0] = (char)byte;
 			if (round == 0) {
-				assert_int_equal(fs_create(n->fs, n->q, &names_cred, INO_ROOT, name, 1, S_IFREG, 0,
-							   &n->attr), 0);
+				assert_int_equal(fs_create(n->fs, n->q, &names_cred, INO_ROOT, name, 1,
+							   S_IFREG, 0, &n->attr),
+						 0);
 				ino[1][byte] = n->attr.ino;
 				continue;
 			}
@@ -211,7 +215,8 @@ static void colliding_names_are_kept_apart(void **state)
 	struct names *n = *state;
 	const struct super *sb = &n->r.v->sb;
 
-	assert_int_equal(dirent_offset(sb, TWIN_A, strlen(TWIN_A)), dirent_offset(sb, TWIN_B, strlen(TWIN_B)));
+	assert_int_equal(dirent_offset(sb, TWIN_A, strlen(TWIN_A)),
+			 dirent_offset(sb, TWIN_B, strlen(TWIN_B)));
 	uint64_t a = make(n, INO_ROOT, TWIN_A, S_IFREG | 0644);
 	assert_int_equal(ino_of(n, INO_ROOT, TWIN_B), 0);
 	assert_int_equal(try_unlink(n, INO_ROOT, TWIN_B), -ENOENT);
@@ -339,7 +344,8 @@ static void set_nlink(struct names *n, uint64_t ino, uint32_t nlink)
 static void link_counts_have_a_limit(void **state)
 {
 	struct names *n = *state;
-	uint64_t dir = make(n, INO_ROOT, "dir", S_IFDIR | 0755), file = make(n, INO_ROOT, "a", S_IFREG | 0644);
+	uint64_t dir = make(n, INO_ROOT, "dir", S_IFDIR | 0755),
+		 file = make(n, INO_ROOT, "a", S_IFREG | 0644);
 	uint64_t sub = make(n, INO_ROOT, "sub", S_IFDIR | 0755);
 
 	set_nlink(n, file, MAX_LINKS - 1);
@@ -415,7 +421,8 @@ static void symlinks_of_all_lengths(void **state)
 	}
 	memset(target, 'x', 4096);
 	target[4096] = 0;
-	assert_int_equal(fs_symlink(n->fs, n->q, &names_cred, INO_ROOT, "y", 1, target, &n->attr), -ENAMETOOLONG);
+	assert_int_equal(fs_symlink(n->fs, n->q, &names_cred, INO_ROOT, "y", 1, target, &n->attr),
+			 -ENAMETOOLONG);
 	assert_int_equal(fs_symlink(n->fs, n->q, &names_cred, INO_ROOT, "y", 1, "", &n->attr), -ENOENT);
 	assert_int_equal(fs_symlink(n->fs, n->q, &names_cred, INO_ROOT, "l0", 2, "z", &n->attr), -EEXIST);
 	assert_int_equal(fs_readlink(n->fs, n->q, INO_ROOT, buf), -EINVAL);

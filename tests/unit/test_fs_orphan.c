@@ -344,7 +344,8 @@ static void crashes_leave_a_moment_that_was(void **state)
 				continue;
 			/* One moves into the place of another, or goes. */
 			snprintf(gone, sizeof(gone), "f%u", next - 10);
-			assert_int_equal((next - 10) % 3 ? try_unlink(n, INO_ROOT, gone) : try_rmdir(n, INO_ROOT, gone),
+			assert_int_equal((next - 10) % 3 ? try_unlink(n, INO_ROOT, gone)
+							 : try_rmdir(n, INO_ROOT, gone),
 					 0);
 			if ((next + seed) % 23 == 0) {
 				names_sync(n);
@@ -367,7 +368,9 @@ static void crashes_leave_a_moment_that_was(void **state)
 		/* The one that a crash kept from going goes now. */
 		if (last - first == 11) {
 			snprintf(name, sizeof(name), "f%u", first);
-			assert_int_equal(first % 3 ? try_unlink(n, INO_ROOT, name) : try_rmdir(n, INO_ROOT, name), 0);
+			assert_int_equal(first % 3 ? try_unlink(n, INO_ROOT, name)
+						   : try_rmdir(n, INO_ROOT, name),
+					 0);
 		}
 		next = last;
 		synced = last - 1;

@@ -5,9 +5,9 @@
 #define MANY 50000u
 
 struct taken {
-	unsigned n, stop;	/* refuses the entry after this many */
-	uint64_t cookie;	/* behind the last one taken */
-	unsigned char *times;	/* by number: how often "e<number>" came */
+	unsigned n, stop; /* refuses the entry after this many */
+	uint64_t cookie; /* behind the last one taken */
+	unsigned char *times; /* by number: how often "e<number>" came */
 	unsigned others, dots, with_attr;
 	uint64_t ino[256];
 };
@@ -247,7 +247,8 @@ static void read_errors_are_errors(void **state)
 		assert_true(err == 0 || (err == -EIO && t.n == 0));
 		failures += err != 0 || t.with_attr < 198;
 		for (unsigned i = 0; i < t.n; i++)
-			fs_forget(n->fs, n->q, t.ino[i], t.ino[i] > dir && inode_find(n->fs, t.ino[i]) ? 1 : 0);
+			fs_forget(n->fs, n->q, t.ino[i],
+				  t.ino[i] > dir && inode_find(n->fs, t.ino[i]) ? 1 : 0);
 		assert_int_equal(known(n), 0);
 		err = try_lookup(n, dir, "e700");
 		assert_true(err == 0 || err == -EIO);

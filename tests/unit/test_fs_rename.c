@@ -80,7 +80,8 @@ static int expected(enum kind from, enum kind to, unsigned flags)
 	return to == DIR_FULL ? -ENOTEMPTY : 0;
 }
 
-static void check_moved(struct names *n, const uint64_t dir[2], uint64_t from, uint64_t to, int err, bool exchange)
+static void check_moved(struct names *n, const uint64_t dir[2], uint64_t from, uint64_t to, int err,
+			bool exchange)
 {
 	assert_int_equal(ino_of(n, dir[0], "a"), err ? from : exchange ? to : 0);
 	assert_int_equal(ino_of(n, dir[1], "b"), err ? to : from);
@@ -246,10 +247,10 @@ static void deep_paths(void **state)
 #define SLOTS 5
 
 struct mnode {
-	uint64_t ino;	/* 0: unused */
+	uint64_t ino; /* 0: unused */
 	bool is_dir;
 	int parent;
-	int entry[SLOTS];	/* directories: node by name "0".."4", -1 none */
+	int entry[SLOTS]; /* directories: node by name "0".."4", -1 none */
 	unsigned nlink;
 };
 
@@ -359,7 +360,8 @@ static void do_remove(struct names *n, struct model *m)
 		want = rmdir ? -ENOTDIR : -EISDIR;
 	else if (rmdir && !model_empty(m, i))
 		want = -ENOTEMPTY;
-	assert_int_equal(rmdir ? try_rmdir(n, m->node[dir].ino, name) : try_unlink(n, m->node[dir].ino, name), want);
+	assert_int_equal(rmdir ? try_rmdir(n, m->node[dir].ino, name) : try_unlink(n, m->node[dir].ino, name),
+			 want);
 	if (want)
 		return;
 	m->node[dir].entry[slot] = -1;
@@ -425,7 +427,8 @@ static void compare(struct names *n, const struct model *m)
 			char name[2];
 
 			name_of(s, name);
-			assert_int_equal(ino_of(n, node->ino, name), node->entry[s] < 0 ? 0 : m->node[node->entry[s]].ino);
+			assert_int_equal(ino_of(n, node->ino, name),
+					 node->entry[s] < 0 ? 0 : m->node[node->entry[s]].ino);
 		}
 		assert_int_equal(ino_of(n, node->ino, ".."), i ? m->node[node->parent].ino : INO_ROOT);
 	}
@@ -444,8 +447,9 @@ static void random_operations(void **state)
 		m.node[0] = (struct mnode){.ino = make(n, INO_ROOT, name, S_IFDIR | 0755), .is_dir = true};
 		memset(m.node[0].entry, -1, sizeof(m.node[0].entry));
 		for (unsigned i = 1; i <= 1500; i++) {
-			void (*const op[])(struct names *, struct model *) = {do_create, do_create, do_link, do_remove,
-									      do_rename, do_rename, do_rename};
+			void (*const op[])(struct names *, struct model *) = {do_create, do_create, do_link,
+									      do_remove, do_rename, do_rename,
+									      do_rename};
 
 			op[pick(&m, 7)](n, &m);
 			if (i % 100 == 0)

@@ -92,8 +92,8 @@ static void check_value(struct names *n, uint64_t ino, const char *name, const u
 static void values_of_all_sizes(void **state)
 {
 	struct names *n = *state;
-	static const size_t len[] = {0,	   1,	 767,  768,   769,   1000,  1791,  1792,  1793,
-				     4096, 5000, 768, 20000, 65535, 65536, 0, 65536, 1};
+	static const size_t len[] = {0,    1,    767, 768,   769,   1000,  1791, 1792,  1793,
+				     4096, 5000, 768, 20000, 65535, 65536, 0,    65536, 1};
 	uint64_t ino = make(n, INO_ROOT, "file", S_IFREG | 0644);
 	uint8_t *val = malloc(MAX_XATTR + 1);
 	char name[256];
@@ -159,7 +159,8 @@ static void xattr_errors(void **state)
 static void lists_name_all(void **state)
 {
 	struct names *n = *state;
-	uint64_t ino = make(n, INO_ROOT, "file", S_IFREG | 0644), other = make(n, INO_ROOT, "other", S_IFREG | 0644);
+	uint64_t ino = make(n, INO_ROOT, "file", S_IFREG | 0644),
+		 other = make(n, INO_ROOT, "other", S_IFREG | 0644);
 	bool seen[200] = {false};
 	char name[16], *list = malloc(8192);
 	size_t len = 0, all = 0;
