@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -58,7 +59,10 @@ static int64_t now_ms(void)
 
 static int failed(const struct daemon *d, const char *what, int err)
 {
-	diag(d->diag, DIAG_ERR, "%s: %s: %s", d->src->path, what, strerror(-err));
+	char why[128];
+
+	snprintf(why, sizeof(why), "%s: %s", what, strerror(-err));
+	report_failure(d->report, d->src->path, why);
 	return err;
 }
 
@@ -72,7 +76,7 @@ static const char *why_not_opened(int err)
 	case -EUCLEAN:
 		return "the volume is damaged; fsck.holdfast shows what is wrong";
 	case -ENOTSUP:
-		return "made by a newer version: features or format are unknown to this one";
+		return "made by a newer version of Holdfast";
 	case -ENOSPC:
 		return "is smaller than the volume on it";
 	case -EBADMSG:
@@ -80,7 +84,7 @@ static const char *why_not_opened(int err)
 		       "stake "
 		       "(-o ro,norecovery mounts the state before)";
 	case -EROFS:
-		return "the device is read-only (-o ro mounts it)";
+		return "can be mounted read-only only (-o ro)";
 	default:
 		return strerror(-err);
 	}
@@ -129,13 +133,17 @@ static int open_volume(struct daemon *d, bool read_only)
 		.want_checkpoint = d->bg ? background_want_checkpoint : NULL,
 		.arg = d->bg,
 	};
-	int err = volume_open(d->q, &cfg, d->diag, &d->v);
+	int err;
 
-	if (err)
-		diag(d->diag, DIAG_ERR, "%s: %s", d->src->path, why_not_opened(err));
-	else
-		report_recovery(d);
-	return err;
+	report_hold(d->report);
+	err = volume_open(d->q, &cfg, d->diag, &d->v);
+	if (err) {
+		report_failure(d->report, d->src->path, why_not_opened(err));
+		return err;
+	}
+	report_let_go(d->report);
+	report_recovery(d);
+	return 0;
 }
 
 static int open_fs(struct daemon *d)
@@ -148,10 +156,13 @@ static int open_fs(struct daemon *d)
 	};
 	int err = 0;
 
+	report_hold(d->report);
 	if (!d->opts->read_only)
 		err = background_start_checkpoints(d->bg, d->v);
 	if (!err)
 		err = fs_open(d->v, d->q, &cfg, &d->fs);
+	if (!err)
+		report_let_go(d->report);
 	if (!err && !d->opts->read_only)
 		err = background_start_service(d->bg, d->fs);
 	return err ? failed(d, "the file system cannot be opened", err) : 0;

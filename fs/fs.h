@@ -26,7 +26,7 @@ enum fs_atime { FS_RELATIME, FS_NOATIME, FS_STRICTATIME };
 
 struct fs_config {
 	enum fs_atime atime;
-	bool sync;			/* every change is acknowledged only when durable: callers use fs_sync_after() */
+	bool sync;			/* every change is acknowledged only when durable: callers use fs_fsync() before they reply */
 	void (*clock)(void *arg, struct timespec *now);	/* NULL: CLOCK_REALTIME */
 	void *clock_arg;
 	/* Background work (large removals) is waiting: call fs_service() soon, from any thread.  NULL: the owner calls it by itself. */
@@ -133,7 +133,8 @@ int fs_removexattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char 
  * Read: `buf` must hold FS_READ_ROOM(len) bytes, 4096-aligned: on success the `result` bytes asked for start at `data`, somewhere in it.
  * Write: at most FS_IO_MAX bytes, atomic across a crash.  If `buf` + (-off mod 4096) is 4096-aligned, whole blocks are written from it
  * without a copy.  `done` says that the write is part of the order (not that it is durable); after that the buffer may still be in use: it
- * is given back by `release` (may be NULL if a copy is to be made), once, any time later, on q's thread.
+ * is given back by `release` (may be NULL if a copy is to be made), once, after `done`, on q's thread; also if the write failed.
+ * `result` is less than `len` if there was no room for more, as with write(2).
  */
 #define FS_IO_MAX (1u << 20)
 #define FS_READ_ROOM(len) ((((size_t)(len) + 4095) & ~(size_t)4095) + 4096)

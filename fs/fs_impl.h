@@ -6,7 +6,8 @@
  * dir.c     entries: find, add, remove; lookup, create, link, unlink, rmdir;  rename.c;  readdir.c (with readlink)
  * attr.c    getattr, setattr, statfs;  xattr.c
  * extmap.c  the extents of a range: read them, edit them, turn the edit into transaction records
- * read.c write.c truncate.c fallocate.c (with lseek) sync.c
+ * data.c    what changes of contents share: inline contents, bases of logged changes
+ * read.c write.c (write_plan.c write_io.c) truncate.c fallocate.c (with lseek) sync.c
  */
 #ifndef HOLDFAST_FS_FS_IMPL_H
 #define HOLDFAST_FS_FS_IMPL_H

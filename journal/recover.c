@@ -391,13 +391,10 @@ static int volume_load(struct volume *v, struct dev_queue *q, const struct disk_
 /* The replayed state becomes a root, and the log starts behind everything that a crash may have left on the device. */
 static int volume_go_on(struct volume *v, struct dev_queue *q, uint64_t end)
 {
-	uint64_t lap = v->sb.journal_nblocks * BLOCK_SIZE;
-	uint64_t lsn = (end + BLOCK_SIZE - 1) / BLOCK_SIZE * BLOCK_SIZE;
+	uint64_t lsn = v->recovery.was_clean ? end : log_restart_lsn(&v->sb, &v->recovery.tail);
 	void (*want)(void *arg) = v->want_checkpoint_fn;
 	int err;
 
-	if (!v->recovery.was_clean)
-		lsn += lap;
 	v->mount_count++;
 	v->want_checkpoint_fn = NULL;
 	err = checkpoint_run(v, q, 0, lsn);
@@ -414,12 +411,11 @@ static int features_check(struct dev *dev, const struct super *sb, unsigned flag
 	uint32_t ro = sb->ro_compat & ~FEATURE_RO_COMPAT_KNOWN;
 
 	if (incompat) {
-		diag(d, DIAG_ERR, "%s: made by a newer version: unknown incompatible features 0x%x", dev->path, incompat);
+		diag(d, DIAG_ERR, "%s: unknown incompatible features 0x%x", dev->path, incompat);
 		return -ENOTSUP;
 	}
 	if (ro && !(flags & VOLUME_READ_ONLY)) {
-		diag(d, DIAG_ERR, "%s: made by a newer version: features 0x%x allow only a read-only mount", dev->path,
-		     ro);
+		diag(d, DIAG_ERR, "%s: unknown read-only compatible features 0x%x", dev->path, ro);
 		return -EROFS;
 	}
 	return 0;

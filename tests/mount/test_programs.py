@@ -122,8 +122,9 @@ def test_fio_verify(vol, engine, direct):
     """fio writes at random, with checksums of its own, and reads them all back, with and without O_DIRECT."""
     if engine == "mmap" and direct:
         pytest.skip("mmap is never O_DIRECT")
-    run("fio", "--name=v", f"--filename={vol.path('f')}", "--size=24m", "--rw=randwrite", "--bs=512-64k",
-        "--blockalign=512", f"--ioengine={engine}", f"--direct={direct}", "--iodepth=8", "--verify=crc32c", "--do_verify=1",
+    block = 4096 if engine == "mmap" else 512
+    run("fio", "--name=v", f"--filename={vol.path('f')}", "--size=24m", "--rw=randwrite", f"--bs={block}-64k",
+        f"--blockalign={block}", f"--ioengine={engine}", f"--direct={direct}", "--iodepth=8", "--verify=crc32c", "--do_verify=1",
         "--verify_fatal=1", "--fsync=64", "--randrepeat=1", "--output=/dev/null", timeout=100)
     vol.umount()
     vol.fsck("-n", "-f", "--data")
