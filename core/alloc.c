@@ -242,6 +242,11 @@ void alloc_get_space(const struct alloc *a, struct alloc_space *out)
 
 /* --- bitmaps from disk ------------------------------------------------------------------------ */
 
+bool alloc_wants(const struct alloc *a, uint32_t group)
+{
+	return !a->group[group].mem && !a->group[group].uninit;
+}
+
 void alloc_bitmap_where(const struct alloc *a, uint32_t group, unsigned *slot, uint32_t *csum)
 {
 	*slot = a->group[group].slot;
@@ -266,9 +271,8 @@ static int bitmap_agrees(const struct alloc *a, uint32_t group, const uint64_t l
 int alloc_bitmap_arrived(struct alloc *a, uint32_t group, const void *block)
 {
 	const struct disk_bitmap *b = block;
-	struct group *g = &a->group[group];
 
-	if (g->mem || g->uninit)
+	if (!alloc_wants(a, group))
 		return 0;
 	struct group_bits *mem = calloc(1, sizeof(*mem));
 

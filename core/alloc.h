@@ -42,6 +42,9 @@ void alloc_destroy(struct alloc *a);
 
 void alloc_get_space(const struct alloc *a, struct alloc_space *out);
 
+/* Must the bitmap of `group` still be read?  Only then is it on disk as alloc_bitmap_where() says: once it is in memory a freeze
+ * names the other slot before that is written. */
+bool alloc_wants(const struct alloc *a, uint32_t group);
 /* Where the current bitmap of `group` is on disk, for the loader: slot and csum that bitmap_check() wants. */
 void alloc_bitmap_where(const struct alloc *a, uint32_t group, unsigned *slot, uint32_t *csum);
 /* The loader's result: `block` passed bitmap_check() (copied).  A second arrival is ignored.

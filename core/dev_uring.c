@@ -327,6 +327,9 @@ static void uring_queue_destroy(struct dev_queue *dq)
 
 	while (q->base.pending)
 		uring_poll(dq, -1);
+	/* Else the kernel lets go of the file only when it takes down the ring, some time after close(2). */
+	if (q->fixed_file)
+		io_uring_unregister_files(&q->ring);
 	io_uring_queue_exit(&q->ring);
 	munmap(q->rooms, ROOMS_BYTES);
 	engine_queue_fini(&q->base);

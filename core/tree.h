@@ -51,6 +51,12 @@ int tree_create(const struct super *sb, struct alloc *alloc, const struct disk_p
 void tree_destroy(struct tree *t);
 void tree_get_stats(const struct tree *t, struct tree_stats *out);
 
+/*
+ * Does the tree still lack, and point to, the node that *miss asked for?  It may have arrived or been replaced since, and its blocks may
+ * even belong to others by now; or the way to it has been evicted, then the next descent asks again.
+ */
+bool tree_wants(struct tree *t, const struct miss *miss);
+
 /* The loader's result: `block` passed node_check() for the miss's ptr, level and range (copied).  A second arrival, or one for a
  * node that is no longer wanted, is harmless.  -ENOMEM; -EUCLEAN: empty, but not the root. */
 int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block);

@@ -187,11 +187,7 @@ static void cache_evict(struct tree *t)
 	}
 }
 
-/*
- * Does the tree still point to the node that *miss asked for?  It may have been replaced while it was read, and its blocks may
- * even belong to another node by now; or the way to it has been evicted, then the next descent asks again.
- */
-static bool miss_is_wanted(struct tree *t, const struct miss *miss)
+bool tree_wants(struct tree *t, const struct miss *miss)
 {
 	const struct disk_ptr *ptr = &t->root;
 	unsigned level = t->level;
@@ -205,7 +201,8 @@ static bool miss_is_wanted(struct tree *t, const struct miss *miss)
 		ptr = page_ptr(n->page, page_child(n->page, &miss->lo, false));
 	}
 	return get64(ptr->blkno[0]) == get64(miss->ptr.blkno[0]) &&
-	       get64(ptr->generation) == get64(miss->ptr.generation) && get32(ptr->csum) == get32(miss->ptr.csum);
+	       get64(ptr->generation) == get64(miss->ptr.generation) &&
+	       get32(ptr->csum) == get32(miss->ptr.csum) && !cache_find(t, get64(ptr->blkno[0]));
 }
 
 int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block)
@@ -215,7 +212,7 @@ int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block
 	struct node *n;
 
 	assert(miss->kind == MISS_NODE && page->level == miss->level);
-	if (!miss_is_wanted(t, miss) || cache_find(t, addr))
+	if (!tree_wants(t, miss))
 		return 0;
 	if (page_nitems(page) == 0 && t->level > 0)
 		return corrupt(t->diag, "tree: block %llu is an empty node below the root",

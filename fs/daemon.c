@@ -445,6 +445,10 @@ static int close_device(struct daemon *d)
 	if (d->q)
 		dev_queue_destroy(d->q);
 	if (d->dev) {
+		struct dev_stats stats;
+
+		dev_get_stats(d->dev, &stats);
+		assert(stats.in_flight == 0);
 		/* Not by closing alone: the kernel takes its time to take down a ring, and that refers to the file. */
 		flock(d->dev->fd, LOCK_UN);
 		dev_close(d->dev);

@@ -175,8 +175,9 @@ static int trunc_inline(struct fs *fs, struct dev_queue *q, struct trunc *tr, st
 	if (err)
 		return err;
 	txn_begin(&t, fs->v);
+	unsigned flags = tr->in->size < get64(di->size) ? TXN_URGENT : 0;
 	inline_put(&t, tr->ino, di, buf, tr->in->size);
-	err = trunc_commit(fs, q, tr, &t, di, 0, miss);
+	err = trunc_commit(fs, q, tr, &t, di, flags, miss);
 	txn_end(&t);
 	return err;
 }

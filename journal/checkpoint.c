@@ -224,7 +224,9 @@ static void ckpt_wait_readers(struct ckpt *c)
 	atomic_store(&v->drain_queue, c->q);
 	while (atomic_load(&v->readers[c->old_epoch]))
 		dev_poll(c->q, 100);
+	volume_lock(v);
 	atomic_store(&v->drain_queue, NULL);
+	volume_unlock(v);
 }
 
 struct run_list {
@@ -335,7 +337,8 @@ int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags)
 	LOCK_ASSERT_NOT_HELD(&v->lock);
 	volume_lock(v);
 	err = volume_writable(v);
-	idle = v->applied_lsn == v->checkpoint_lsn && !v->checkpoint_wanted && !tree_ndirty(v->tree) &&
+	/* One that is due is made even if nothing has changed: the last one could not trim the group that was open then. */
+	idle = v->applied_lsn == v->checkpoint_lsn && !volume_checkpoint_due(v) && !tree_ndirty(v->tree) &&
 	       !(flags & (CHECKPOINT_FORCE | CHECKPOINT_CLEAN));
 	if (err) {
 		v->checkpoint_wanted = false;

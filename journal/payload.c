@@ -7,6 +7,7 @@
  */
 #include "journal/txn.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 const struct disk_op *payload_next(const void *payload, uint32_t len, uint32_t *pos)
@@ -110,6 +111,37 @@ static int wrong_target(const struct volume *v, const struct disk_op *op)
 		       (unsigned long long)get64(op->offset));
 }
 
+static int run_cmp(const void *a, const void *b)
+{
+	const struct txn_run *x = a, *y = b;
+
+	return x->blkno < y->blkno ? -1 : x->blkno > y->blkno;
+}
+
+/*
+ * Extents that share blocks, on a damaged volume, would free them twice: each time rightly, as far as the state before the transaction
+ * can tell.
+ */
+static int prepare_frees(struct volume *v, const void *payload, uint32_t len, unsigned n)
+{
+	auto_free struct txn_run *run = malloc(n * sizeof(*run));
+	const struct disk_op *op;
+	uint32_t pos = sizeof(struct disk_txn);
+	unsigned i = 0;
+
+	if (!run)
+		return -ENOMEM;
+	while ((op = payload_next(payload, len, &pos)))
+		if (op->op == OP_FREE)
+			run[i++] = (struct txn_run){get64(op->object), get64(op->offset)};
+	qsort(run, n, sizeof(*run), run_cmp);
+	for (i = 1; i < n; i++)
+		if (run[i].blkno < run[i - 1].blkno + run[i - 1].n)
+			return corrupt(v->diag, "%s: block %llu is to be freed twice", v->dev->path,
+				       (unsigned long long)run[i].blkno);
+	return 0;
+}
+
 static int prepare_op(struct volume *v, const struct disk_op *op, bool replay, struct tree_cost *cost,
 		      unsigned *npages, struct miss *miss)
 {
@@ -137,7 +169,7 @@ int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool ur
 	struct tree_cost cost = {0};
 	const struct disk_op *op;
 	uint32_t pos = sizeof(struct disk_txn);
-	unsigned npages = 0;
+	unsigned npages = 0, nfrees = 0;
 	uint64_t nmarks = 0;	/* blocks that replay takes without asking; txn_alloc() has taken its own already */
 	int err;
 
@@ -147,6 +179,12 @@ int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool ur
 			return err;
 		if (replay && op->op == OP_ALLOC)
 			nmarks += get64(op->offset);
+		nfrees += op->op == OP_FREE;
+	}
+	if (nfrees > 1) {
+		err = prepare_frees(v, payload, len, nfrees);
+		if (err)
+			return err;
 	}
 	err = alloc_prepare_reserve(v->alloc, 2 * cost.nodes + nmarks, urgent, miss);
 	if (err)
@@ -168,7 +206,7 @@ static const void *find_base(const struct txn_base *base, unsigned nbases, uint6
  * Replay looks at each target in the state that the operations before it have made; so far it was only known to be in memory.  What does
  * not fit ends the recovery, and with it this in-memory state.
  */
-static int replay_target(struct volume *v, const struct disk_op *op)
+static int replay_target(struct volume *v, const struct disk_op *op, const struct txn_base *base, unsigned nbases)
 {
 	struct key key = op_key(op);
 	struct miss miss = {0};
@@ -187,6 +225,12 @@ static int replay_target(struct volume *v, const struct disk_op *op)
 		return alloc_prepare_mark(v->alloc, get64(op->object), get64(op->offset), &miss);
 	case OP_FREE:
 		return alloc_prepare_free(v->alloc, get64(op->object), get64(op->offset), &miss);
+	case OP_DATA:
+		/* Staged when the bases were read, and freed since, by an operation of this very transaction. */
+		if (op->type != OP_DATA_FRESH && !stage_get(v->stage, get64(op->object)) &&
+		    !find_base(base, nbases, get64(op->object)))
+			return wrong_target(v, op);
+		return 0;
 	default:
 		return 0;
 	}
@@ -256,7 +300,7 @@ int payload_apply(struct volume *v, const void *payload, uint32_t len, const str
 	uint32_t pos = sizeof(struct disk_txn);
 
 	while ((op = payload_next(payload, len, &pos))) {
-		int err = replay ? replay_target(v, op) : 0;
+		int err = replay ? replay_target(v, op, base, nbases) : 0;
 
 		if (err)
 			return err;

@@ -66,7 +66,7 @@ static bool txn_room(struct txn *t, uint32_t more)
 	return true;
 }
 
-/* One operation and its bytes, padded to 8. */
+/* One operation and its bytes (NULL: none), padded to 8. */
 static void txn_op(struct txn *t, const struct disk_op *op, const void *bytes)
 {
 	uint32_t len = get32(op->len);
@@ -76,7 +76,7 @@ static void txn_op(struct txn *t, const struct disk_op *op, const void *bytes)
 		return;
 	memcpy(t->buf + t->len, op, sizeof(*op));
 	t->len += sizeof(*op);
-	if (len)
+	if (bytes)
 		memcpy(t->buf + t->len, bytes, len);
 	memset(t->buf + t->len + len, 0, padded - len);
 	t->len += padded;

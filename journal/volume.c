@@ -57,18 +57,21 @@ unsigned volume_read_begin(struct volume *v)
 }
 
 /*
- * The last reader of an epoch that a checkpoint waits for wakes it.  `drained` is set before the count is read by the checkpoint, and read
- * after the count has changed here, so one of the two sees the other.
+ * The last reader of an epoch that a checkpoint waits for wakes it.  `drain_queue` is set before the count is read by the checkpoint, and
+ * read after the count has changed here, so one of the two sees the other.  The wake is under the lock, under which the checkpoint takes
+ * its queue back: the queue may be destroyed then.
  */
 void volume_read_end(struct volume *v, unsigned epoch)
 {
 	struct dev_queue *q;
 
-	if (atomic_fetch_sub(&v->readers[epoch], 1) != 1)
+	if (atomic_fetch_sub(&v->readers[epoch], 1) != 1 || !atomic_load(&v->drain_queue))
 		return;
+	volume_lock(v);
 	q = atomic_load(&v->drain_queue);
 	if (q)
 		dev_wake(q);
+	volume_unlock(v);
 }
 
 /* --- asking for a checkpoint --------------------------------------------------------------------- */
@@ -231,6 +234,27 @@ static void provide_checkpoint(struct provide *p, struct dev_queue *q)
 	volume_unlock(v);
 }
 
+static void provide_outdated(struct dev_task *task)
+{
+	struct volume_waiter *w = (struct volume_waiter *)task;
+	struct provide *p = (struct provide *)((char *)w - offsetof(struct provide, waiter));
+
+	free(p->read.block);
+	p->done(p, 0);
+}
+
+/* Lock held. */
+static bool provide_is_wanted(struct volume *v, const struct miss *miss)
+{
+	return miss->kind == MISS_NODE ? tree_wants(v->tree, miss) : alloc_wants(v->alloc, miss->group);
+}
+
+/*
+ * The lock was let go between the step and here.  A bitmap that has arrived since may be on its way to its other slot, which then
+ * holds anything yet.  A node that the tree still points to cannot be handed out from now on until this
+ * reader ends.  Of one that it does not, a block may be somebody else's already: the other copy would be good, and the repair
+ * would overwrite what is not ours.
+ */
 static void provide_block(struct provide *p, struct dev_queue *q)
 {
 	struct volume *v = p->v;
@@ -238,6 +262,12 @@ static void provide_block(struct provide *p, struct dev_queue *q)
 	const struct miss *m = &p->miss;
 
 	volume_lock(v);
+	if (!provide_is_wanted(v, m)) {
+		volume_unlock(v);
+		p->waiter.task.run = provide_outdated;
+		dev_post(q, &p->waiter.task);
+		return;
+	}
 	p->epoch = volume_read_begin(v);
 	v->stats.loads++;
 	if (m->kind == MISS_NODE) {

@@ -168,7 +168,7 @@ void volume_provide_start(struct volume *v, struct dev_queue *q, const struct mi
 /* dev_event_wait() for operations that may need a checkpoint on the way: where nobody else makes them, makes them. */
 void volume_event_wait(struct volume *v, struct dev_event *ev);
 
-/* A reader of device blocks begins (lock held) and ends (anywhere).  begin returns what end wants. */
+/* A reader of device blocks begins (lock held) and ends (any thread, lock not held).  begin returns what end wants. */
 unsigned volume_read_begin(struct volume *v);
 void volume_read_end(struct volume *v, unsigned epoch);
 

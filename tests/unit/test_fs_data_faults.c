@@ -73,6 +73,47 @@ static void test_full(void **state)
 	data_destroy(&d);
 }
 
+/* Until there is not even room for a name. */
+static void fill_names(struct data *d)
+{
+	struct fs_cred cred = {0, 0};
+	struct fs_attr attr;
+	char name[200];
+
+	for (unsigned i = 0; i < 100000; i++) {
+		snprintf(name, sizeof(name), "%0190u", i);
+		int err = fs_create(d->fs, d->q, &cred, INO_ROOT, name, strlen(name), S_IFREG | 0644, 0, &attr);
+
+		if (err) {
+			assert_int_equal(err, -ENOSPC);
+			return;
+		}
+		fs_forget(d->fs, d->q, attr.ino, 1);
+	}
+	fail_msg("a volume without end");
+}
+
+/* The emergency reserve is for whatever makes things smaller, small files included. */
+static void test_full_truncate_inline(void **state)
+{
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(4), 128, KB(64), 5);
+	data_write(&d, 2, 0, 1000, false);
+	for (uint64_t off = 0; write_some(&d, 0, off, KB(64)) == KB(64);)
+		off += KB(64);
+	fill_names(&d);
+	data_checkpoint(&d);
+	assert_int_equal(fs_pwrite(d.fs, d.q, d.ino[2], "x", 1, 0), -ENOSPC);
+	data_truncate(&d, 2, 10);
+	data_truncate(&d, 2, 0);
+	data_check(&d);
+	data_reopen(&d);
+	data_check(&d);
+	data_destroy(&d);
+}
+
 static void test_full_random(void **state)
 {
 	int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
@@ -396,6 +437,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_full),
+		cmocka_unit_test(test_full_truncate_inline),
 		cmocka_unit_test(test_full_random),
 		cmocka_unit_test(test_bit_flip),
 		cmocka_unit_test(test_read_error),

@@ -135,6 +135,34 @@ static void test_laps_of_the_journal(void **state)
 	rig_destroy(&r);
 }
 
+static bool is_due(struct volume *v)
+{
+	bool due;
+
+	volume_lock(v);
+	due = volume_checkpoint_due(v);
+	volume_unlock(v);
+	return due;
+}
+
+/* Half of the journal is one group, still open at the checkpoint, which cannot trim it: another checkpoint does, although nothing has
+ * changed, and then none is due.  Whoever makes them while they are due would else never rest. */
+static void test_due_checkpoints_end(void **state)
+{
+	unsigned made = 0;
+	struct rig r;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 4);
+	for (uint64_t n = 1; !is_due(r.v); n++)
+		assert_int_equal(commit_step(r.v, r.q, n, NULL), 0);
+	for (; is_due(r.v) && made < 10; made++)
+		assert_int_equal(volume_checkpoint(r.v, r.q, 0), 0);
+	assert_int_equal(made, 2);
+	assert_int_equal(log_used(r.v->log), 0);
+	rig_destroy(&r);
+}
+
 /* The workload of the power cut test: returns the last transaction that a sync acknowledged. */
 static uint64_t run_until_cut(struct rig *r, uint64_t *tried)
 {
@@ -355,6 +383,41 @@ static void test_bad_copy_is_repaired(void **state)
 	free(block);
 }
 
+/*
+ * A step misses a node; before that is read, the node is replaced, a checkpoint frees its blocks, and one of them gets a new owner.  The
+ * other still holds the old node, and that is no reason to "repair" the first.
+ */
+static void test_outdated_miss_repairs_nothing(void **state)
+{
+	struct rig r;
+	uint8_t *theirs = dev_alloc(BLOCK_SIZE, true), *now = dev_alloc(BLOCK_SIZE, true);
+	struct key key = key_make(INO_ROOT, ITEM_INODE, 0);
+	struct miss miss = {0};
+	const void *val;
+	unsigned len;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 6);
+	rig_reopen(&r);
+	volume_lock(r.v);
+	assert_int_equal(tree_lookup(r.v->tree, &key, &miss, &val, &len), -EAGAIN);
+	volume_unlock(r.v);
+	assert_int_equal(miss.kind, MISS_NODE);
+	assert_int_equal(commit_step(r.v, r.q, 1, NULL), 0);
+	assert_int_equal(volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE), 0);
+	uint64_t off = get64(miss.ptr.blkno[0]) * BLOCK_SIZE;
+
+	strcpy((char *)theirs, "of a new owner");
+	assert_int_equal(dev_write(r.q, off, theirs, BLOCK_SIZE, DEV_DURABLE), 0);
+	assert_int_equal(volume_provide(r.v, r.q, &miss), 0);
+	dev_sim_peek(r.dev, off, now, BLOCK_SIZE);
+	assert_memory_equal(now, theirs, BLOCK_SIZE);
+	assert_int_equal(r.v->stats.repairs, 0);
+	rig_destroy(&r);
+	free(theirs);
+	free(now);
+}
+
 static void test_both_copies_bad_is_an_error(void **state)
 {
 	struct rig r;
@@ -538,10 +601,12 @@ int main(void)
 		cmocka_unit_test(test_format_open_close),
 		cmocka_unit_test(test_transactions_survive_close),
 		cmocka_unit_test(test_laps_of_the_journal),
+		cmocka_unit_test(test_due_checkpoints_end),
 		cmocka_unit_test(test_power_cut_everywhere),
 		cmocka_unit_test(test_logged_data),
 		cmocka_unit_test(test_stage_freeze_copies),
 		cmocka_unit_test(test_bad_copy_is_repaired),
+		cmocka_unit_test(test_outdated_miss_repairs_nothing),
 		cmocka_unit_test(test_both_copies_bad_is_an_error),
 		cmocka_unit_test(test_log_failure_freezes),
 		cmocka_unit_test(test_replay_is_repeatable),

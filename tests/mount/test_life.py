@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a mount while it is in use: umount -l, TERM, an aborted connection; processes killed while they wait for the daemon."""
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import MKFS, MOUNT, daemons, is_mounted, run, wait_for, write_synced
+
+# Names, contents and fsync, from inside the mount, so that it is busy.  Ends when the mount does.
+LOAD = r"""
+import os, random, sys
+os.chdir(sys.argv[1])
+rnd = random.Random(int(sys.argv[2]))
+def pick():
+    return f"{sys.argv[2]}-{rnd.randrange(40)}"
+print("begun", flush=True)
+try:
+    while True:
+        k = rnd.randrange(6)
+        try:
+            if k < 2:
+                with open(pick(), "wb", buffering=0) as f:
+                    f.write(rnd.randbytes(rnd.choice([100, 5000, 70000, 1 << 20])))
+                    if k == 1:
+                        os.fsync(f.fileno())
+            elif k == 2:
+                os.unlink(pick())
+            elif k == 3:
+                os.rename(pick(), pick())
+            elif k == 4:
+                open(pick(), "rb").read()
+            else:
+                os.listdir(".")
+        except FileNotFoundError:
+            pass
+except OSError as e:
+    print(e.errno)
+"""
+
+FSYNC = "import os, sys\nf = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)\nwhile True: os.write(f, b'x' * 9000); os.fsync(f)"
+
+
+@contextlib.contextmanager
+def load(vol, n=4):
+    """Processes at work in the mount, killed at the end."""
+    procs = [subprocess.Popen([sys.executable, "-c", LOAD, vol.dir, str(i)], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True) for i in range(n)]
+    try:
+        for p in procs:
+            assert p.stdout.readline() == "begun\n"
+        time.sleep(1)
+        yield procs
+    finally:
+        for p in procs:
+            p.kill()
+            p.communicate()
+
+
+@pytest.fixture(params=["uring", "threads"])
+def daemon(request, unmounted):
+    """In the foreground, so that its exit status can be had."""
+    run(MKFS, "-q", "-f", "-J", "size=2M", unmounted.image)
+    with subprocess.Popen([MOUNT, unmounted.image, unmounted.dir, "-o", f"foreground,engine={request.param}"],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as d:
+        try:
+            wait_for(lambda: is_mounted(unmounted.dir), what="the mount")
+            write_synced(unmounted.path("synced"), b"before the end")
+            yield d
+        finally:
+            run("umount", "-l", unmounted.dir, check=False)
+            d.kill()
+
+
+def check_end(vol, daemon):
+    """The daemon has found nothing left in flight (it asserts that), and the volume is clean and whole."""
+    assert daemon.wait(timeout=60) == 0
+    assert "clean" in vol.fsck("-n", "-f", "--data")
+    vol.mount()
+    assert open(vol.path("synced"), "rb").read() == b"before the end"
+    vol.umount()
+
+
+def test_umount_under_load(unmounted, daemon):
+    with load(unmounted):
+        busy = run("umount", unmounted.dir, check=False)
+        assert busy.returncode != 0 and "busy" in busy.stdout
+        run("umount", "-l", unmounted.dir)
+        time.sleep(0.5)
+        assert daemon.poll() is None, "it serves those who are inside"
+    check_end(unmounted, daemon)
+
+
+def test_term_under_load(unmounted, daemon):
+    with load(unmounted) as procs:
+        daemon.send_signal(signal.SIGTERM)
+        for p in procs:
+            assert p.communicate(timeout=60)[0].strip().isdigit()
+    check_end(unmounted, daemon)
+
+
+def test_forced_umount_under_load(unmounted, daemon):
+    with load(unmounted) as procs:
+        run("umount", "-f", unmounted.dir, check=False)
+        for p in procs:
+            assert p.communicate(timeout=60)[0].strip().isdigit()
+    run("umount", "-l", unmounted.dir, check=False)
+    check_end(unmounted, daemon)
+
+
+def test_killed_in_fsync(vol):
+    """Whoever is killed while it waits takes nothing with it: the next fsync returns, and so does umount."""
+    for i in range(40):
+        with subprocess.Popen([sys.executable, "-c", FSYNC, vol.path(f"f{i % 4}")], stdin=subprocess.DEVNULL) as p:
+            wait_for(lambda p=p, i=i: os.path.exists(vol.path(f"f{i % 4}")) or p.poll() is not None, what="its file")
+            time.sleep(0.03 + i % 7 / 300)
+            assert p.poll() is None
+            p.kill()
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import conftest; "
+                           "conftest.write_synced(sys.argv[2], b'after')", os.path.dirname(__file__), vol.path("after")],
+                          stdin=subprocess.DEVNULL) as p:
+        assert p.wait(timeout=30) == 0
+    assert len(daemons(vol.image)) == 1
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
