@@ -130,51 +130,6 @@ def test_damaged_data_is_named(talking):
     assert "FS" in talking.fsck("-n", "-f", "--data", expect=4)
 
 
-def test_unmount_under_load(talking):
-    """umount while writers run: busy, or a clean end; nothing is left in flight and the volume is whole."""
-    stop = threading.Event()
-
-    def work(n):
-        while not stop.is_set():
-            try:
-                with open(talking.path(f"f{n}"), "wb") as f:
-                    f.write(os.urandom(100000))
-            except OSError:
-                return
-            if not is_mounted(talking.dir):
-                return
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for t in threads:
-        t.start()
-    time.sleep(0.5)
-    done = run("umount", talking.dir, check=False, timeout=30)
-    if done.returncode:
-        assert "busy" in done.stdout
-        run("umount", "-l", talking.dir)
-    stop.set()
-    for t in threads:
-        t.join(timeout=30)
-        assert not t.is_alive()
-    for name in os.listdir(talking.dir):  # what a writer may have put under the mount point meanwhile
-        os.unlink(talking.path(name))
-    wait_for(lambda: not daemons(talking.image), what="the daemon's end")
-    talking.fsck("-n", "-f", "--data")
-
-
-def test_killed_in_fsync(vol):
-    """A process that dies in the middle of an fsync takes nobody else's with it."""
-    source = "import os,sys\nfd=os.open(sys.argv[1],os.O_WRONLY|os.O_CREAT)\nwhile 1: os.pwrite(fd,b'x'*5000,0); os.fsync(fd)"
-    for i in range(10):
-        victim = subprocess.Popen(["/usr/bin/python3", "-c", source, vol.path("victim")])
-        time.sleep(0.1)
-        victim.kill()
-        victim.wait(timeout=20)
-        write_synced(vol.path(f"f{i}"), b"still")
-    vol.kill()
-    vol.mount()
-    assert sorted(os.listdir(vol.dir)) == sorted([f"f{i}" for i in range(10)] + ["victim"])
-
-
 def test_attributes_after_a_kill(vol):
     path = vol.path("f")
     write_synced(path, b"data")
