@@ -319,15 +319,34 @@ enum settle_way {
 	MOSTLY_OLD,
 	MOSTLY_NEW,
 	UP_TO_A_MOMENT,
+	UP_TO_A_SECTOR, /* of the write at that moment: torn in the middle, as by a device that writes front to back */
 	NWAYS
 };
 
-/* The index of the surviving version; nold stands for the current one. */
-static unsigned pick(const struct history *h, enum settle_way way, uint64_t random, uint64_t moment)
+/* The index of the newest version up to write number `moment`. */
+static unsigned pick_until(const struct history *h, uint64_t moment)
 {
-	unsigned any = (unsigned)((random >> 8) % (h->nold + 1)), i = 0;
+	unsigned i = 0;
 
-	switch (way) {
+	if (h->cur_seq <= moment)
+		return h->nold;
+	while (i + 1 < h->nold && h->old[i + 1].seq <= moment)
+		i++;
+	return i;
+}
+
+struct settle {
+	enum settle_way way;
+	uint64_t moment; /* number of a write */
+	uint64_t edge; /* sectors below this have that write, too */
+};
+
+/* The index of the surviving version; nold stands for the current one. */
+static unsigned pick(const struct history *h, const struct settle *s, uint64_t random)
+{
+	unsigned any = (unsigned)((random >> 8) % (h->nold + 1));
+
+	switch (s->way) {
 	case ALL_LOST:
 		return 0;
 	case ALL_KEPT:
@@ -339,11 +358,9 @@ static unsigned pick(const struct history *h, enum settle_way way, uint64_t rand
 	case MOSTLY_NEW:
 		return random & 7 ? h->nold : any;
 	case UP_TO_A_MOMENT:
-		if (h->cur_seq <= moment)
-			return h->nold;
-		while (i + 1 < h->nold && h->old[i + 1].seq <= moment)
-			i++;
-		return i;
+		return pick_until(h, s->moment);
+	case UP_TO_A_SECTOR:
+		return pick_until(h, h->sectno < s->edge || !s->moment ? s->moment : s->moment - 1);
 	default:
 		return any;
 	}
@@ -362,26 +379,56 @@ static void settle_sector(struct sim_store *st, struct history *h, unsigned i)
 	hist_drop(st, h);
 }
 
-void sim_store_settle(struct sim_store *st, uint64_t seed)
+static uint64_t version_seq(const struct history *h, unsigned i)
 {
-	uint64_t state = seed, low = UINT64_MAX, high = 0, moment = 0;
-	enum settle_way way = (enum settle_way)(sim_random(&state) % NWAYS);
+	return i < h->nold ? h->old[i].seq : h->cur_seq;
+}
+
+/* A moment between the first and the last of the writes that are volatile, one before them included. */
+static uint64_t random_moment(struct sim_store *st, uint64_t *state)
+{
+	uint64_t low = UINT64_MAX, high = 0;
 	struct history *h;
 
 	TAILQ_FOREACH(h, &st->volatiles, link)
 	{
-		uint64_t first = h->nold > 1 ? h->old[1].seq : h->cur_seq;
+		uint64_t first = version_seq(h, 1);
 
 		low = first < low ? first : low;
 		high = h->cur_seq > high ? h->cur_seq : high;
 	}
-	if (high)
-		moment = low - 1 + sim_random(&state) % (high - low + 2);
+	return high ? low - 1 + sim_random(state) % (high - low + 2) : 0;
+}
+
+/* Somewhere in the range of sectors of write number `moment`. */
+static uint64_t random_edge(struct sim_store *st, uint64_t moment, uint64_t *state)
+{
+	uint64_t low = UINT64_MAX, high = 0;
+	struct history *h;
+
+	TAILQ_FOREACH(h, &st->volatiles, link)
+	{
+		if (version_seq(h, pick_until(h, moment)) != moment)
+			continue;
+		low = h->sectno < low ? h->sectno : low;
+		high = h->sectno > high ? h->sectno : high;
+	}
+	return low <= high ? low + sim_random(state) % (high - low + 1) : 0;
+}
+
+void sim_store_settle(struct sim_store *st, uint64_t seed)
+{
+	uint64_t state = seed;
+	struct settle s = {.way = (enum settle_way)(sim_random(&state) % NWAYS)};
+	struct history *h;
+
+	s.moment = random_moment(st, &state);
+	s.edge = s.moment ? random_edge(st, s.moment, &state) : 0;
 	while ((h = TAILQ_FIRST(&st->volatiles))) {
 		/* By the sector's number, not the list's order: a sector's fate is its own. */
 		uint64_t own = state ^ (h->sectno * 0xd1342543de82ef95);
 
-		settle_sector(st, h, pick(h, way, sim_random(&own), moment));
+		settle_sector(st, h, pick(h, &s, sim_random(&own)));
 	}
 }
 

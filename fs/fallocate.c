@@ -65,7 +65,7 @@ static int falloc_inline(struct fs *fs, struct dev_queue *q, struct falloc *f, s
 	falloc_touch(fs, f, di, grows(f, di));
 	inline_put(&t, f->ino, di, buf, grows(f, di) ? f->end : size);
 	inode_put(&t, f->ino, di);
-	err = txn_commit(&t, q, 0, miss, NULL, &lsn);
+	err = txn_commit(&t, q, f->kind == FALLOC_PUNCH ? TXN_URGENT : 0, miss, NULL, &lsn);
 	txn_end(&t);
 	if (err)
 		return err;

@@ -9,7 +9,7 @@
 
 #include "fs/fuse_ops.h"
 
-enum shape { SHAPE_ERR, SHAPE_ENTRY, SHAPE_CREATED, SHAPE_ATTR };
+enum shape { SHAPE_ERR, SHAPE_ENTRY, SHAPE_ATTR };
 
 struct reply {
 	struct fs_sync sync; /* first: see reply_durable() */
@@ -17,7 +17,6 @@ struct reply {
 	struct worker *worker;
 	enum shape shape;
 	struct fuse_entry_param entry; /* SHAPE_ATTR: only attr */
-	struct fuse_file_info fi;
 };
 
 static void reply_send(struct reply *r, int err)
@@ -32,9 +31,6 @@ static void reply_send(struct reply *r, int err)
 		break;
 	case SHAPE_ENTRY:
 		fuse_reply_entry(r->req, &r->entry);
-		break;
-	case SHAPE_CREATED:
-		fuse_reply_create(r->req, &r->entry, &r->fi);
 		break;
 	case SHAPE_ATTR:
 		fuse_reply_attr(r->req, &r->entry.attr, CACHE_SECONDS);
@@ -90,16 +86,6 @@ void reply_change(fuse_req_t req, enum change_kind kind, int err)
 void reply_change_entry(fuse_req_t req, int err, const struct fs_attr *attr)
 {
 	struct reply r = {.req = req, .shape = SHAPE_ENTRY};
-
-	if (!err)
-		fuse_glue_entry(attr, &r.entry);
-	reply_to_change(&r, CHANGE_NAMES, err);
-}
-
-void reply_change_created(fuse_req_t req, int err, const struct fs_attr *attr,
-			  const struct fuse_file_info *fi)
-{
-	struct reply r = {.req = req, .shape = SHAPE_CREATED, .fi = *fi};
 
 	if (!err)
 		fuse_glue_entry(attr, &r.entry);

@@ -335,6 +335,19 @@ void log_destroy(struct log *l)
 	free(l);
 }
 
+void log_drain(struct log *l, struct dev_queue *q)
+{
+	bool busy = true;
+
+	while (busy) {
+		lock_take(&l->lock);
+		busy = l->in_flight && l->in_flight->q == q;
+		lock_drop(&l->lock);
+		if (busy)
+			dev_poll(q, -1);
+	}
+}
+
 uint64_t log_seal(struct log *l)
 {
 	lock_take(&l->lock);

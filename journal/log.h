@@ -70,6 +70,8 @@ int log_create(struct dev *dev, const struct super *sb, uint64_t lsn, const stru
 	       void *failed_arg, struct log **out);
 /* Nothing may be in flight or waiting (log_sync first, or the log has failed and its queues are idle or gone). */
 void log_destroy(struct log *l);
+/* Serves q until no group's I/O goes through it any more: a failure tells those who wait, but leaves in flight what is. */
+void log_drain(struct log *l, struct dev_queue *q);
 
 /* Largest payload that log_append() takes: a quarter of the region, at most 4 MiB. */
 uint32_t log_max_payload(const struct log *l);

@@ -481,6 +481,8 @@ int volume_close(struct volume *v, struct dev_queue *q)
 		err = volume_writable(v);
 		if (!err)
 			err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
+		/* If it failed, before or just now, a group that nobody waited for may still be on its way. */
+		log_drain(v->log, q);
 	}
 	volume_free(v);
 	return err;

@@ -11,7 +11,7 @@
 #include "core/crc32c.h"
 #include "fs/fs_impl.h"
 
-#define SNAP_CHUNK (1u << 20)
+#define SNAP_CHUNK (64u << 10)
 
 struct names_list {
 	char **name;

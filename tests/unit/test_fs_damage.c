@@ -58,7 +58,9 @@ static void test_contents_of_a_freed_block(void **state)
 	txn_begin(&t, d.r.v);
 	txn_free(&t, blkno, 1);
 	txn_data(&t, blkno, 100, "abc", 3, false, NULL);
+	volume_unlock(d.r.v);
 	append(&d, &t);
+	volume_lock(d.r.v);
 	txn_end(&t);
 	volume_unlock(d.r.v);
 	dev_sim_cut(d.r.dev);

@@ -77,10 +77,19 @@ static const struct op script[] = {
 	{act_xattr, "/a", "user.big", 0, KB(64), 0},
 	{act_sync, "@0", NULL, 0, 0, 0},
 	{act_xattr, "/a", "user.big", 0, 30000, XATTR_REPLACE},
+	{act_sync, "@0", NULL, 0, 0, 0},			/* of nothing but what stands in front of it; and so on */
 	{act_xattr, "/a", "user.small", 0, 3000, 0},
 	{act_setattr, "/a", NULL, 0641, 0, OWNER},
+	{act_sync, "@0", NULL, 0, 0, 0},
 	{act_setattr, "/d", NULL, 12345, 0, TIMES},
+	{act_rename, "/a", "/d/a", 0, 0, 0},
+	{act_sync, "@0", NULL, 0, 0, 0},
+	{act_link, "/d/a", "/a", 0, 0, 0},
+	{act_sync, "@0", NULL, 0, 0, 0},
+	{act_unlink, "/d/a", NULL, 0, 0, 0},
+	{act_sync, "@0", NULL, 0, 0, 0},
 	{act_setattr, "/a", NULL, 150000, 0, FS_SET_SIZE | FS_SET_MODE},
+	{act_sync, "@0", NULL, 0, 0, 1},
 	{act_setattr, "/a", NULL, 180000, 0, FS_SET_SIZE},
 	{act_write, "/a", NULL, 170000, 5000, 0},
 	{act_write_amid, "/a", NULL, BLK(41) + 500, 1000, 4},	/* of a page that is being placed home */
@@ -90,7 +99,9 @@ static const struct op script[] = {
 	{act_fallocate, "/a", NULL, 70001, 40000, ZERO},
 	{act_write, "/a", NULL, 6000, 100, 0},			/* into the hole, in part and whole */
 	{act_write, "/a", NULL, BLK(4), BLK(2), LENT},
+	{act_sync, "@0", NULL, 0, 0, 1},
 	{act_fallocate, "/a", NULL, 0, 250000, 0},
+	{act_sync, "@0", NULL, 0, 0, 1},
 	{act_write, "/a", NULL, 200000, 3000, 0},		/* into what is reserved, in part and whole */
 	{act_write, "/a", NULL, BLK(52), BLK(4), LENT},
 	{act_write, "/a", NULL, BLK(53) + 9, 100, 0},		/* of what may still be in flight */
@@ -114,8 +125,10 @@ static const struct op script[] = {
 	{act_unlink, "/x", NULL, 0, 0, 0},
 	{act_make, "/x", NULL, 0, 0, FILE_ | S_ISUID},
 	{act_write, "/x", NULL, 77, 300000, 0},
+	{act_hold, "/x", NULL, 0, 0, 1},
 	{act_rename, "/small", "/x", 0, 0, 0},			/* a file's last link is replaced */
 	{act_sync, "/x", NULL, 0, 0, 0},
+	{act_hold, NULL, NULL, 0, 0, 1},
 	{act_sync_late, NULL, NULL, 0, 0, 0},
 	{act_make, "/t", NULL, 0, 0, S_IFDIR | 0755},
 	{act_make, "/t/u", NULL, 0, 0, S_IFDIR | 0755},

@@ -476,6 +476,30 @@ static void test_log_failure_freezes(void **state)
 	rig_destroy(&r);
 }
 
+/* A group that nobody waits for is on its way when the volume fails: closing waits for it, and only for it. */
+static void test_failed_volume_closes_with_a_group_in_flight(void **state)
+{
+	struct rig r;
+	struct dev_stats before, after;
+	uint64_t n = 0;
+
+	(void)state;
+	rig_create(&r, 16 << 20, 1024, 7);
+	dev_get_stats(r.dev, &before);
+	do {
+		assert_int_equal(commit_step(r.v, r.q, ++n, NULL), 0);
+		dev_get_stats(r.dev, &after);
+	} while (after.durable_writes == before.durable_writes && n < 20000);
+	assert_true(after.in_flight > 0);
+	volume_fail(r.v, -EIO, "the test wants it");
+	assert_int_equal(volume_close(r.v, r.q), -EIO);
+	dev_get_stats(r.dev, &after);
+	assert_int_equal(after.in_flight, 0);
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_true(prefix_of(r.v, r.q, n) > 0);
+	rig_destroy(&r);
+}
+
 /* Replaying twice gives what replaying once gives: opened read-only (in memory) first, then for good. */
 static void test_replay_is_repeatable(void **state)
 {
@@ -609,6 +633,7 @@ int main(void)
 		cmocka_unit_test(test_outdated_miss_repairs_nothing),
 		cmocka_unit_test(test_both_copies_bad_is_an_error),
 		cmocka_unit_test(test_log_failure_freezes),
+		cmocka_unit_test(test_failed_volume_closes_with_a_group_in_flight),
 		cmocka_unit_test(test_replay_is_repeatable),
 		cmocka_unit_test(test_damage_below_durable_is_refused),
 		cmocka_unit_test(test_full_and_free),
