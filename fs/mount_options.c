@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/mount.h>
 
 #include "core/size.h"
@@ -182,6 +183,16 @@ static int add_kernel_opt(struct mount_options *o, const char *text)
 	return 0;
 }
 
+/* A sixteenth of the machine's memory, between 64 MiB and 1 GiB: a directory's million entries fit the latter. */
+static uint64_t default_cache(void)
+{
+	uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 16;
+
+	if (bytes < UINT64_C(64) << 20)
+		return UINT64_C(64) << 20;
+	return bytes > UINT64_C(1) << 30 ? UINT64_C(1) << 30 : bytes;
+}
+
 /* False: the value is not one this option takes. */
 static bool apply_value(struct mount_options *o, const struct row *row, const char *value)
 {
@@ -194,7 +205,7 @@ static bool apply_value(struct mount_options *o, const struct row *row, const ch
 		o->commit_sec = (unsigned)n;
 		return true;
 	case CACHE:
-		return size_parse(value, &o->cache_bytes) == 0;
+		return size_parse(value, &o->cache_bytes) == 0 && o->cache_bytes >= MOUNT_MIN_CACHE;
 	case MAX_READ:
 		if (!parse_number(value, UINT_MAX, &n) || n < 4096)
 			return false;
@@ -379,7 +390,7 @@ void mount_options_usage(const char *program)
 	       "  norecovery       with ro: the last checkpoint, journal ignored (also: noload)\n"
 	       "  discard          tell the device about freed blocks\n"
 	       "  engine=auto|uring|threads\n"
-	       "  cache=SIZE       memory for clean metadata (64M)\n"
+	       "  cache=SIZE       memory for clean metadata, at least 4M (1/16 of all, 64M to 1G)\n"
 	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
 	       "  foreground       stay, and write messages to stderr\n"
 	       "  allow_other      (by users) let others in as well\n",
@@ -410,6 +421,7 @@ enum mount_status mount_options_parse(int argc, char **argv, struct mount_option
 		.program = "mount.holdfast",
 		.atime = FS_RELATIME,
 		.commit_sec = DEFAULT_COMMIT_SEC,
+		.cache_bytes = default_cache(),
 		.max_read = MOUNT_MAX_IO,
 	};
 	opterr = 0;

@@ -24,6 +24,9 @@ enum mount_status {
 
 #define MOUNT_MAX_IO (1u << 20) /* largest READ and WRITE: 256 pages, the kernel's limit */
 
+/* Less would not hold the paths that the operations of all workers need at one time. */
+#define MOUNT_MIN_CACHE (UINT64_C(4) << 20)
+
 struct mount_options {
 	const char *program; /* for messages */
 	const char *image, *dir; /* as typed */
@@ -41,7 +44,7 @@ struct mount_options {
 	enum fs_atime atime;
 	enum dev_engine engine;
 	unsigned commit_sec; /* 0: no timer */
-	uint64_t cache_bytes; /* 0: default */
+	uint64_t cache_bytes; /* limit of clean metadata in memory */
 	unsigned max_read;
 	unsigned long ms_flags; /* MS_* of mount(2) */
 	char *kernel_opts; /* security contexts, for mount(2)'s data; NULL: none.  Owned */

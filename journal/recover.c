@@ -325,6 +325,8 @@ int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root
 /* --- open and close ----------------------------------------------------------------------------- */
 
 #define DEFAULT_CACHE (64u << 20)
+/* Foreground work waits while dirty nodes are frozen (0.5 to 0.8 us each), so their number is bounded however large the cache. */
+#define MAX_DIRTY     (128u << 20)
 
 int volume_new(struct dev *dev, const struct super *sb, const struct volume_config *cfg, const struct diag *d,
 	       struct volume **out)
@@ -340,6 +342,8 @@ int volume_new(struct dev *dev, const struct super *sb, const struct volume_conf
 	v->want_checkpoint_fn = cfg->want_checkpoint;
 	v->want_checkpoint_arg = cfg->arg;
 	v->dirty_limit = (cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE) / 2;
+	if (v->dirty_limit > MAX_DIRTY)
+		v->dirty_limit = MAX_DIRTY;
 	lock_init(&v->lock);
 	STAILQ_INIT(&v->waiters);
 	if (stage_create(&v->stage)) {
