@@ -431,14 +431,30 @@ uint64_t dev_sim_writes(struct dev *pub)
 	return sim_of(pub)->nwrites;
 }
 
+static void power_on(struct sim_dev *dev)
+{
+	dev->cut = false;
+	dev->cut_at = 0;
+}
+
 void dev_sim_reboot(struct dev *pub, uint64_t seed)
 {
 	struct sim_dev *dev = sim_of(pub);
 
 	assert(dev->cut && LIST_EMPTY(&dev->queues));
 	sim_store_settle(dev->store, seed);
-	dev->cut = false;
-	dev->cut_at = 0;
+	power_on(dev);
+}
+
+uint64_t dev_sim_reboot_torn(struct dev *pub, uint64_t nsectors)
+{
+	struct sim_dev *dev = sim_of(pub);
+
+	assert(dev->cut && LIST_EMPTY(&dev->queues));
+	uint64_t n = sim_store_settle_torn(dev->store, nsectors);
+
+	power_on(dev);
+	return n;
 }
 
 void dev_sim_fail(struct dev *pub, enum dev_op op, uint64_t n, enum sim_fault mode, int err, uint64_t off,

@@ -41,6 +41,10 @@ uint64_t dev_sim_writes(struct dev *dev);
 /* After a cut and after all queues are gone: decides from `seed` what survived, and powers on. */
 void dev_sim_reboot(struct dev *dev, uint64_t seed);
 
+/* Instead of that: everything survived but the end of the last write, of which the first `nsectors` are left.  Returns how many
+ * sectors that write has; 0: nothing was volatile. */
+uint64_t dev_sim_reboot_torn(struct dev *dev, uint64_t nsectors);
+
 /* The n-th operation of kind `op` (n >= 1; only those that touch [off, off+len) count when len != 0)
  * ends with `err` (negative errno); with STICKY all later ones too.  NONE withdraws it; a reboot does not.
  * A failed write leaves each of its sectors old or new, a failed read leaves rubbish in the buffer, a

@@ -400,36 +400,59 @@ static uint64_t random_moment(struct sim_store *st, uint64_t *state)
 	return high ? low - 1 + sim_random(state) % (high - low + 2) : 0;
 }
 
-/* Somewhere in the range of sectors of write number `moment`. */
-static uint64_t random_edge(struct sim_store *st, uint64_t moment, uint64_t *state)
+/* The sectors that write number `seq` still has a version of: from *first on; returns up to where. */
+static uint64_t write_range(struct sim_store *st, uint64_t seq, uint64_t *first)
 {
-	uint64_t low = UINT64_MAX, high = 0;
+	uint64_t end = 0;
 	struct history *h;
 
+	*first = UINT64_MAX;
 	TAILQ_FOREACH(h, &st->volatiles, link)
 	{
-		if (version_seq(h, pick_until(h, moment)) != moment)
+		if (version_seq(h, pick_until(h, seq)) != seq)
 			continue;
-		low = h->sectno < low ? h->sectno : low;
-		high = h->sectno > high ? h->sectno : high;
+		*first = h->sectno < *first ? h->sectno : *first;
+		end = h->sectno >= end ? h->sectno + 1 : end;
 	}
-	return low <= high ? low + sim_random(state) % (high - low + 1) : 0;
+	*first = end ? *first : 0;
+	return end;
 }
 
-void sim_store_settle(struct sim_store *st, uint64_t seed)
+static void settle_all(struct sim_store *st, const struct settle *s, uint64_t state)
 {
-	uint64_t state = seed;
-	struct settle s = {.way = (enum settle_way)(sim_random(&state) % NWAYS)};
 	struct history *h;
 
-	s.moment = random_moment(st, &state);
-	s.edge = s.moment ? random_edge(st, s.moment, &state) : 0;
 	while ((h = TAILQ_FIRST(&st->volatiles))) {
 		/* By the sector's number, not the list's order: a sector's fate is its own. */
 		uint64_t own = state ^ (h->sectno * 0xd1342543de82ef95);
 
-		settle_sector(st, h, pick(h, &s, sim_random(&own)));
+		settle_sector(st, h, pick(h, s, sim_random(&own)));
 	}
+}
+
+void sim_store_settle(struct sim_store *st, uint64_t seed)
+{
+	uint64_t state = seed, first, end;
+	struct settle s = {.way = (enum settle_way)(sim_random(&state) % NWAYS)};
+
+	s.moment = random_moment(st, &state);
+	end = write_range(st, s.moment, &first);
+	s.edge = end > first ? first + sim_random(&state) % (end - first) : 0;
+	settle_all(st, &s, state);
+}
+
+uint64_t sim_store_settle_torn(struct sim_store *st, uint64_t n)
+{
+	struct settle s = {.way = UP_TO_A_SECTOR};
+	struct history *h;
+	uint64_t first, end;
+
+	TAILQ_FOREACH(h, &st->volatiles, link)
+		s.moment = h->cur_seq > s.moment ? h->cur_seq : s.moment;
+	end = write_range(st, s.moment, &first);
+	s.edge = n < end - first ? first + n : end;
+	settle_all(st, &s, 0);
+	return end - first;
 }
 
 /* --- behind the back --- */

@@ -39,6 +39,12 @@ void sim_store_commit(struct sim_store *st, uint64_t upto);
 /* The power was cut: picks from `seed` which version of each sector is left, and forgets the others. */
 void sim_store_settle(struct sim_store *st, uint64_t seed);
 
+/*
+ * The power was cut: all writes are left but the last, which is torn behind its first `n` sectors.  Returns how many it has, 0 if
+ * nothing was volatile.
+ */
+uint64_t sim_store_settle_torn(struct sim_store *st, uint64_t n);
+
 /* Changes every version alike. */
 void sim_store_flip(struct sim_store *st, uint64_t byte, unsigned bit);
 void sim_store_poke(struct sim_store *st, uint64_t off, const void *buf, uint64_t len);

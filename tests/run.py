@@ -74,7 +74,8 @@ def unit(totals, build, suite, label):
     if os.path.exists(junit):
         os.unlink(junit)
     log = os.path.join(TOP, build, "unit.log")
-    status = run(["meson", "test", "-C", build, "--suite", suite, "--print-errorlogs", "--no-rebuild"], SANITIZER_ENV, log)
+    argv = ["meson", "test", "-C", build, "--suite", suite, "--print-errorlogs", "--no-rebuild"]
+    status = run(argv + (["-t", "20"] if LONG else []), SANITIZER_ENV, log)
     before = totals.failed
     totals.read(junit, label)
     if status and totals.failed == before:
@@ -106,8 +107,7 @@ def mounts(totals):
     junit = os.path.join(TOP, "build", "pytest.xml")
     if os.path.exists(junit):
         os.unlink(junit)
-    argv = ["/usr/bin/python3", "-m", "pytest", "-q", "-x" if os.environ.get("HOLDFAST_FAIL_FAST") else "-q",
-            "-p", "no:cacheprovider", f"--junitxml={junit}", "tests/mount"]
+    argv = ["/usr/bin/python3", "-m", "pytest", "-q", f"--junitxml={junit}", "tests/mount"]
     before = totals.failed
     status = run(argv)
     totals.read(junit, "mount")

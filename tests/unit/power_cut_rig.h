@@ -28,6 +28,7 @@ struct run {
 	/* Behind the last operation that changed an inode (its contents or size), as far as this life knows. */
 	unsigned changed[RUN_INODES], contents[RUN_INODES];
 	uint64_t held[RUN_SLOTS];	/* inodes kept known; 0: none in this life */
+	bool warm;		/* the first life, whose course is known: what it needs of the tree is in memory */
 	unsigned nlent;		/* writes whose buffer has not come back */
 	unsigned nlate;		/* syncs that nobody waits for and that have not ended */
 };
@@ -83,6 +84,7 @@ static inline int run_close(struct run *c)
 	run_forget(c);
 	int err = c->r.v ? volume_close(c->r.v, c->r.q) : 0;
 	c->r.v = NULL;
+	c->warm = false;
 	return err;
 }
 
@@ -93,12 +95,24 @@ static inline void run_reboot(struct run *c, uint64_t seed)
 	rig_after_cut(&c->r, seed);
 }
 
+/* The same, with all writes but the end of the last one, of which `left` sectors are there.  Returns how many it has. */
+static inline uint64_t run_reboot_torn(struct run *c, uint64_t left)
+{
+	run_close(c);
+	dev_queue_destroy(c->r.q);
+	uint64_t sectors = dev_sim_reboot_torn(c->r.dev, left);
+
+	c->r.q = rig_queue(c->r.dev);
+	return sectors;
+}
+
 /* On a copy of the device. */
 static inline void run_clone(struct run *c, const struct run *from)
 {
 	memset(c, 0, sizeof(*c));
 	c->r.diag = from->r.diag;
 	c->r.cfg = from->r.cfg;
+	c->warm = !c->r.cfg.cache_bytes;
 	assert_int_equal(dev_sim_clone(from->r.dev, &c->r.dev), 0);
 	c->r.q = rig_queue(c->r.dev);
 }
@@ -289,11 +303,9 @@ static inline uint8_t op_byte(const struct run *c, uint64_t i)
 
 struct lent {
 	struct fs_io io;
-	struct dev_task task;
 	struct dev_event done;
 	struct run *c;
 	uint8_t *mem;
-	unsigned polls;		/* until it begins */
 	bool answered, released;
 };
 
@@ -515,35 +527,96 @@ static inline int act_sync_late(struct run *c, const struct op *op)
 	return 0;
 }
 
-static inline void amid_begin(struct dev_task *task)
-{
-	struct lent *w = (struct lent *)((char *)task - offsetof(struct lent, task));
+/* --- operations in the middle of a checkpoint -------------------------------------------------- */
 
-	if (w->polls--)
-		dev_post(w->c->r.q, task);
+/* After so many polls of it.  What happens then is behind everything that the checkpoint is of. */
+struct amid {
+	struct dev_task task;
+	struct run *c;
+	unsigned polls;
+	struct lent *w;		/* begins; or, if NULL: */
+	int (*act)(struct run *c, const struct op *op);
+	const struct op *op;
+	bool done;
+	int err;
+};
+
+static inline void amid_do(struct amid *m)
+{
+	m->done = true;
+	if (m->w)
+		fs_write(m->c->fs, m->c->r.q, &m->w->io);
 	else
-		fs_write(w->c->fs, w->c->r.q, &w->io);
+		m->err = m->act(m->c, m->op);
 }
 
-/* A write that begins while a checkpoint is under way, after `arg` polls; it is behind everything that the checkpoint is of. */
+static inline void amid_poll(struct dev_task *task)
+{
+	struct amid *m = (struct amid *)task;
+
+	if (m->polls--)
+		dev_post(m->c->r.q, task);
+	else
+		amid_do(m);
+}
+
+static inline int amid_run(struct amid *m)
+{
+	struct run *c = m->c;
+
+	m->task.run = amid_poll;
+	dev_post(c->r.q, &m->task);
+	int err = act_checkpoint(c, m->op);
+	while (!m->done)
+		dev_poll(c->r.q, 0);
+	return err;
+}
+
+/* `arg`: how many polls. */
 static inline int act_write_amid(struct run *c, const struct op *op)
 {
+	struct amid m = {.c = c, .op = op, .polls = (unsigned)op->arg};
 	uint64_t ino;
 	int err = take(c, op->a, &ino);
 
 	if (err)
 		return err;
-	struct lent *w = lent_new(c, ino, op);
-
-	w->polls = (unsigned)op->arg;
-	w->task.run = amid_begin;
-	dev_post(c->r.q, &w->task);
-	err = act_checkpoint(c, op);
-	ssize_t n = lent_end(c, w);
+	m.w = lent_new(c, ino, op);
+	err = amid_run(&m);
+	ssize_t n = lent_end(c, m.w);
 	if (n > 0)
 		mark(c, ino, true);
 	drop(c, op->a, ino);
 	return n < 0 ? (int)n : err;
+}
+
+/* Those that wait for what they need cannot begin in a callback, unless they need nothing. */
+static inline int act_amid(struct run *c, const struct op *op, int (*act)(struct run *c, const struct op *op))
+{
+	struct amid m = {.c = c, .op = op, .act = act, .polls = (unsigned)op->len};
+
+	if (!c->warm) {
+		int err = act_checkpoint(c, op);
+		return err ? err : act(c, op);
+	}
+	int err = amid_run(&m);
+	return err ? err : m.err;
+}
+
+/* `len`: how many polls. */
+static inline int act_unlink_amid(struct run *c, const struct op *op)
+{
+	return act_amid(c, op, act_unlink);
+}
+
+static inline int act_rename_amid(struct run *c, const struct op *op)
+{
+	return act_amid(c, op, act_rename);
+}
+
+static inline int act_setattr_amid(struct run *c, const struct op *op)
+{
+	return act_amid(c, op, act_setattr);
 }
 
 /* One operation, and what the daemon does between two.  0 also if it is of no use in this life. */

@@ -219,6 +219,33 @@ static void any_subset_survives(void **state)
 		assert_true(masks[m] > 0);
 }
 
+static void the_last_write_is_torn_where_asked(void **state)
+{
+	(void)state;
+	for (uint64_t left = 0; left <= 5; left++) {
+		struct fixture f;
+
+		open_sim(&f, 64 * SECTOR, 1, false);
+		write_byte(&f, 10, 4, 'd', DEV_DURABLE);
+		write_byte(&f, 2, 1, 'v', 0);
+		write_byte(&f, 10, 4, 'n', 0);
+		dev_sim_cut(f.dev);
+		dev_queue_destroy(f.q);
+		assert_int_equal(dev_sim_reboot_torn(f.dev, left), 4);
+		assert_int_equal(dev_queue_create(f.dev, &f.q), 0);
+		assert_int_equal(byte_at(&f, 2), 'v');
+		for (unsigned i = 0; i < 4; i++)
+			assert_int_equal(byte_at(&f, 10 + i), i < left ? 'n' : 'd');
+		assert_int_equal(dev_flush(f.q), 0);
+		dev_sim_cut(f.dev);
+		dev_queue_destroy(f.q);
+		assert_int_equal(dev_sim_reboot_torn(f.dev, 0), 0);
+		assert_int_equal(dev_queue_create(f.dev, &f.q), 0);
+		assert_int_equal(byte_at(&f, 2), 'v');
+		close_sim(&f);
+	}
+}
+
 /* A flush in flight together with a write promises nothing about it. */
 static void flush_covers_what_was_complete(void **state)
 {
@@ -767,6 +794,7 @@ int main(void)
 		cmocka_unit_test(durable_data_survives),
 		cmocka_unit_test(durable_is_for_its_own_bytes),
 		cmocka_unit_test(any_subset_survives),
+		cmocka_unit_test(the_last_write_is_torn_where_asked),
 		cmocka_unit_test(flush_covers_what_was_complete),
 		cmocka_unit_test(cut_counts_writes_and_flushes),
 		cmocka_unit_test(in_flight_at_the_cut),

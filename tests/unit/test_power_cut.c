@@ -17,7 +17,7 @@
 
 #define KB(n)   ((uint64_t)(n) << 10)
 #define FAR     ((uint64_t)3 << 40)
-#define COMB    450u		/* extents: more than one transaction of a truncation removes */
+#define COMB    780u		/* extents: more than one transaction of a truncation removes */
 #define MANY    60u
 #define BLK(n)  ((uint64_t)(n) * BLOCK_SIZE)
 
@@ -79,6 +79,7 @@ static const struct op script[] = {
 	{act_xattr, "/a", "user.big", 0, 30000, XATTR_REPLACE},
 	{act_sync, "@0", NULL, 0, 0, 0},			/* of nothing but what stands in front of it; and so on */
 	{act_xattr, "/a", "user.small", 0, 3000, 0},
+	{act_sync, "@0", NULL, 0, 0, 0},
 	{act_setattr, "/a", NULL, 0641, 0, OWNER},
 	{act_sync, "@0", NULL, 0, 0, 0},
 	{act_setattr, "/d", NULL, 12345, 0, TIMES},
@@ -108,7 +109,7 @@ static const struct op script[] = {
 	{act_fallocate, "/a", NULL, 100000, 120000, ZERO | KEEP},
 	{act_sync, "@0", NULL, 0, 0, 1},
 	{act_setattr, "/comb", NULL, BLK(20) + 100, 0, FS_SET_SIZE},	/* many transactions, one truncation */
-	{act_setattr, "/comb", NULL, BLK(900), 0, FS_SET_SIZE},
+	{act_setattr, "/comb", NULL, BLK(2 * COMB), 0, FS_SET_SIZE},
 	{act_write, "/comb", NULL, BLK(30) - 7, 20, 0},
 	{act_sync, NULL, NULL, 0, 0, 0},
 	{act_hold, "/teeth", NULL, 0, 0, 1},
@@ -119,7 +120,7 @@ static const struct op script[] = {
 	{act_sync, "@1", NULL, 0, 0, 0},
 	{act_write_amid, "/comb", NULL, BLK(40) + 1, 30000, 1},
 	{act_hold, NULL, NULL, 0, 0, 1},
-	{act_unlink, "/comb", NULL, 0, 0, 0},
+	{act_unlink_amid, "/comb", NULL, 0, 5, 0},
 	{act_make, "/x", NULL, 0, 0, FILE_},
 	{act_write, "/x", NULL, 0, FS_IO_MAX, LENT},
 	{act_unlink, "/x", NULL, 0, 0, 0},
@@ -140,6 +141,7 @@ static const struct op script[] = {
 	{act_make, "/far", NULL, 0, 0, FILE_},
 	{act_write, "/far", NULL, FAR + 9, KB(40), 0},
 	{act_write, "/far", NULL, FAR + KB(20), KB(64), LENT},
+	{act_setattr_amid, "/far", NULL, FAR + KB(48), 3, FS_SET_SIZE},
 	{act_setattr, "/far", NULL, 10, 0, FS_SET_SIZE},
 	{act_sync_late, NULL, NULL, 0, 0, 0},
 	{act_read, "/a", NULL, 0, KB(200), 0},
@@ -154,14 +156,16 @@ static const struct op script[] = {
 	{act_sync, "/i", NULL, 0, 0, 0},
 	{act_setattr, "/i", NULL, 0, 0, FS_SET_SIZE},
 	{act_write, "/i", NULL, 0, 10, 0},
-	{act_checkpoint, NULL, NULL, 0, 0, 0},
+	{act_rename_amid, "/x", "/i", 0, 8, 0},
 	{act_rename, "/many/f7", "/many/g7", 0, 0, 0},
 	{act_unlink, "/many/f30", NULL, 0, 0, 0},
 	{act_rename, "/many/f8", "/d/f8", 0, 0, 0},
 	{act_write, "/a", NULL, 3, KB(60), 0},
 	{act_write, "/a", NULL, 0, KB(250), LENT},
 	{act_sync, "/many", NULL, 0, 0, 0},
-	{act_unlink, "/a", NULL, 0, 0, 0},
+	{act_write, "/a", NULL, KB(50) + 1, KB(20), 0},
+	{act_hold, NULL, NULL, 0, 0, 0},
+	{act_unlink_amid, "/a", NULL, 0, 12, 0},
 	{act_setattr, "/d/f8", NULL, 99, 0, OWNER | TIMES},
 };
 
@@ -230,12 +234,12 @@ static void image_op(struct run *c, const struct op op)
 }
 
 /* Extents of one block with holes between them; some are written. */
-static void image_comb(struct run *c, const char *path)
+static void image_comb(struct run *c, const char *path, unsigned n)
 {
 	image_op(c, (struct op){act_make, path, NULL, 0, 0, FILE_});
-	for (unsigned i = 0; i < COMB; i++)
+	for (unsigned i = 0; i < n; i++)
 		image_op(c, (struct op){act_fallocate, path, NULL, BLK(2 * i), BLOCK_SIZE, 0});
-	for (unsigned i = 0; i < COMB; i += 100)
+	for (unsigned i = 0; i < n; i += 100)
 		image_op(c, (struct op){act_write, path, NULL, BLK(2 * i) + 10, 5000, 0});
 }
 
@@ -285,8 +289,8 @@ static void image_make(struct scene *s)
 	if (s->full) {
 		image_fill(c);
 	} else {
-		image_comb(c, "/comb");
-		image_comb(c, "/teeth");
+		image_comb(c, "/comb", COMB);
+		image_comb(c, "/teeth", COMB / 2);
 		image_many(c);
 	}
 	must(c, "close", run_close(c));
@@ -515,19 +519,26 @@ static void go_on(struct run *c, const struct scene *s, unsigned from)
 	finish(c);
 }
 
-/* The power goes at write `cut`, which may also be one of those of closing. */
+/* The power goes at write `cut`, which may also be one of those of closing.  Returns how many operations may have been carried out. */
+static unsigned live_until(struct run *c, const struct scene *s, uint64_t cut, uint64_t seed)
+{
+	run_clone(c, &s->image);
+	run_label(c, s, cut, seed);
+	must(c, "open", run_open(c));
+	dev_sim_cut_after(c->r.dev, cut);
+	unsigned tried = live(c, s, 0);
+
+	run_close(c);
+	assert_true(dev_sim_is_cut(c->r.dev));
+	return tried;
+}
+
 static void cut_case(const struct scene *s, uint64_t cut, uint64_t seed)
 {
 	uint64_t mix = cut * 31 + seed * 7;
 	struct run c;
+	unsigned tried = live_until(&c, s, cut, seed);
 
-	run_clone(&c, &s->image);
-	run_label(&c, s, cut, seed);
-	must(&c, "open", run_open(&c));
-	dev_sim_cut_after(c.r.dev, cut);
-	unsigned tried = live(&c, s, 0);
-	run_close(&c);
-	assert_true(dev_sim_is_cut(c.r.dev));
 	run_reboot(&c, seed);
 	if (mix % 4 == 0)
 		fsck_must_pass(&c, false);
@@ -540,11 +551,26 @@ static void cut_case(const struct scene *s, uint64_t cut, uint64_t seed)
 	run_destroy(&c);
 }
 
+/* All that was written survives but the end of the last write, of which `left` sectors do.  Returns how many it has. */
+static uint64_t torn_case(const struct scene *s, uint64_t cut, uint64_t left)
+{
+	struct run c;
+	unsigned tried = live_until(&c, s, cut, left);
+	uint64_t sectors = run_reboot_torn(&c, left);
+
+	recover(&c, s, tried, 0, 0);
+	finish(&c);
+	run_destroy(&c);
+	return sectors;
+}
+
 /* --- scenes ------------------------------------------------------------------------------------ */
 
 static bool is_long(void)
 {
-	return getenv("HOLDFAST_LONG") != NULL;
+	const char *value = getenv("HOLDFAST_LONG");
+
+	return value && strcmp(value, "1") == 0;
 }
 
 static void scene_run(struct scene *s)
@@ -584,6 +610,26 @@ static void test_every_write(void **state)
 
 	(void)state;
 	scene_run(&s);
+}
+
+/* Frames of one write that were whole count, the others do not, wherever it ends. */
+static void test_torn_writes(void **state)
+{
+	struct scene s = scene_of("torn writes", 9, 0, 0);
+
+	(void)state;
+	scene_begin(&s);
+	for (uint64_t cut = 1; cut <= s.writes; cut++) {
+		uint64_t step = 1 + cut % 3, sectors;
+
+		for (uint64_t left = step;; left += step) {
+			sectors = torn_case(&s, cut, left);
+			if (left + step >= sectors)
+				break;
+			step = is_long() ? 1 : 1 + sectors / 5;
+		}
+	}
+	scene_end(&s);
 }
 
 static void test_every_operation_synced(void **state)
@@ -686,6 +732,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_write),
+		cmocka_unit_test(test_torn_writes),
 		cmocka_unit_test(test_every_operation_synced),
 		cmocka_unit_test(test_many_checkpoints),
 		cmocka_unit_test(test_in_order),
