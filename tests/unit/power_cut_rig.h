@@ -2,8 +2,9 @@
 /*
  * power_cut_rig.h - a file system on a sim device, and operations for a script of what happens to it.
  *
- * A script is a table of operations on paths, each of which is one transaction to whoever looks at the tree.  The clock stands still during each
- * and depends on its number alone, so the tree after the first k operations is always the same, after however many lives.
+ * A script is a table of operations on paths, each of which is one transaction to whoever looks at the tree.  The clock stands still
+ * during each and depends on its number alone, so the tree after the first k operations is always the same, after however many
+ * lives.
  */
 #ifndef HOLDFAST_TESTS_POWER_CUT_RIG_H
 #define HOLDFAST_TESTS_POWER_CUT_RIG_H

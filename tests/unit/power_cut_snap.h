@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * power_cut_snap.h - everything that can be seen of a tree, as text: paths, attributes, times, checksums of contents and extended attributes.
- * Two trees are the same if their texts are.
+ * power_cut_snap.h - everything that can be seen of a tree, as text: paths, attributes, times, checksums of contents and extended
+ * attributes.  Two trees are the same if their texts are.
  */
 #ifndef HOLDFAST_TESTS_POWER_CUT_SNAP_H
 #define HOLDFAST_TESTS_POWER_CUT_SNAP_H

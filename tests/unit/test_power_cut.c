@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * test_power_cut.c - the promise, checked: the power goes at every single write and flush of a script that does everything a file system
- * can do.  What comes back, whole tree and contents, is a moment that was, not before the last sync that returned; and fsck
- * has nothing to say about it.
+ * test_power_cut.c - the promise, checked: the power goes at every single write and flush of a script that does everything a file
+ * system can do.  What comes back, whole tree and contents, is a moment that was, not before the last sync that returned; and
+ * fsck has nothing to say about it.
  *
  * The truth is what the same script left behind on a device whose power never went: one snapshot after each operation.
  *
@@ -445,7 +445,8 @@ static void fsck_must_pass(struct run *c, bool clean)
 
 /* --- one life after another -------------------------------------------------------------------- */
 
-/* Operations from `from` on, until the script ends or the power does.  Returns how many may have been carried out, all lives together. */
+/* Operations from `from` on, until the script ends or the power does.  Returns how many may have been carried out, all lives
+ * together. */
 static unsigned live(struct run *c, const struct scene *s, unsigned from)
 {
 	for (unsigned i = from; i < s->nops; i++) {
@@ -519,7 +520,8 @@ static void go_on(struct run *c, const struct scene *s, unsigned from)
 	finish(c);
 }
 
-/* The power goes at write `cut`, which may also be one of those of closing.  Returns how many operations may have been carried out. */
+/* The power goes at write `cut`, which may also be one of those of closing.  Returns how many operations may have been carried
+ * out. */
 static unsigned live_until(struct run *c, const struct scene *s, uint64_t cut, uint64_t seed)
 {
 	run_clone(c, &s->image);
@@ -573,17 +575,21 @@ static bool is_long(void)
 	return value && strcmp(value, "1") == 0;
 }
 
-static void scene_run(struct scene *s)
+static bool is_chosen(uint64_t cut)
 {
 	const char *only = getenv("HOLDFAST_TEST_CUT");
+
+	return !only || strtoull(only, NULL, 10) == cut;
+}
+
+static void scene_run(struct scene *s)
+{
 	unsigned survivors = is_long() ? s->survivors * 15 : s->survivors;
 
 	scene_begin(s);
 	assert_true(s->writes > 80);
 	for (uint64_t cut = 1; cut <= s->writes; cut += is_long() ? 1 : s->every) {
-		if (only && strtoull(only, NULL, 10) != cut)
-			continue;
-		for (unsigned i = 0; i < survivors; i++)
+		for (unsigned i = 0; i < survivors && is_chosen(cut); i++)
 			cut_case(s, cut, cut * 1000 + i);
 	}
 	scene_end(s);
@@ -620,13 +626,11 @@ static void test_torn_writes(void **state)
 	(void)state;
 	scene_begin(&s);
 	for (uint64_t cut = 1; cut <= s.writes; cut++) {
-		uint64_t step = 1 + cut % 3, sectors;
+		uint64_t left = 1 + cut % 3, sectors = is_chosen(cut) ? left + 1 : 0;
 
-		for (uint64_t left = step;; left += step) {
+		while (left < sectors) {
 			sectors = torn_case(&s, cut, left);
-			if (left + step >= sectors)
-				break;
-			step = is_long() ? 1 : 1 + sectors / 5;
+			left += is_long() ? 1 : 1 + sectors / 5;
 		}
 	}
 	scene_end(&s);
