@@ -584,7 +584,7 @@ static bool is_chosen(uint64_t cut)
 
 static void scene_run(struct scene *s)
 {
-	unsigned survivors = is_long() ? s->survivors * 15 : s->survivors;
+	unsigned survivors = is_long() ? s->survivors * 8 : s->survivors;
 
 	scene_begin(s);
 	assert_true(s->writes > 80);
@@ -612,7 +612,7 @@ static struct scene scene_of(const char *name, uint64_t seed, unsigned every, un
 
 static void test_every_write(void **state)
 {
-	struct scene s = scene_of("every write", 1, 1, 3);
+	struct scene s = scene_of("every write", 1, 1, 2);
 
 	(void)state;
 	scene_run(&s);
@@ -647,7 +647,7 @@ static void test_every_operation_synced(void **state)
 
 static void test_many_checkpoints(void **state)
 {
-	struct scene s = scene_of("many checkpoints", 3, 2, 1);
+	struct scene s = scene_of("many checkpoints", 3, 4, 1);
 
 	(void)state;
 	s.checkpoint = 2;
@@ -727,7 +727,7 @@ static void test_many_lives(void **state)
 
 	(void)state;
 	scene_begin(&s);
-	for (unsigned i = 0; i < (is_long() ? 3000 : 40); i++)
+	for (unsigned i = 0; i < (is_long() ? 1000 : 30); i++)
 		lives(&s, i);
 	scene_end(&s);
 }
