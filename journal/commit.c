@@ -86,24 +86,37 @@ static void waiters_run(struct log_waiter_list *list, int err)
 	}
 }
 
-void log_fail(struct log *l, int err, const char *what)
+/* From now on nothing is written or acknowledged.  True: it had not failed before, and fail_tell() is to follow. */
+static bool fail_locked(struct log *l, struct log_waiter_list *waiters)
 {
-	struct log_waiter_list waiters = STAILQ_HEAD_INITIALIZER(waiters);
-
-	lock_take(&l->lock);
 	bool first = !l->error;
 
+	LOCK_ASSERT_HELD(&l->lock);
 	l->error = -EIO;
-	STAILQ_CONCAT(&waiters, &l->waiters);
-	lock_drop(&l->lock);
-	if (!first)
-		return;
+	STAILQ_CONCAT(waiters, &l->waiters);
+	return first;
+}
+
+static void fail_tell(struct log *l, int err, const char *what, struct log_waiter_list *waiters)
+{
 	diag(l->diag, DIAG_ERR, "journal: %s failed: %s; nothing after LSN %llu will be acknowledged", what,
 	     strerrordesc_np(-err), (unsigned long long)log_durable_lsn(l));
 	/* Before the waiters: whoever learns of the failure finds it dealt with. */
 	if (l->failed)
 		l->failed(l->failed_arg, err, what);
-	waiters_run(&waiters, -EIO);
+	waiters_run(waiters, -EIO);
+}
+
+void log_fail(struct log *l, int err, const char *what)
+{
+	struct log_waiter_list waiters = STAILQ_HEAD_INITIALIZER(waiters);
+
+	lock_take(&l->lock);
+	bool first = fail_locked(l, &waiters);
+
+	lock_drop(&l->lock);
+	if (first)
+		fail_tell(l, err, what, &waiters);
 }
 
 /* --- the write --- */
@@ -137,15 +150,19 @@ static void publish_locked(struct log *l, const struct log_group *g, struct log_
 /* The group's I/O has ended, or was not begun because the log had failed.  `what` is for err != 0. */
 static void group_end(struct log_group *g, int err, const char *what)
 {
-	struct log_waiter_list covered = STAILQ_HEAD_INITIALIZER(covered);
+	struct log_waiter_list covered = STAILQ_HEAD_INITIALIZER(covered), failed = STAILQ_HEAD_INITIALIZER(failed);
 	struct log_group *next = NULL;
 	struct dev_queue *q = g->q;
 	struct log *l = g->log;
+	bool first = false;
 
 	lock_take(&l->lock);
 	assert(l->in_flight == g);
 	l->in_flight = NULL;
-	if (!err && !l->error) {
+	/* In the critical section that makes room for another group: none may follow one that was lost. */
+	if (err)
+		first = fail_locked(l, &failed);
+	if (!l->error) {
 		publish_locked(l, g, &covered);
 		next = commit_pick_locked(l, q);
 	}
@@ -153,8 +170,8 @@ static void group_end(struct log_group *g, int err, const char *what)
 	lock_drop(&l->lock);
 	if (next)
 		commit_start(next, q);
-	if (err)
-		log_fail(l, err, what);
+	if (first)
+		fail_tell(l, err, what, &failed);
 	/* Last: with its last waiter gone the log may be destroyed. */
 	waiters_run(&covered, 0);
 }

@@ -8,6 +8,7 @@
 #define NTHREADS   8u
 #define NSYNCERS   16u
 #define NFRAMES    300u
+#define NASKED     20000u
 #define LAP_BLOCKS 4096u
 
 struct range {
@@ -320,6 +321,58 @@ static void failure_reaches_everybody(void **state)
 	crew_close(&c);
 }
 
+static void count_failure(struct log_waiter *w, int err)
+{
+	struct rig_waiter *rw = (struct rig_waiter *)w;
+
+	rw->err = err;
+	rw->calls++;
+}
+
+/* Asks again and again, without waiting for the answers, until told that the log has failed. */
+static void *ask_until_failure(void *arg)
+{
+	struct member *m = arg;
+	struct rig_waiter *w = calloc(NASKED, sizeof(*w));
+	unsigned n = 0, calls = 0;
+	uint64_t end;
+	int err = append(m, 0, 100, NULL, &end);
+
+	assert_non_null(w);
+	while (!err || err == -EINPROGRESS) {
+		rig_waiter_init(&w[n]);
+		w[n].w.done = count_failure;
+		err = n < NASKED - 1 ? log_sync(m->crew->r.l, m->q, end, &w[n].w) : log_sync_wait(m->crew->r.l, m->q, end);
+		n += err == -EINPROGRESS;
+		dev_poll(m->q, 0);
+	}
+	m->nfailed = err == -EIO;
+	while (calls < n) {
+		dev_poll(m->q, 0);
+		for (calls = 0; calls < n && w[calls].calls; calls++)
+			m->nsynced += w[calls].err != -EIO;
+	}
+	free(w);
+	return NULL;
+}
+
+/* A group that was lost is the last one: nobody comes between its failure and that of the log. */
+static void nothing_follows_a_failed_group(void **state)
+{
+	struct crew c;
+
+	for (unsigned round = 0; round < 500; round++) {
+		crew_open(&c, state, 4, DEV_OPEN_READ_ONLY, 0);
+		crew_run(&c, ask_until_failure);
+		for (unsigned i = 0; i < c.nmembers; i++) {
+			assert_int_equal(c.members[i].nsynced, 0);
+			assert_int_equal(c.members[i].nfailed, 1);
+		}
+		assert_int_equal(c.r.nfailed, 1);
+		crew_close(&c);
+	}
+}
+
 static void *fail_it(void *arg)
 {
 	struct member *m = arg;
@@ -360,11 +413,13 @@ int main(void)
 		cmocka_unit_test_prestate(syncs_share_writes, &threads),
 		cmocka_unit_test_prestate(mixed_work_over_laps, &threads),
 		cmocka_unit_test_prestate(failure_reaches_everybody, &threads),
+		cmocka_unit_test_prestate(nothing_follows_a_failed_group, &threads),
 		cmocka_unit_test_prestate(failure_by_order_amid_work, &threads),
 		cmocka_unit_test_prestate(ranges_are_disjoint_and_gapless, &uring),
 		cmocka_unit_test_prestate(syncs_share_writes, &uring),
 		cmocka_unit_test_prestate(mixed_work_over_laps, &uring),
 		cmocka_unit_test_prestate(failure_reaches_everybody, &uring),
+		cmocka_unit_test_prestate(nothing_follows_a_failed_group, &uring),
 		cmocka_unit_test_prestate(failure_by_order_amid_work, &uring),
 	};
 
