@@ -311,3 +311,18 @@ def test_setup_mount(folder):
         assert sha256(data) == before
     finally:
         run("umount", "-l", mnt, check=False)
+
+
+@pytest.mark.parametrize("options,shrinks", [("discard", True), ("nodiscard", False)])
+def test_discard_gives_the_space_back(unmounted, options, shrinks):
+    """With -o discard the image file loses the blocks of what was removed."""
+    unmounted.mount(options)
+    write_synced(unmounted.path("f"), os.urandom(64 << 20))
+    full = os.stat(unmounted.image).st_blocks
+    os.unlink(unmounted.path("f"))
+    unmounted.umount()
+    # Background removal may need the next mount to finish, and its blocks a checkpoint.
+    unmounted.mount(options)
+    unmounted.umount()
+    assert (os.stat(unmounted.image).st_blocks < full - (60 << 11)) == shrinks
+    unmounted.fsck()
