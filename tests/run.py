@@ -107,7 +107,7 @@ def mounts(totals):
     junit = os.path.join(TOP, "build", "pytest.xml")
     if os.path.exists(junit):
         os.unlink(junit)
-    argv = ["/usr/bin/python3", "-m", "pytest", "-q", f"--junitxml={junit}", "tests/mount"]
+    argv = ["/usr/bin/python3", "-m", "pytest", "-q", "--durations=8", f"--junitxml={junit}", "tests/mount"]
     before = totals.failed
     status = run(argv)
     totals.read(junit, "mount")
