@@ -162,7 +162,8 @@ void fs_write(struct fs *fs, struct dev_queue *q, struct fs_io *io);
 ssize_t fs_pread(struct fs *fs, struct dev_queue *q, uint64_t ino, void *buf, size_t len, uint64_t off);
 ssize_t fs_pwrite(struct fs *fs, struct dev_queue *q, uint64_t ino, const void *buf, size_t len, uint64_t off);
 
-/* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE [|KEEP_SIZE]; others -EOPNOTSUPP. */
+/* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE [|KEEP_SIZE]; others -EOPNOTSUPP.  What takes more than one
+ * transaction (more than 400 extents to punch or to zero, more than 64 MiB to zero or to allocate) may be partly there after a crash. */
 int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */
 int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t *out);
