@@ -14,8 +14,6 @@
 #include "core/image_lock.h"
 
 #define LOOP_TRIES 64 /* each lost race means that somebody else got one */
-#define LOCK_TRIES 20 /* a daemon that was killed, or unmounted as plain fuse, is still closing the image */
-#define LOCK_NAP_USEC 50000
 
 static int refuse(const struct diag *d, const char *path, int err, const char *why)
 {
@@ -58,18 +56,6 @@ static int check_kind(struct mount_source *s, const struct diag *d)
 	return 0;
 }
 
-static int lock(struct mount_source *s)
-{
-	int err = -EBUSY;
-
-	for (int i = 0; i < LOCK_TRIES && err == -EBUSY; i++) {
-		if (i)
-			usleep(LOCK_NAP_USEC);
-		err = image_lock(s->fd, s->read_only ? IMAGE_LOCK_SHARED : 0, &s->backing_fd);
-	}
-	return err;
-}
-
 int mount_source_open(const char *path, bool read_only, const struct diag *d, struct mount_source *out)
 {
 	struct mount_source s = {.fd = -1, .backing_fd = -1, .read_only = read_only};
@@ -86,7 +72,7 @@ int mount_source_open(const char *path, bool read_only, const struct diag *d, st
 		err = s.fd;
 		goto fail;
 	}
-	err = lock(&s);
+	err = image_lock(s.fd, s.read_only ? IMAGE_LOCK_SHARED : 0, &s.backing_fd);
 	if (err) {
 		refuse(d, s.path, err, err == -EBUSY ? "is in use (mounted or being checked)" : NULL);
 		goto fail;
