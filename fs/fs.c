@@ -120,8 +120,9 @@ struct inode *inode_ref(struct fs *fs, uint64_t ino, uint64_t n)
 	return inode;
 }
 
-static void reap_queue(struct fs *fs, struct inode *inode)
+void reap_queue(struct fs *fs, struct inode *inode)
 {
+	LOCK_ASSERT_HELD(&fs->v->lock);
 	inode->queued = true;
 	STAILQ_INSERT_TAIL(&fs->reap, inode, reap_link);
 	if (fs->cfg.want_service)

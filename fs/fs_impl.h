@@ -77,6 +77,8 @@ struct inode *inode_unref_claim(struct fs *fs, struct inode *inode, uint64_t n);
 void inode_reap(struct fs *fs, struct dev_queue *q, struct inode *inode);
 /* Marks changes that a committed transaction made: contents/size/what fdatasync must cover, or only the rest.  No-op if not known. */
 void inode_changed(struct fs *fs, uint64_t ino, uint64_t lsn, bool data);
+/* Leaves the rest of an inode's removal to fs_service(), and asks for it.  Not queued yet.  Lock held. */
+void reap_queue(struct fs *fs, struct inode *inode);
 /* The in-memory side of "its last link is gone". If nobody knows it, makes an entry and queues it at once. -ENOMEM must be
  * met before commit: call inode_ref() for it first. */
 void inode_orphaned(struct fs *fs, struct inode *inode);

@@ -309,10 +309,8 @@ static void trim(struct fs *fs, struct dev_queue *q, struct trunc *tr)
 		err = fs_run(fs, q, trim_step, tr);
 	volume_lock(fs->v);
 	struct inode *inode = inode_find(fs, tr->ino);
-	if (inode->trimming && !inode->orphan && !inode->queued) {
-		inode->queued = true;
-		STAILQ_INSERT_TAIL(&fs->reap, inode, reap_link);
-	}
+	if (inode->trimming && !inode->orphan && !inode->queued)
+		reap_queue(fs, inode);
 	trim_unpin(fs, tr->ino);
 	volume_unlock(fs->v);
 }

@@ -269,4 +269,25 @@ static inline uint64_t known(struct names *n)
 	return s.known_inodes;
 }
 
+/* cmocka's fixtures: a volume of `bytes`, and its check and end. */
+static inline int names_setup(void **state, uint64_t bytes, uint64_t cache_bytes)
+{
+	struct names *n = malloc(sizeof(*n));
+
+	assert_non_null(n);
+	names_create(n, bytes, cache_bytes);
+	*state = n;
+	return 0;
+}
+
+static inline int names_teardown(void **state)
+{
+	struct names *n = *state;
+
+	names_check(n);
+	names_destroy(n);
+	free(n);
+	return 0;
+}
+
 #endif

@@ -6,40 +6,20 @@
 #define TWIN_A "c96b6fed95d422"
 #define TWIN_B "5aacfc170a1857"
 
-static int setup_with(void **state, uint64_t bytes, uint64_t cache)
-{
-	struct names *n = malloc(sizeof(*n));
-
-	assert_non_null(n);
-	names_create(n, bytes, cache);
-	*state = n;
-	return 0;
-}
-
 static int setup(void **state)
 {
-	return setup_with(state, 32 * MEGABYTE, 0);
+	return names_setup(state, 32 * MEGABYTE, 0);
 }
 
 static int setup_big(void **state)
 {
-	return setup_with(state, 256 * MEGABYTE, 0);
+	return names_setup(state, 256 * MEGABYTE, 0);
 }
 
 /* Room for 64 nodes: most of what is read must be loaded. */
 static int setup_tiny_cache(void **state)
 {
-	return setup_with(state, 128 * MEGABYTE, 64 * BLOCK_SIZE);
-}
-
-static int teardown(void **state)
-{
-	struct names *n = *state;
-
-	names_check(n);
-	names_destroy(n);
-	free(n);
-	return 0;
+	return names_setup(state, 128 * MEGABYTE, 64 * BLOCK_SIZE);
 }
 
 /* --- create and look up --- */
@@ -431,7 +411,7 @@ static void symlinks_of_all_lengths(void **state)
 
 int main(void)
 {
-#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, teardown)
+#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(create_gives_what_was_asked, setup),
 		WITH(create_refuses, setup),

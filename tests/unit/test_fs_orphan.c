@@ -4,40 +4,20 @@
 
 #define BIG_XATTRS 30u
 
-static int setup_with(void **state, uint64_t bytes, uint64_t cache)
-{
-	struct names *n = malloc(sizeof(*n));
-
-	assert_non_null(n);
-	names_create(n, bytes, cache);
-	*state = n;
-	return 0;
-}
-
 static int setup(void **state)
 {
-	return setup_with(state, 128 * MEGABYTE, 0);
+	return names_setup(state, 128 * MEGABYTE, 0);
 }
 
 /* Room for little more than what one transaction of a removal wants at a time. */
 static int setup_tiny_cache(void **state)
 {
-	return setup_with(state, 128 * MEGABYTE, MEGABYTE);
+	return names_setup(state, 128 * MEGABYTE, MEGABYTE);
 }
 
 static int setup_small(void **state)
 {
-	return setup_with(state, 8 * MEGABYTE, 0);
-}
-
-static int teardown(void **state)
-{
-	struct names *n = *state;
-
-	names_check(n);
-	names_destroy(n);
-	free(n);
-	return 0;
+	return names_setup(state, 8 * MEGABYTE, 0);
 }
 
 static void serve(struct names *n)
@@ -436,7 +416,7 @@ static void a_full_volume_can_be_emptied(void **state)
 
 int main(void)
 {
-#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, teardown)
+#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(open_ones_live_until_forgotten, setup),
 		WITH(open_ones_live_until_forgotten, setup_tiny_cache),

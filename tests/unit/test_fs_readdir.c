@@ -12,34 +12,14 @@ struct taken {
 	uint64_t ino[256];
 };
 
-static int setup_with(void **state, uint64_t bytes, uint64_t cache)
-{
-	struct names *n = malloc(sizeof(*n));
-
-	assert_non_null(n);
-	names_create(n, bytes, cache);
-	*state = n;
-	return 0;
-}
-
 static int setup(void **state)
 {
-	return setup_with(state, 256 * MEGABYTE, 0);
+	return names_setup(state, 256 * MEGABYTE, 0);
 }
 
 static int setup_tiny_cache(void **state)
 {
-	return setup_with(state, 256 * MEGABYTE, 64 * BLOCK_SIZE);
-}
-
-static int teardown(void **state)
-{
-	struct names *n = *state;
-
-	names_check(n);
-	names_destroy(n);
-	free(n);
-	return 0;
+	return names_setup(state, 256 * MEGABYTE, 64 * BLOCK_SIZE);
 }
 
 static void check_entry(struct taken *t, const struct fs_dirent *e)
@@ -303,7 +283,7 @@ static void reading_moves_atime(void **state)
 
 int main(void)
 {
-#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, teardown)
+#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(dots_and_types, setup),
 		WITH(pieces_of_all_sizes, setup),

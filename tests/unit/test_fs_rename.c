@@ -5,34 +5,14 @@
  */
 #include "tests/unit/names_rig.h"
 
-static int setup_with(void **state, uint64_t bytes, uint64_t cache)
-{
-	struct names *n = malloc(sizeof(*n));
-
-	assert_non_null(n);
-	names_create(n, bytes, cache);
-	*state = n;
-	return 0;
-}
-
 static int setup(void **state)
 {
-	return setup_with(state, 64 * MEGABYTE, 0);
+	return names_setup(state, 64 * MEGABYTE, 0);
 }
 
 static int setup_tiny_cache(void **state)
 {
-	return setup_with(state, 64 * MEGABYTE, 64 * BLOCK_SIZE);
-}
-
-static int teardown(void **state)
-{
-	struct names *n = *state;
-
-	names_check(n);
-	names_destroy(n);
-	free(n);
-	return 0;
+	return names_setup(state, 64 * MEGABYTE, 64 * BLOCK_SIZE);
 }
 
 /* --- the matrix --- */
@@ -462,7 +442,7 @@ static void random_operations(void **state)
 
 int main(void)
 {
-#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, teardown)
+#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(the_matrix, setup),
 		WITH(odd_arguments, setup),

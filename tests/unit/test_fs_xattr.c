@@ -8,34 +8,14 @@
 #define TWIN_A "user.7dfc45d63cb200"
 #define TWIN_B "user.69e4794191a100"
 
-static int setup_with(void **state, uint64_t cache)
-{
-	struct names *n = malloc(sizeof(*n));
-
-	assert_non_null(n);
-	names_create(n, 64 * MEGABYTE, cache);
-	*state = n;
-	return 0;
-}
-
 static int setup(void **state)
 {
-	return setup_with(state, 0);
+	return names_setup(state, 64 * MEGABYTE, 0);
 }
 
 static int setup_tiny_cache(void **state)
 {
-	return setup_with(state, 64 * BLOCK_SIZE);
-}
-
-static int teardown(void **state)
-{
-	struct names *n = *state;
-
-	names_check(n);
-	names_destroy(n);
-	free(n);
-	return 0;
+	return names_setup(state, 64 * MEGABYTE, 64 * BLOCK_SIZE);
 }
 
 static void fill(uint8_t *buf, size_t len, unsigned seed)
@@ -332,7 +312,7 @@ static void statfs_counts(void **state)
 
 int main(void)
 {
-#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, teardown)
+#define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(values_of_all_sizes, setup),
 		WITH(values_of_all_sizes, setup_tiny_cache),
