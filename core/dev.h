@@ -65,6 +65,10 @@ struct dev_io {
 	int result;
 	struct dev_queue *queue;
 	void *priv;
+	struct {
+		uint64_t due, place;
+		bool in_parts;
+	} sim;			/* dev_sim.c's */
 };
 
 /* A function to run on a queue's own thread; memory is the caller's until it ran. */

@@ -2,176 +2,68 @@
 /*
  * dev_sim.c - the simulated device: when operations complete, in which order, and how they fail.
  *
- * What is in memory and what a cut leaves of it is sim_store.c's.  Here an operation is submitted with a due time in
- * polls of its queue, and has its effect at the moment its callback runs; until then it is in flight.  Every random
- * choice is drawn at a place that depends on the sequence of calls alone, so that a seed is a history.
- *
- * In a struct dev_io of this engine `moved` is the due time, `result` the injected error, and `priv` what a
- * flush covers, which is a write number.
+ * What is in memory and what a cut leaves of it is sim_store.c's; what an operation does to it, dev_sim_apply.c's; which
+ * operation meets a trouble, sim_faults.c's.  Here an operation is submitted with a due time in polls of its queue, and
+ * has its effect at the moment its callback runs; until then it is in flight.  Every random choice is drawn at a
+ * place that depends on the sequence of calls alone, so that a seed is a history.
  */
-#include "core/dev_sim.h"
+#include "core/dev_sim_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/crc32c.h"
-#include "core/dev_engine.h"
-#include "core/sim_store.h"
 
-struct fault {
-	enum sim_fault mode;
-	uint64_t left; /* operations until it strikes */
-	int err;
-	uint64_t off, len; /* len 0: anywhere */
-};
+/* --- troubles --- */
 
-struct sim_queue {
-	struct engine_queue base;
-	LIST_ENTRY(sim_queue) link;
-	struct dev_io_list pending; /* in random order, none due before its time */
-	struct dev_io_list ready; /* due in the present poll; still in flight */
-	uint64_t tick; /* polls so far */
-};
-
-struct sim_dev {
-	struct engine_dev base;
-	struct sim_config cfg;
-	struct sim_store *store;
-	uint64_t rng;
-	uint64_t seq; /* number of the last write that took effect */
-	uint64_t nwrites; /* writes and flushes submitted */
-	uint64_t cut_at; /* the power goes when nwrites gets there; 0: never */
-	bool cut;
-	uint32_t digest;
-	struct fault faults[4]; /* by enum dev_op */
-	LIST_HEAD(, sim_queue) queues;
-};
-
-static struct sim_dev *sim_of(struct dev *dev)
+/* Whether a write needs memory that was never written before. */
+static bool into_hole(struct sim_dev *dev, const struct dev_io *io)
 {
-	return (struct sim_dev *)dev;
+	uint64_t page = SIM_STORE_PAGE / dev->cfg.sector;
+	uint64_t sectno = io->off / dev->cfg.sector, end = sectno + io->len / dev->cfg.sector;
+
+	for (; sectno < end; sectno += page - sectno % page)
+		if (sim_store_hole(dev->store, sectno))
+			return true;
+	return false;
 }
 
-/* --- effects --- */
-
-enum extent_of_write { WRITE_DURABLE, WRITE_VOLATILE, WRITE_SOME };
-
-/* Buffers and lengths are multiples of the sector, so no sector is split between iovecs. */
-static int apply_write(struct sim_dev *dev, struct sim_store *to, const struct dev_io *io,
-		       enum extent_of_write how, uint64_t seq)
+/* Where a misdirected operation goes; home if there is no other place. */
+static uint64_t elsewhere(struct sim_dev *dev, const struct dev_io *io)
 {
-	uint64_t sectno = io->off / dev->cfg.sector;
+	uint64_t home = io->off / dev->cfg.sector;
+	uint64_t room =
+		(dev->cfg.size - io->len) / dev->cfg.sector + 1; /* places for an operation of this length */
+	unsigned nbits = 64 - (unsigned)__builtin_clzll(room);
 
-	for (int i = 0; i < io->niov; i++) {
-		const char *p = io->iov[i].iov_base;
+	for (int tries = 0; tries < 16; tries++) {
+		uint64_t r = sim_random(&dev->rng);
+		uint64_t sectno = r & 1 ? home ^ 1ull << ((r >> 8) % nbits) : (r >> 8) % room;
 
-		for (size_t at = 0; at < io->iov[i].iov_len; at += dev->cfg.sector, sectno++) {
-			if (how == WRITE_SOME && (sim_random(&dev->rng) & 1))
-				continue;
-			int err = sim_store_write(to, sectno, p + at, how == WRITE_DURABLE, seq);
-			if (err)
-				return err;
-		}
+		if (sectno != home && sectno < room)
+			return sectno * dev->cfg.sector;
 	}
-	return 0;
+	return io->off;
 }
 
-static int apply_discard(struct sim_dev *dev, struct sim_store *to, const struct dev_io *io, bool durable,
-			 uint64_t seq)
+static void meet_troubles(struct sim_dev *dev, struct dev_io *io)
 {
-	uint64_t sectno = io->off / dev->cfg.sector;
-	uint64_t end = sectno + io->len / dev->cfg.sector;
+	struct sim_faults *f = &dev->faults;
 
-	while (sectno < end) {
-		uint64_t hole = sim_store_hole(to, sectno);
-
-		if (hole) {
-			sectno += hole;
-			continue;
-		}
-		int err = sim_store_write(to, sectno++, NULL, durable, seq);
-		if (err)
-			return err;
+	if (sim_faults_strike(f, SIM_ERROR, io))
+		io->result = sim_faults_err(f, io->op);
+	if (sim_faults_strike(f, SIM_MISDIRECTED, io))
+		io->sim.place = elsewhere(dev, io);
+	if (sim_faults_strike(f, SIM_LOST, io))
+		io->sim.place = NOWHERE;
+	if (sim_faults_strike(f, SIM_IN_PARTS, io))
+		io->sim.in_parts = true;
+	if (sim_faults_strike(f, SIM_SLOW, io))
+		io->sim.due += 64 + sim_random(&dev->rng) % 512;
+	if (io->op == DEV_WRITE && into_hole(dev, io) && sim_faults_strike(f, SIM_FULL, io)) {
+		io->result = -ENOSPC;
+		io->sim.place = NOWHERE;
 	}
-	return 0;
-}
-
-static int apply_read(struct sim_dev *dev, const struct dev_io *io)
-{
-	uint64_t off = io->off;
-
-	for (int i = 0; i < io->niov; i++) {
-		sim_store_read(dev->store, off, io->iov[i].iov_base, io->iov[i].iov_len);
-		off += io->iov[i].iov_len;
-	}
-	return 0;
-}
-
-/* What remains of an operation that ends in an injected error. */
-static void apply_failed(struct sim_dev *dev, const struct dev_io *io)
-{
-	if (io->op == DEV_WRITE)
-		apply_write(dev, dev->store, io, WRITE_SOME, ++dev->seq);
-	/* No caller may make anything of these bytes. */
-	if (io->op == DEV_READ)
-		for (int i = 0; i < io->niov; i++)
-			memset(io->iov[i].iov_base, 0xdd, io->iov[i].iov_len);
-}
-
-static int apply(struct sim_dev *dev, const struct dev_io *io)
-{
-	if (dev->cut)
-		return -EIO;
-	if (io->result) {
-		if (io->result != -EBADF || !dev->base.pub.read_only)
-			apply_failed(dev, io);
-		return io->result;
-	}
-	switch (io->op) {
-	case DEV_READ:
-		return apply_read(dev, io);
-	case DEV_WRITE:
-		return apply_write(dev, dev->store, io,
-				   io->flags & DEV_DURABLE ? WRITE_DURABLE : WRITE_VOLATILE, ++dev->seq);
-	case DEV_FLUSH:
-		sim_store_commit(dev->store, (uint64_t)(uintptr_t)io->priv);
-		return 0;
-	case DEV_DISCARD:
-		return apply_discard(dev, dev->store, io, false, ++dev->seq);
-	}
-	return -EINVAL;
-}
-
-/* Writes and discards in flight take effect in `to`; returns the first error. */
-static int apply_in_flight(struct sim_dev *dev, struct sim_store *to, bool durable)
-{
-	struct sim_queue *q;
-	int err = 0;
-
-	LIST_FOREACH(q, &dev->queues, link)
-	{
-		struct dev_io_list *lists[] = {&q->ready, &q->pending};
-
-		for (int i = 0; i < 2; i++) {
-			struct dev_io *io;
-
-			STAILQ_FOREACH(io, lists[i], link)
-			{
-				int rc = 0;
-
-				if (io->result)
-					continue;
-				if (io->op == DEV_WRITE)
-					rc = apply_write(dev, to, io,
-							 durable ? WRITE_DURABLE : WRITE_VOLATILE,
-							 ++dev->seq);
-				if (io->op == DEV_DISCARD)
-					rc = apply_discard(dev, to, io, durable, ++dev->seq);
-				err = err ? err : rc;
-			}
-		}
-	}
-	return err;
 }
 
 /* --- submission and completion --- */
@@ -187,38 +79,22 @@ static void digest_io(struct sim_dev *dev, const struct dev_io *io)
 			dev->digest = crc32c(dev->digest, io->iov[i].iov_base, io->iov[i].iov_len);
 }
 
-static int inject(struct sim_dev *dev, const struct dev_io *io)
-{
-	struct fault *f = &dev->faults[io->op];
-
-	if (f->mode == SIM_FAULT_NONE)
-		return 0;
-	if (f->len && io->op != DEV_FLUSH && (io->off >= f->off + f->len || f->off >= io->off + io->len))
-		return 0;
-	if (f->left && --f->left)
-		return 0;
-	if (f->mode == SIM_FAULT_ONCE)
-		f->mode = SIM_FAULT_NONE;
-	return f->err;
-}
-
 /* Most operations take a few polls; some are overtaken by everything else. */
-static uint64_t draw_delay(struct sim_dev *dev)
+static uint64_t draw_delay(struct sim_dev *dev, const struct dev_io *io)
 {
-	uint64_t r = sim_random(&dev->rng);
+	uint64_t r = sim_random(&dev->rng), often = io->op == DEV_FLUSH ? 12 : 4;
 
-	return r % 16 ? (r >> 8) % 4 : (r >> 8) % 32;
+	return r % 16 ? (r >> 8) % often : (r >> 8) % 8 * often;
 }
 
 static void enqueue(struct sim_dev *dev, struct sim_queue *q, struct dev_io *io)
 {
-	io->moved = q->tick + 1;
-	if (dev->cfg.in_order) {
-		STAILQ_INSERT_TAIL(&q->pending, io, link);
-		return;
-	}
-	io->moved += draw_delay(dev);
-	if (sim_random(&dev->rng) & 1)
+	bool in_order = dev->cfg.in_order;
+
+	io->sim.due += q->tick + 1 + (in_order ? 0 : draw_delay(dev, io));
+	if (io->sim.due < q->next_due)
+		q->next_due = io->sim.due;
+	if (in_order || (sim_random(&dev->rng) & 1))
 		STAILQ_INSERT_TAIL(&q->pending, io, link);
 	else
 		STAILQ_INSERT_HEAD(&q->pending, io, link);
@@ -230,40 +106,55 @@ static void sim_submit(struct dev_queue *dq, struct dev_io *io)
 
 	engine_begin(engine_queue_of(dq), io);
 	digest_io(dev, io);
+	io->sim.due = 0;
+	io->sim.in_parts = false;
+	io->sim.place = io->op == DEV_FLUSH ? dev->seq : io->off;
 	io->result = engine_refuses(dq->dev, io);
-	if (!io->result)
-		io->result = inject(dev, io);
-	if (io->op == DEV_FLUSH)
-		io->priv = (void *)(uintptr_t)dev->seq;
+	if (io->result)
+		io->sim.place = NOWHERE;
+	else if (dev->faults.any)
+		meet_troubles(dev, io);
 	enqueue(dev, (struct sim_queue *)dq, io);
 	if ((io->op == DEV_WRITE || io->op == DEV_FLUSH) && ++dev->nwrites == dev->cut_at)
 		dev_sim_cut(&dev->base.pub);
 }
 
+/* One poll: moves what is due to `ready`. */
 static void collect_ready(struct sim_queue *q)
 {
 	struct dev_io_list later = STAILQ_HEAD_INITIALIZER(later);
 	struct dev_io *io;
 
-	q->tick++;
+	if (++q->tick < q->next_due)
+		return;
+	q->next_due = UINT64_MAX;
 	while ((io = STAILQ_FIRST(&q->pending))) {
 		STAILQ_REMOVE_HEAD(&q->pending, link);
-		if (io->moved <= q->tick)
+		if (io->sim.due <= q->tick) {
 			STAILQ_INSERT_TAIL(&q->ready, io, link);
-		else
-			STAILQ_INSERT_TAIL(&later, io, link);
+			continue;
+		}
+		STAILQ_INSERT_TAIL(&later, io, link);
+		if (io->sim.due < q->next_due)
+			q->next_due = io->sim.due;
 	}
 	STAILQ_CONCAT(&q->pending, &later);
 }
 
 static int run_ready(struct sim_queue *q)
 {
+	struct sim_dev *dev = sim_of(q->base.pub.dev);
 	struct dev_io *io;
-	int ran = 0;
+	int ran = 0, err;
 
 	while ((io = STAILQ_FIRST(&q->ready))) {
 		STAILQ_REMOVE_HEAD(&q->ready, link);
-		engine_finish(&q->base, io, apply(sim_of(q->base.pub.dev), io));
+		if (!sim_apply(dev, io, &err)) {
+			io->sim.due = 0;
+			enqueue(dev, q, io);
+			continue;
+		}
+		engine_finish(&q->base, io, err);
 		ran++;
 	}
 	return ran;
@@ -296,6 +187,7 @@ static int sim_queue_create(struct dev *dev, struct dev_queue **out)
 	engine_queue_init(&q->base, dev, false);
 	STAILQ_INIT(&q->pending);
 	STAILQ_INIT(&q->ready);
+	q->next_due = UINT64_MAX;
 	LIST_INSERT_HEAD(&sim_of(dev)->queues, q, link);
 	*out = &q->base.pub;
 	return 0;
@@ -395,7 +287,7 @@ int dev_sim_clone(struct dev *pub, struct dev **out)
 	err = sim_store_clone(dev->store, ~dev->cfg.seed, &copy->store);
 	/* At a cut they have been put into the store already. */
 	if (!err && !dev->cut)
-		err = apply_in_flight(dev, copy->store, true);
+		err = sim_apply_in_flight(dev, copy->store, true);
 	if (err)
 		sim_close(&copy->base.pub);
 	else
@@ -410,7 +302,7 @@ void dev_sim_cut(struct dev *pub)
 	if (dev->cut)
 		return;
 	/* An error is -ENOMEM: that write did not reach the cache, as it well might not have. */
-	(void)apply_in_flight(dev, dev->store, false);
+	(void)sim_apply_in_flight(dev, dev->store, false);
 	dev->cut = true;
 }
 
@@ -460,8 +352,42 @@ uint64_t dev_sim_reboot_torn(struct dev *pub, uint64_t nsectors)
 void dev_sim_fail(struct dev *pub, enum dev_op op, uint64_t n, enum sim_fault mode, int err, uint64_t off,
 		  uint64_t len)
 {
+	struct sim_order order = {.mode = mode, .left = n, .err = err, .off = off, .len = len};
+
 	assert(mode == SIM_FAULT_NONE || (n >= 1 && err < 0));
-	sim_of(pub)->faults[op] = (struct fault){.mode = mode, .left = n, .err = err, .off = off, .len = len};
+	sim_faults_order(&sim_of(pub)->faults, SIM_ERROR, op, &order);
+}
+
+void dev_sim_trouble(struct dev *pub, enum sim_trouble what, enum dev_op op, uint64_t n, enum sim_fault mode,
+		     uint64_t off, uint64_t len)
+{
+	struct sim_order order = {.mode = mode, .left = n, .err = -EIO, .off = off, .len = len};
+
+	assert(mode == SIM_FAULT_NONE || n >= 1);
+	sim_faults_order(&sim_of(pub)->faults, what, op, &order);
+}
+
+void dev_sim_set_rates(struct dev *pub, const struct sim_rates *rates)
+{
+	const struct sim_rates none = {.seed = 0};
+
+	sim_faults_set_rates(&sim_of(pub)->faults, rates ? rates : &none);
+}
+
+uint64_t dev_sim_struck(struct dev *pub, enum sim_trouble what, enum dev_op op)
+{
+	return sim_of(pub)->faults.struck[what][op];
+}
+
+uint64_t dev_sim_rot(struct dev *pub, uint64_t off, uint64_t len, uint64_t *state)
+{
+	uint64_t byte;
+
+	assert(off <= pub->size && len <= pub->size - off);
+	byte = sim_store_pick(sim_of(pub)->store, off, len, state);
+	if (byte != UINT64_MAX)
+		sim_store_flip(sim_of(pub)->store, byte, (unsigned)(sim_random(state) % 8));
+	return byte;
 }
 
 void dev_sim_flip(struct dev *pub, uint64_t byte, unsigned bit)

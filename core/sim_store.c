@@ -16,7 +16,7 @@
 #include <string.h>
 #include <sys/queue.h>
 
-#define PAGE 4096u
+#define PAGE SIM_STORE_PAGE
 #define CHUNK_PAGES 512u
 #define CHUNK_BYTES ((uint64_t)PAGE * CHUNK_PAGES)
 #define MAX_OLD 8u /* versions kept besides the current one */
@@ -57,7 +57,7 @@ struct sim_store {
 	uint64_t rng;
 	uint64_t nchunks;
 	struct chunk **chunks; /* NULL where nothing was ever written */
-	TAILQ_HEAD(, history) volatiles;
+	TAILQ_HEAD(history_list, history) volatiles, idle; /* idle: for the next sectors that become volatile */
 	struct spare *spares;
 	unsigned nspares;
 };
@@ -171,10 +171,16 @@ static struct history *hist_get(struct sim_store *st, uint64_t sectno)
 	h = *hist_slot(st, sectno);
 	if (h)
 		return h;
-	h = calloc(1, sizeof(*h));
+	h = TAILQ_FIRST(&st->idle);
+	if (h)
+		TAILQ_REMOVE(&st->idle, h, link);
+	else
+		h = malloc(sizeof(*h));
 	if (!h)
 		return NULL;
 	h->sectno = sectno;
+	h->cur_seq = 0;
+	h->nold = 0;
 	TAILQ_INSERT_TAIL(&st->volatiles, h, link);
 	*hist_slot(st, sectno) = h;
 	return h;
@@ -210,7 +216,7 @@ static void hist_drop(struct sim_store *st, struct history *h)
 		spare_put(st, h->old[i].data);
 	TAILQ_REMOVE(&st->volatiles, h, link);
 	*hist_slot(st, h->sectno) = NULL;
-	free(h);
+	TAILQ_INSERT_HEAD(&st->idle, h, link);
 }
 
 /*
@@ -281,6 +287,30 @@ uint64_t sim_store_hole(struct sim_store *st, uint64_t sectno)
 	if (!page_lookup(st, off))
 		return (PAGE - off % PAGE) / st->sector;
 	return 0;
+}
+
+/* The next written page from `off` on, as an offset; `end` or more: none before that. */
+static uint64_t next_page(const struct sim_store *st, uint64_t off, uint64_t end)
+{
+	while (off < end && !page_lookup(st, off))
+		off += st->chunks[off / CHUNK_BYTES] ? PAGE : CHUNK_BYTES - off % CHUNK_BYTES;
+	return off;
+}
+
+uint64_t sim_store_pick(struct sim_store *st, uint64_t off, uint64_t len, uint64_t *state)
+{
+	uint64_t first = off - off % PAGE, end = off + len, npages = 0, low, high, at, k;
+
+	for (at = next_page(st, first, end); at < end; at = next_page(st, at + PAGE, end))
+		npages++;
+	if (!npages)
+		return UINT64_MAX;
+	k = sim_random(state) % npages;
+	for (at = next_page(st, first, end); k; k--)
+		at = next_page(st, at + PAGE, end);
+	low = at > off ? at : off;
+	high = at + PAGE < end ? at + PAGE : end;
+	return low + sim_random(state) % (high - low);
 }
 
 /* Makes old[i] the durable version. */
@@ -448,7 +478,7 @@ uint64_t sim_store_settle_torn(struct sim_store *st, uint64_t n)
 	uint64_t first, end;
 
 	TAILQ_FOREACH(h, &st->volatiles, link)
-		s.moment = h->cur_seq > s.moment ? h->cur_seq : s.moment;
+	s.moment = h->cur_seq > s.moment ? h->cur_seq : s.moment;
 	end = write_range(st, s.moment, &first);
 	s.edge = n < end - first ? first + n : end;
 	settle_all(st, &s, 0);
@@ -520,6 +550,7 @@ int sim_store_create(uint64_t size, uint32_t sector, uint64_t seed, struct sim_s
 	st->rng = seed;
 	st->nchunks = (size + CHUNK_BYTES - 1) / CHUNK_BYTES;
 	TAILQ_INIT(&st->volatiles);
+	TAILQ_INIT(&st->idle);
 	st->chunks = calloc(st->nchunks, sizeof(struct chunk *));
 	if (!st->chunks) {
 		free(st);
@@ -559,18 +590,28 @@ int sim_store_clone(struct sim_store *st, uint64_t seed, struct sim_store **out)
 	return err;
 }
 
+static void free_idle(struct sim_store *st)
+{
+	struct history *h;
+	struct spare *s;
+
+	while ((h = TAILQ_FIRST(&st->idle))) {
+		TAILQ_REMOVE(&st->idle, h, link);
+		free(h);
+	}
+	while ((s = st->spares)) {
+		st->spares = s->next;
+		free(s);
+	}
+}
+
 void sim_store_free(struct sim_store *st)
 {
 	if (!st)
 		return;
 	while (!TAILQ_EMPTY(&st->volatiles))
 		hist_drop(st, TAILQ_FIRST(&st->volatiles));
-	while (st->spares) {
-		struct spare *s = st->spares;
-
-		st->spares = s->next;
-		free(s);
-	}
+	free_idle(st);
 	for (uint64_t i = 0; i < st->nchunks; i++) {
 		if (!st->chunks[i])
 			continue;

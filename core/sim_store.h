@@ -14,6 +14,9 @@
 
 struct sim_store;
 
+/* What is allocated at once, and so what a hole is made of. */
+#define SIM_STORE_PAGE 4096u
+
 /* `size` in bytes, a multiple of `sector` (512 or 4096).  All zeros, all durable. */
 int sim_store_create(uint64_t size, uint32_t sector, uint64_t seed, struct sim_store **out);
 void sim_store_free(struct sim_store *st);
@@ -32,6 +35,9 @@ int sim_store_write(struct sim_store *st, uint64_t sectno, const void *data, boo
 
 /* The number of sectors from `sectno` on that were never written; 0 if this one was. */
 uint64_t sim_store_hole(struct sim_store *st, uint64_t sectno);
+
+/* A byte, drawn from *state, in a page that was ever written and lies (in part) in [off, off+len); UINT64_MAX: there is none. */
+uint64_t sim_store_pick(struct sim_store *st, uint64_t off, uint64_t len, uint64_t *state);
 
 /* Everything up to write number `upto` is durable now. */
 void sim_store_commit(struct sim_store *st, uint64_t upto);

@@ -640,6 +640,360 @@ static void failed_write_is_old_or_new(void **state)
 	assert_true(mixed > 50);
 }
 
+/* --- troubles other than errors --- */
+
+static void lost_writes_are_acknowledged(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	open_sim(&f, 64 * SECTOR, 3, false);
+	write_byte(&f, 0, 4, 'o', DEV_DURABLE);
+	dev_sim_trouble(f.dev, SIM_LOST, DEV_WRITE, 2, SIM_FAULT_ONCE, 0, 2 * SECTOR);
+	for (int i = 0; i < 4; i++)
+		write_byte(&f, 3, 1, 'a', 0); /* elsewhere: does not count */
+	write_byte(&f, 0, 1, 'n', 0);
+	write_byte(&f, 1, 1, 'n', DEV_DURABLE);
+	write_byte(&f, 2, 1, 'n', 0);
+	assert_int_equal(dev_sim_struck(f.dev, SIM_LOST, DEV_WRITE), 1);
+	assert_int_equal(dev_sim_struck(f.dev, SIM_LOST, DEV_FLUSH), 0);
+	assert_int_equal(byte_at(&f, 0), 'n');
+	assert_int_equal(byte_at(&f, 1), 'o');
+	assert_int_equal(byte_at(&f, 2), 'n');
+	assert_int_equal(byte_at(&f, 3), 'a');
+	dev_sim_trouble(f.dev, SIM_LOST, DEV_DISCARD, 1, SIM_FAULT_STICKY, 0, 0);
+	assert_int_equal(dev_discard(f.q, 0, 4 * SECTOR), 0);
+	assert_int_equal(byte_at(&f, 0), 'n');
+	close_sim(&f);
+}
+
+static void lost_in_flight_at_the_cut(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 0; seed < 100; seed++) {
+		unsigned char *buf = dev_alloc(SECTOR, false);
+		struct fixture f;
+		struct probe p;
+		int left = 1;
+
+		open_sim(&f, 64 * SECTOR, seed, false);
+		memset(buf, 'w', SECTOR);
+		dev_sim_trouble(f.dev, SIM_LOST, DEV_WRITE, 1, SIM_FAULT_STICKY, 0, 0);
+		dev_sim_cut_after(f.dev, 1);
+		probe_submit(&f, &p, &left, DEV_WRITE, 0, 0, buf, SECTOR);
+		wait_for(&f, &left);
+		power_cycle(&f, seed);
+		assert_int_equal(byte_at(&f, 0), 0);
+		close_sim(&f);
+		free(buf);
+	}
+}
+
+static void lost_flush_flushes_nothing(void **state)
+{
+	unsigned lost = 0;
+
+	(void)state;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		struct fixture f;
+
+		open_sim(&f, 64 * SECTOR, seed, false);
+		write_byte(&f, 0, 1, 'v', 0);
+		dev_sim_trouble(f.dev, SIM_LOST, DEV_FLUSH, 1, SIM_FAULT_ONCE, 0, 0);
+		assert_int_equal(dev_flush(f.q), 0);
+		power_cycle(&f, seed);
+		lost += byte_at(&f, 0) == 0;
+		close_sim(&f);
+	}
+	assert_in_range(lost, SEEDS / 5, SEEDS * 4 / 5);
+}
+
+/* The bytes are whole, in one other place, and nothing else has changed. */
+static void misdirected_writes_land_elsewhere(void **state)
+{
+	uint64_t places = 0;
+
+	(void)state;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		struct fixture f;
+		unsigned first = 64, n = 0;
+
+		open_sim(&f, 64 * SECTOR, seed, false);
+		write_byte(&f, 0, 64, 'o', DEV_DURABLE);
+		dev_sim_trouble(f.dev, SIM_MISDIRECTED, DEV_WRITE, 1, SIM_FAULT_ONCE, 0, 0);
+		write_byte(&f, 20, 2, 'm', seed & 1 ? DEV_DURABLE : 0);
+		assert_int_equal(dev_flush(f.q), 0);
+		power_cycle(&f, seed);
+		for (unsigned i = 0; i < 64; i++) {
+			if (byte_at(&f, i) == 'o')
+				continue;
+			assert_int_equal(byte_at(&f, i), 'm');
+			first = first < i ? first : i;
+			n++;
+		}
+		assert_int_equal(n, 2);
+		assert_int_equal(byte_at(&f, first + 1), 'm');
+		assert_int_not_equal(first, 20);
+		places |= (uint64_t)1 << first;
+		write_byte(&f, 20, 2, 'n', 0); /* once */
+		assert_int_equal(byte_at(&f, 20), 'n');
+		close_sim(&f);
+	}
+	assert_true(__builtin_popcountll(places) > 40);
+	assert_true(places & (1 << 21) && places & 1);
+}
+
+static void misdirected_reads_fetch_other_bytes(void **state)
+{
+	unsigned char *buf = dev_alloc(SECTOR, true);
+	struct fixture f;
+
+	(void)state;
+	open_sim(&f, 8 * SECTOR, 6, false);
+	for (unsigned i = 0; i < 8; i++)
+		write_byte(&f, i, 1, (int)i + 1, 0);
+	dev_sim_trouble(f.dev, SIM_MISDIRECTED, DEV_READ, 1, SIM_FAULT_STICKY, 0, 0);
+	for (unsigned i = 0; i < 100; i++) {
+		assert_int_equal(dev_read(f.q, i % 8 * SECTOR, buf, SECTOR), 0);
+		assert_in_range(buf[0], 1, 8);
+		assert_int_not_equal(buf[0], i % 8 + 1);
+	}
+	close_sim(&f);
+	/* There is no other place in a device of this size. */
+	open_sim(&f, SECTOR, 6, false);
+	write_byte(&f, 0, 1, 'a', 0);
+	dev_sim_trouble(f.dev, SIM_MISDIRECTED, DEV_READ, 1, SIM_FAULT_STICKY, 0, 0);
+	assert_int_equal(dev_read(f.q, 0, buf, SECTOR), 0);
+	assert_int_equal(buf[0], 'a');
+	close_sim(&f);
+	free(buf);
+}
+
+/* A durable write of four sectors; the power goes while it is under way.  What came through before is a prefix that stays. */
+static void parts_come_one_by_one(void **state)
+{
+	unsigned char *buf = dev_alloc(4 * SECTOR, false), *other = dev_alloc(SECTOR, false);
+	unsigned partly = 0, between = 0;
+
+	(void)state;
+	memset(buf, 'n', 4 * SECTOR);
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		struct probe p, r;
+		struct fixture f;
+		int left = 1, reading = 1;
+		unsigned n = 0;
+
+		open_sim(&f, 64 * SECTOR, seed, seed & 1);
+		dev_sim_trouble(f.dev, SIM_IN_PARTS, DEV_WRITE, 1, SIM_FAULT_ONCE, 0, 0);
+		probe_submit(&f, &p, &left, DEV_WRITE, DEV_DURABLE, 0, buf, 4 * SECTOR);
+		while (!byte_at(&f, 0))
+			dev_poll(f.q, 0);
+		while (n < 4 && byte_at(&f, n) == 'n')
+			n++;
+		assert_in_range(n, 1, 3);
+		assert_int_equal(left, 1);
+		probe_submit(&f, &r, &reading, DEV_READ, 0, 0, other, SECTOR);
+		wait_for(&f, &reading);
+		between += left;
+		if (left)
+			dev_sim_cut(f.dev);
+		wait_for(&f, &left);
+		power_cycle(&f, seed);
+		for (unsigned i = 0; i < n; i++)
+			assert_int_equal(byte_at(&f, i), 'n');
+		partly += byte_at(&f, 3) != 'n';
+		if (!p.err)
+			assert_int_equal(byte_at(&f, 3), 'n');
+		close_sim(&f);
+	}
+	assert_true(between > SEEDS / 10); /* others overtake the rest */
+	assert_true(partly > SEEDS / 20);
+	free(buf);
+	free(other);
+}
+
+/* Many buffers, read and written in parts: the bytes are the same. */
+static void parts_of_a_vector(void **state)
+{
+	unsigned char *buf = dev_alloc(8 * SECTOR, false), *back = dev_alloc(8 * SECTOR, true);
+	struct sim_rates all = {.seed = 1};
+
+	(void)state;
+	fill(buf, 8 * SECTOR, 3);
+	all.ppm[SIM_IN_PARTS][DEV_READ] = all.ppm[SIM_IN_PARTS][DEV_WRITE] = 1000000;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		const unsigned cut = 1 + seed % 7;
+		struct iovec out[] = {{buf, cut * SECTOR}, {buf + cut * SECTOR, (8 - cut) * SECTOR}};
+		struct iovec in[] = {{back, (8 - cut) * SECTOR}, {back + (8 - cut) * SECTOR, cut * SECTOR}};
+		struct fixture f;
+		struct probe p;
+		int left = 2;
+
+		open_sim(&f, 64 * SECTOR, seed, false);
+		dev_sim_set_rates(f.dev, &all);
+		memset(back, 0, 8 * SECTOR);
+		left = 1;
+		probe_submit_vector(&f, &p, &left, DEV_WRITE, 3 * SECTOR, out, 2);
+		wait_for(&f, &left);
+		left = 1;
+		probe_submit_vector(&f, &p, &left, DEV_READ, 3 * SECTOR, in, 2);
+		wait_for(&f, &left);
+		assert_memory_equal(back, buf, 8 * SECTOR);
+		assert_int_equal(dev_sim_struck(f.dev, SIM_IN_PARTS, DEV_READ), 1);
+		close_sim(&f);
+	}
+	free(buf);
+	free(back);
+}
+
+/* Short, and then an error: the classic of a disk that fills up. */
+static void error_after_a_part(void **state)
+{
+	unsigned char *buf = dev_alloc(8 * SECTOR, false);
+
+	(void)state;
+	memset(buf, 'n', 8 * SECTOR);
+	for (uint64_t seed = 0; seed < 100; seed++) {
+		struct fixture f;
+
+		open_sim(&f, 64 * SECTOR, seed, false);
+		dev_sim_trouble(f.dev, SIM_IN_PARTS, DEV_WRITE, 1, SIM_FAULT_ONCE, 0, 0);
+		dev_sim_fail(f.dev, DEV_WRITE, 1, SIM_FAULT_ONCE, -ENODATA, 0, 0);
+		assert_int_equal(dev_write(f.q, 0, buf, 8 * SECTOR, 0), -ENODATA);
+		assert_int_equal(byte_at(&f, 0), 'n');
+		close_sim(&f);
+	}
+	free(buf);
+}
+
+static unsigned polls_until_done(struct fixture *f, const int *left)
+{
+	unsigned n = 0;
+
+	for (; *left; n++)
+		dev_poll(f->q, 0);
+	return n;
+}
+
+static void slow_takes_hundreds_of_polls(void **state)
+{
+	unsigned char *buf = dev_alloc(SECTOR, true);
+	unsigned writes = 0, flushes = 0;
+
+	(void)state;
+	for (uint64_t seed = 0; seed < 100; seed++) {
+		struct fixture f;
+		struct probe p;
+		int left = 1;
+
+		open_sim(&f, 64 * SECTOR, seed, false);
+		dev_sim_trouble(f.dev, SIM_SLOW, DEV_WRITE, 2, SIM_FAULT_ONCE, 0, 0);
+		probe_submit(&f, &p, &left, DEV_WRITE, 0, 0, buf, SECTOR);
+		writes += polls_until_done(&f, &left);
+		left = 1;
+		probe_submit(&f, &p, &left, DEV_WRITE, 0, 0, buf, SECTOR);
+		assert_in_range(polls_until_done(&f, &left), 64, 700);
+		left = 1;
+		probe_submit(&f, &p, &left, DEV_FLUSH, 0, 0, NULL, 0);
+		flushes += polls_until_done(&f, &left);
+		dev_sim_trouble(f.dev, SIM_SLOW, DEV_FLUSH, 1, SIM_FAULT_STICKY, 0, 0);
+		assert_int_equal(dev_flush(f.q), 0); /* waits as long as it takes */
+		close_sim(&f);
+	}
+	assert_true(flushes > 2 * writes);
+	free(buf);
+}
+
+/* What was written before may be written again; a discard gives nothing back. */
+static void full_refuses_new_memory(void **state)
+{
+	unsigned char *buf = dev_alloc(16 * SECTOR, true);
+	struct fixture f;
+
+	(void)state;
+	open_sim(&f, 64 * SECTOR, 3, false);
+	write_byte(&f, 0, 8, 'o', 0);
+	dev_sim_trouble(f.dev, SIM_FULL, DEV_WRITE, 2, SIM_FAULT_STICKY, 0, 0);
+	write_byte(&f, 0, 8, 'a', 0); /* needs none: does not count */
+	write_byte(&f, 8, 1, 'b', 0);
+	write_byte(&f, 10, 1, 'c', 0); /* the same block */
+	assert_int_equal(dev_write(f.q, 16 * SECTOR, buf, SECTOR, 0), -ENOSPC);
+	assert_int_equal(dev_write(f.q, 8 * SECTOR, buf, 16 * SECTOR, DEV_DURABLE), -ENOSPC);
+	assert_int_equal(byte_at(&f, 8), 'b');
+	assert_int_equal(dev_discard(f.q, 0, 8 * SECTOR), 0);
+	write_byte(&f, 0, 8, 'd', 0);
+	power_cycle(&f, 5);
+	assert_int_equal(dev_write(f.q, 16 * SECTOR, buf, SECTOR, 0), -ENOSPC);
+	dev_sim_trouble(f.dev, SIM_FULL, DEV_WRITE, 1, SIM_FAULT_ONCE, 0, 0);
+	assert_int_equal(dev_write(f.q, 16 * SECTOR, buf, SECTOR, 0), -ENOSPC);
+	write_byte(&f, 16, 1, 'e', 0);
+	assert_int_equal(byte_at(&f, 16), 'e');
+	close_sim(&f);
+	free(buf);
+}
+
+/* Rates strike about as often as they say, alike for the same seed, and not the clone. */
+static void rates_come_from_their_seed(void **state)
+{
+	enum { N = 1000 };
+	unsigned char *buf = dev_alloc(SECTOR, true);
+	struct sim_rates rates = {.seed = 9};
+	uint8_t failed[2][N];
+
+	(void)state;
+	rates.ppm[SIM_ERROR][DEV_WRITE] = 100000;
+	rates.ppm[SIM_SLOW][DEV_READ] = 1000000;
+	for (int run = 0; run < 2; run++) {
+		struct fixture f, c = {0};
+
+		open_sim(&f, 64 * SECTOR, 3, false);
+		dev_sim_set_rates(f.dev, &rates);
+		for (int i = 0; i < N; i++) {
+			int err = dev_write(f.q, 0, buf, SECTOR, 0);
+
+			assert_true(err == 0 || err == -EIO);
+			failed[run][i] = err != 0;
+		}
+		assert_in_range(dev_sim_struck(f.dev, SIM_ERROR, DEV_WRITE), N / 20, N / 5);
+		assert_int_equal(dev_sim_struck(f.dev, SIM_SLOW, DEV_WRITE), 0);
+		assert_int_equal(dev_sim_clone(f.dev, &c.dev), 0);
+		assert_int_equal(dev_queue_create(c.dev, &c.q), 0);
+		for (int i = 0; i < N; i++)
+			assert_int_equal(dev_write(c.q, 0, buf, SECTOR, 0), 0);
+		close_sim(&c);
+		dev_sim_set_rates(f.dev, NULL);
+		for (int i = 0; i < N; i++)
+			assert_int_equal(dev_write(f.q, 0, buf, SECTOR, 0), 0);
+		close_sim(&f);
+	}
+	assert_memory_equal(failed[0], failed[1], N);
+	free(buf);
+}
+
+static void rot_finds_what_was_written(void **state)
+{
+	const uint64_t size = (uint64_t)1 << 30, at = 700 << 20;
+	uint64_t rng = 1;
+	struct fixture f;
+
+	(void)state;
+	open_sim(&f, size, 3, false);
+	assert_int_equal(dev_sim_rot(f.dev, 0, size, &rng), UINT64_MAX);
+	write_byte(&f, at / SECTOR, 8, 0, DEV_DURABLE);
+	assert_int_equal(dev_sim_rot(f.dev, 0, at, &rng), UINT64_MAX);
+	assert_int_equal(dev_sim_rot(f.dev, at + 4096, size - at - 4096, &rng), UINT64_MAX);
+	for (int i = 0; i < 100; i++) {
+		uint64_t from = at + rng % 4096, byte = dev_sim_rot(f.dev, from, size - from, &rng);
+		unsigned char now;
+
+		assert_in_range(byte, from, at + 4095);
+		dev_sim_peek(f.dev, byte, &now, 1);
+		assert_int_equal(__builtin_popcount(now), 1);
+		dev_sim_poke(f.dev, byte, "", 1);
+	}
+	close_sim(&f);
+}
+
 static void idle_poll_returns(void **state)
 {
 	struct fixture f;
@@ -805,6 +1159,18 @@ int main(void)
 		cmocka_unit_test(flip_hits_every_copy),
 		cmocka_unit_test(poke_is_durable),
 		cmocka_unit_test(clones_are_independent),
+		cmocka_unit_test(lost_writes_are_acknowledged),
+		cmocka_unit_test(lost_in_flight_at_the_cut),
+		cmocka_unit_test(lost_flush_flushes_nothing),
+		cmocka_unit_test(misdirected_writes_land_elsewhere),
+		cmocka_unit_test(misdirected_reads_fetch_other_bytes),
+		cmocka_unit_test(parts_come_one_by_one),
+		cmocka_unit_test(parts_of_a_vector),
+		cmocka_unit_test(error_after_a_part),
+		cmocka_unit_test(slow_takes_hundreds_of_polls),
+		cmocka_unit_test(full_refuses_new_memory),
+		cmocka_unit_test(rates_come_from_their_seed),
+		cmocka_unit_test(rot_finds_what_was_written),
 		cmocka_unit_test(idle_poll_returns),
 		cmocka_unit_test(polls_that_an_operation_takes),
 		cmocka_unit_test(large_and_sparse),
