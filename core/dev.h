@@ -99,6 +99,7 @@ struct dev {
 	bool read_only;
 	bool is_block;		/* a block device, not a file */
 	bool can_discard;
+	uint32_t queue_depth;	/* operations of one queue that the engine has under way at most; 0: no limit */
 	int fd;			/* of the device; -1 for sim.  Owned by the dev */
 };
 

@@ -365,6 +365,7 @@ int dev_uring_create(const struct engine_dev *proto, struct dev **out)
 		return -ENOMEM;
 	*dev = *proto;
 	dev->pub.ops = &uring_ops;
+	dev->pub.queue_depth = DEPTH;
 	/* Whoever asks for io_uring learns here that it is denied, not at the first queue. */
 	err = uring_queue_create(&dev->pub, &trial);
 	if (err) {

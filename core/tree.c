@@ -59,6 +59,7 @@ void tree_get_stats(const struct tree *t, struct tree_stats *out)
 		.merges = t->merges,
 		.copies = t->copies,
 		.evictions = t->evictions,
+		.limit = t->limit,
 		.level = t->level,
 	};
 }

@@ -38,6 +38,7 @@ struct tree;
 struct tree_stats {
 	uint64_t cached, dirty, frozen;		/* nodes now in memory, and of those */
 	uint64_t lookups, misses, splits, merges, copies, evictions;
+	uint64_t limit;				/* of clean nodes */
 	unsigned level;				/* of the root node */
 };
 

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "fs/background.h"
+#include "fs/control.h"
 #include "fs/fuse_ops.h"
 
 #define MIN_WORKERS 2
@@ -39,6 +40,7 @@ struct daemon {
 	struct fs *fs;
 	struct loop *loop;
 	struct fuse_glue glue;
+	struct control control;
 	struct fuse_session *se;
 	struct commit_timer timer;
 
@@ -193,9 +195,17 @@ static int make_loop(struct daemon *d)
 
 	if (err)
 		return failed(d, "cannot start the workers", err);
+	d->control = (struct control){
+		.fs = d->fs,
+		.owner = getuid(),
+		.transport = "fuse",
+		.mounted_sec = (uint64_t)time(NULL),
+	};
+	mount_options_describe(d->opts, d->control.options, sizeof(d->control.options));
 	d->glue = (struct fuse_glue){
 		.fs = d->fs,
 		.loop = d->loop,
+		.control = &d->control,
 		.sync = d->opts->sync,
 		.dirsync = d->opts->dirsync,
 		.max_read = d->opts->max_read,
@@ -290,6 +300,8 @@ static int daemon_mount(struct daemon *d)
 	err = mount_point_mount(d->mp, d->src, d->opts, d->se, d->diag);
 	if (err)
 		return err;
+	if (d->mp->is_blk)
+		d->control.transport = "fuseblk";
 	err = loop_begin(d->loop, d->se, &d->glue.inited);
 	if (err) {
 		failed(d, "the kernel's first request", err);
@@ -310,32 +322,10 @@ static int daemon_mount(struct daemon *d)
 
 static void log_stats(const struct daemon *d)
 {
-	struct log_stats log = {0};
-	struct volume_stats vol;
-	struct dev_stats dev;
-	struct fs_stats fs;
+	struct holdfast_stats s;
 
-	dev_get_stats(d->dev, &dev);
-	fs_get_stats(d->fs, &fs);
-	volume_lock(d->v);
-	vol = d->v->stats;
-	volume_unlock(d->v);
-	if (d->v->log)
-		log_get_stats(d->v->log, &log);
-	diag(d->diag, DIAG_NOTICE,
-	     "%s: inodes=%llu reads=%llu read_bytes=%llu writes=%llu write_bytes=%llu fsyncs=%llu "
-	     "fdatasyncs=%llu "
-	     "txns=%llu retries=%llu groups=%llu flushes=%llu checkpoints=%llu dev_reads=%llu "
-	     "dev_writes=%llu "
-	     "dev_errors=%llu csum_errors=%llu",
-	     d->src->path, (unsigned long long)fs.known_inodes, (unsigned long long)fs.reads,
-	     (unsigned long long)fs.read_bytes, (unsigned long long)fs.writes,
-	     (unsigned long long)fs.write_bytes, (unsigned long long)fs.fsyncs,
-	     (unsigned long long)fs.fdatasyncs, (unsigned long long)vol.txns, (unsigned long long)vol.retries,
-	     (unsigned long long)log.groups, (unsigned long long)log.flushes,
-	     (unsigned long long)vol.checkpoints, (unsigned long long)dev.reads,
-	     (unsigned long long)dev.writes, (unsigned long long)dev.errors,
-	     (unsigned long long)fs.csum_errors);
+	control_stats(&d->control, &s);
+	stats_log(&s, d->src->path, d->diag);
 }
 
 /*

@@ -449,20 +449,6 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 		fuse_reply_lseek(req, (off_t)out);
 }
 
-static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
-		     unsigned flags, const void *in, size_t in_size, size_t out_size)
-{
-	(void)ino;
-	(void)cmd;
-	(void)arg;
-	(void)fi;
-	(void)flags;
-	(void)in;
-	(void)in_size;
-	(void)out_size;
-	fuse_reply_err(req, ENOTTY);
-}
-
 /*
  * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right), copy_file_range (the kernel
  * copies), poll, bmap; and create: the kernel then sends MKNOD and opens without asking.  A file that CREATE had opened would cost a
@@ -501,5 +487,5 @@ const struct fuse_lowlevel_ops fuse_glue_ops = {
 	.removexattr = op_removexattr,
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
-	.ioctl = op_ioctl,
+	.ioctl = fuse_control_ioctl,
 };

@@ -4,6 +4,7 @@
  *
  * fuse_ops.c  everything about names and attributes: run to completion on the worker that read the request
  * fuse_io.c   READ, WRITE, FSYNC: started here, answered from their completion
+ * fuse_control.c  ioctl(2)
  * fuse_reply.c  the replies to changes, which a mount with -o sync holds back until they are durable
  */
 #ifndef HOLDFAST_FS_FUSE_OPS_H
@@ -18,10 +19,13 @@
 /* Nobody but the daemon changes the volume, so what the kernel has cached stays right. */
 #define CACHE_SECONDS 86400.0
 
+struct control;
+
 /* The session's userdata. */
 struct fuse_glue {
 	struct fs *fs;
 	struct loop *loop;
+	struct control *control;
 	bool sync; /* hold back all replies to changes */
 	bool dirsync; /* those to changes of directories */
 	unsigned max_read;
@@ -55,5 +59,8 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
 		   struct fuse_file_info *fi);
 void fuse_io_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
+			unsigned flags, const void *in, size_t in_len, size_t out_room);
 
 #endif

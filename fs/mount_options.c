@@ -519,3 +519,22 @@ char *mount_options_for_fuse(const struct mount_options *o, const char *fsname)
 	}
 	return text;
 }
+
+void mount_options_describe(const struct mount_options *o, char *text, size_t room)
+{
+	static const char *const atimes[] = {
+		[FS_RELATIME] = "relatime",
+		[FS_NOATIME] = "noatime",
+		[FS_STRICTATIME] = "strictatime",
+	};
+	static const char *const engines[] = {
+		[DEV_ENGINE_AUTO] = "",
+		[DEV_ENGINE_URING] = ",engine=uring",
+		[DEV_ENGINE_THREADS] = ",engine=threads",
+	};
+
+	snprintf(text, room, "%s,%s,commit=%u,cache=%llu%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
+		 o->commit_sec, (unsigned long long)o->cache_bytes, o->sync ? ",sync" : "",
+		 o->dirsync ? ",dirsync" : "", o->no_recovery ? ",norecovery" : "", o->discard ? ",discard" : "",
+		 engines[o->engine], o->plain ? ",plain" : "", o->allow_other ? ",allow_other" : "");
+}

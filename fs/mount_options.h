@@ -61,4 +61,7 @@ void mount_options_usage(const char *program);
  */
 char *mount_options_for_fuse(const struct mount_options *opts, const char *fsname);
 
+/* The options that matter to the daemon, "rw,relatime,commit=5,...": as much as fits. */
+void mount_options_describe(const struct mount_options *opts, char *text, size_t room);
+
 #endif

@@ -23,11 +23,11 @@ def talking(unmounted):
     unmounted.log = lambda: open(log, encoding="utf-8", errors="replace").read()
 
     def stats():
-        said = unmounted.log().count("fdatasyncs=")
+        # One line for each group of counters, the device's last.
+        said = unmounted.log().count("dev_queue_depth=")
         daemon.send_signal(signal.SIGUSR1)
-        wait_for(lambda: unmounted.log().count("fdatasyncs=") > said, what="the counters")
-        line = [x for x in unmounted.log().splitlines() if "fdatasyncs=" in x][-1]
-        return {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", line)}
+        wait_for(lambda: unmounted.log().count("dev_queue_depth=") > said, what="the counters")
+        return {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", unmounted.log())}
 
     unmounted.stats = stats
     wait_for(lambda: is_mounted(unmounted.dir), what="the mount")

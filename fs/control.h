@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * control.h - what is done when somebody makes one of the requests of ioctl.h.
+ *
+ * One table (control.c): number, size, who may, handler.  A new request is a structure in ioctl.h, a row and a function.
+ * No libfuse here; fuse_control.c brings the requests.
+ */
+#ifndef HOLDFAST_FS_CONTROL_H
+#define HOLDFAST_FS_CONTROL_H
+
+#include <sys/types.h>
+
+#include "fs/stats.h"
+
+struct control {
+	struct fs *fs;
+	uid_t owner; /* who mounted the volume */
+	const char *transport;
+	uint64_t mounted_sec;
+	char options[sizeof(((struct holdfast_stats *)0)->options)];
+};
+
+#define CONTROL_MAX 8192u /* bytes of the largest structure */
+
+/*
+ * Does what `cmd` says.  `in`: `in_len` bytes from the caller, whose user is `uid`.  On success up to `out_room` bytes are put to `out` and
+ * *out_len says how many.  Runs on any worker's thread and does not wait for the device.
+ */
+int control_run(struct control *c, uid_t uid, unsigned cmd, const void *in, size_t in_len, void *out, size_t out_room,
+		size_t *out_len);
+
+/* All that there is to know now. */
+void control_stats(const struct control *c, struct holdfast_stats *out);
+
+#endif

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* common.c - see tool.h. */
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "tools/tool.h"
+
+int tool_usage(const char *argv0, const char *what)
+{
+	const char *verb = strchr(argv0, ' ');
+
+	if (what)
+		fprintf(stderr, "%s: %s\n", argv0, what);
+	fprintf(stderr, "Try 'holdfast help%s'.\n", verb ? verb : "");
+	return TOOL_USAGE;
+}
+
+const char *tool_operand(int argc, char **argv)
+{
+	if (optind + 1 == argc)
+		return argv[optind];
+	tool_usage(argv[0], optind < argc ? "takes one path only" : "a path is missing");
+	return NULL;
+}
+
+bool tool_number(const char *argv0, const char *text, unsigned long least, unsigned long *out)
+{
+	char *end, what[120];
+	unsigned long n;
+
+	errno = 0;
+	n = strtoul(text, &end, 10);
+	if (*text >= '0' && *text <= '9' && !*end && !errno && n >= least && n <= 1000000000) {
+		*out = n;
+		return true;
+	}
+	snprintf(what, sizeof(what), "\"%.40s\" is not a number from %lu to 1000000000", text, least);
+	tool_usage(argv0, what);
+	return false;
+}
+
+int tool_refuse(const char *path, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fprintf(stderr, "holdfast: %s: ", path);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+	return TOOL_FOUND;
+}
+
+void tool_put_printable(const char *text)
+{
+	for (const unsigned char *s = (const unsigned char *)text; *s; s++)
+		if (*s < 0x20 || *s == 0x7f)
+			printf("\\%03o", *s);
+		else
+			putchar(*s);
+}
+
+bool tool_is_dir(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* --- mounts --- */
+
+static const char dead_mount[] = "the daemon of this mount is dead; mount the volume again";
+
+int tool_open_mount(const char *path)
+{
+	struct statfs sf;
+	/* O_NONBLOCK: a fifo must not hold us up. */
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0) {
+		tool_refuse(path, "%s", errno == ENOTCONN ? dead_mount : strerror(errno));
+		return -1;
+	}
+	/* Another file system may take our request for one of its own. */
+	if (fstatfs(fd, &sf) == 0 && sf.f_type == FUSE_SUPER_MAGIC)
+		return fd;
+	tool_refuse(path, "%s", errno == ENOTCONN ? dead_mount : "is not on a mounted Holdfast volume");
+	close(fd);
+	return -1;
+}
+
+int tool_ioctl(int fd, unsigned long request, void *arg)
+{
+	const struct holdfast_head *head = arg;
+
+	if (ioctl(fd, request, arg) < 0)
+		return -errno;
+	return _IOC_DIR(request) & _IOC_READ && head->magic != HOLDFAST_IOC_MAGIC ? -ENOTTY : 0;
+}
+
+int tool_ioctl_failed(const char *path, int err)
+{
+	switch (err) {
+	case -ENOTTY:
+	case -ENOSYS:
+		return tool_refuse(path, "is not on a Holdfast volume, or its daemon is of a version that does not know this");
+	case -EPERM:
+		return tool_refuse(path, "only root and the user who mounted the volume may do this");
+	case -ENOTCONN:
+	case -ECONNABORTED:
+		return tool_refuse(path, "%s", dead_mount);
+	default:
+		return tool_refuse(path, "%s", strerror(-err));
+	}
+}
+
+/* --- images --- */
+
+static void keep_line(void *arg, enum diag_level level, const char *line)
+{
+	struct image *im = arg;
+
+	(void)level;
+	snprintf(im->said, sizeof(im->said), "%s", line);
+}
+
+int image_open(struct image *im, const char *path)
+{
+	struct stat st;
+	int err;
+
+	*im = (struct image){.diag = {.emit = keep_line, .arg = im}};
+	if (stat(path, &st) < 0)
+		return tool_refuse(path, "%s", strerror(errno));
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return tool_refuse(path, "is neither an image file nor a block device, nor a directory of a mount");
+	err = dev_open(path, DEV_ENGINE_AUTO, DEV_OPEN_READ_ONLY, &im->diag, &im->dev);
+	if (!err)
+		err = dev_queue_create(im->dev, &im->q);
+	if (!err)
+		return TOOL_OK;
+	image_close(im);
+	return tool_refuse(path, "cannot be opened: %s", strerror(-err));
+}
+
+void image_close(struct image *im)
+{
+	if (im->q)
+		dev_queue_destroy(im->q);
+	if (im->dev)
+		dev_close(im->dev);
+	im->q = NULL;
+	im->dev = NULL;
+}
+
+const char *tool_why_no_volume(int err)
+{
+	switch (err) {
+	case -ENOENT:
+		return "is not a Holdfast volume (no superblock found)";
+	case -EUCLEAN:
+		return "all copies of the superblock are damaged";
+	case -ENOTSUP:
+		return "made by a newer version (format version or features unknown to holdfast " HOLDFAST_VERSION ")";
+	case -ENOSPC:
+		return "is cut off: it has fewer bytes than the volume in it";
+	default:
+		return strerror(-err);
+	}
+}

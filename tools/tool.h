@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tool.h - what the verbs of `holdfast` share: the table, messages, images and mounts.
+ *
+ * A verb is one file with one struct verb; main.c lists them.  Its argv[0] is "holdfast VERB", so that getopt's messages name it.
+ */
+#ifndef HOLDFAST_TOOLS_TOOL_H
+#define HOLDFAST_TOOLS_TOOL_H
+
+#include <getopt.h>
+#include <stdbool.h>
+
+#include "core/dev.h"
+#include "fs/ioctl.h"
+
+/* Exit statuses, the same for all verbs. */
+enum tool_status {
+	TOOL_OK = 0,
+	TOOL_FOUND = 1, /* something is wrong: with the volume, or so that the verb could not do its work */
+	TOOL_USAGE = 2,
+};
+
+struct verb {
+	const char *name;
+	const char *synopsis; /* behind the name */
+	const char *summary; /* one line */
+	const char *help; /* options and the rest; lines */
+	int (*run)(int argc, char **argv);
+};
+
+extern const struct verb verb_info, verb_stats;
+
+/* --- the command line --- */
+
+/* After getopt said what is wrong, or to say it: points to the help.  TOOL_USAGE. */
+int tool_usage(const char *argv0, const char *what);
+/* Exactly one operand, or NULL after a message. */
+const char *tool_operand(int argc, char **argv);
+/* A whole number of `least` or more; false after a message. */
+bool tool_number(const char *argv0, const char *text, unsigned long least, unsigned long *out);
+
+/* "holdfast: PATH: ..." on stderr.  TOOL_FOUND. */
+int tool_refuse(const char *path, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Text that comes from a volume: nothing of it may reach a terminal as a command. */
+void tool_put_printable(const char *text);
+
+bool tool_is_dir(const char *path);
+
+/* --- mounts --- */
+
+/* Opens a file or directory of a mounted volume for ioctls; a negative number after a message. */
+int tool_open_mount(const char *path);
+/* ioctl(2), checked: 0 or a negative errno.  `arg` begins with a struct holdfast_head if the request has an answer. */
+int tool_ioctl(int fd, unsigned long request, void *arg);
+/* The message for what tool_ioctl() said.  TOOL_FOUND. */
+int tool_ioctl_failed(const char *path, int err);
+
+/* --- images --- */
+
+struct image {
+	struct diag diag;
+	struct dev *dev;
+	struct dev_queue *q;
+	char said[300]; /* the last thing that the layers below have said */
+};
+
+/* Reads only, takes no lock.  TOOL_OK, or TOOL_FOUND after a message. */
+int image_open(struct image *im, const char *path);
+void image_close(struct image *im);
+
+/* Why no volume could be found in an image; the message of a negative errno. */
+const char *tool_why_no_volume(int err);
+
+#endif
