@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/dev_undo.h"
 #include "core/image_lock.h"
 #include "core/stop.h"
 #include "core/version.h"
@@ -42,6 +43,7 @@ struct options {
 	const char *path;
 	enum mode mode;
 	bool force, data, timing;
+	const char *undo;	/* NULL: none */
 };
 
 struct job {
@@ -54,6 +56,7 @@ struct job {
 	int fd, backing_fd;	/* those that are locked */
 	struct dev *dev;
 	struct dev_queue *q;
+	struct undo_file *undo;
 	char error[300];
 };
 
@@ -65,6 +68,7 @@ static const char usage_text[] =
 	"  -n                only look, write nothing, not even a replay of the journal\n"
 	"  -a, -p, -y        replay the journal without asking\n"
 	"  -f                check everything even if the volume is clean\n"
+	"      --undo FILE   first save to FILE what is going to be changed; see holdfast(1), undo\n"
 	"      --data        also read all file contents and verify their checksums\n"
 	"      --json        findings and summary as one JSON object\n"
 	"  -C FD             progress: lines \"pass done total name\" to FD; 0: a bar\n"
@@ -75,11 +79,12 @@ static const char usage_text[] =
 	"Exit status, summed: 0 no damage, 1 journal replayed, 4 damage found, 8 cannot be checked,\n"
 	"16 usage, 32 cancelled.\n";
 
-enum { OPT_DATA = 256, OPT_JSON };
+enum { OPT_DATA = 256, OPT_JSON, OPT_UNDO };
 
 static const struct option long_options[] = {
 	{"data", no_argument, NULL, OPT_DATA},
 	{"json", no_argument, NULL, OPT_JSON},
+	{"undo", required_argument, NULL, OPT_UNDO},
 	{"version", no_argument, NULL, 'V'},
 	{"help", no_argument, NULL, 'h'},
 	{NULL, 0, NULL, 0},
@@ -126,6 +131,9 @@ static int parse_option(struct job *job, int c)
 	case OPT_JSON:
 		job->out.json = true;
 		return 0;
+	case OPT_UNDO:
+		job->o.undo = optarg;
+		return 0;
 	case 'C':
 		return parse_progress(job, optarg);
 	case 't':
@@ -168,6 +176,10 @@ static int parse_command(int argc, char **argv, struct job *job)
 	if (optind + 1 != argc) {
 		fprintf(stderr, PROGRAM ": %s\nTry '" PROGRAM " --help'.\n",
 			optind < argc ? "more than one device or image named" : "no device or image named");
+		return EXIT_USAGE;
+	}
+	if (job->o.undo && job->o.mode == MODE_NEVER) {
+		fputs(PROGRAM ": -n changes nothing, so there is nothing to undo\n", stderr);
 		return EXIT_USAGE;
 	}
 	job->o.path = job->out.path = argv[optind];
@@ -268,6 +280,43 @@ static int open_image(struct job *job)
 	return lock_image(job);
 }
 
+static int open_undo_file(struct job *job)
+{
+	int err = undo_file_create(job->o.undo, job->dev, &job->undo);
+
+	if (err == -EEXIST)
+		return give_up(job, "the undo file %s exists already: remove it or name another; nothing was changed", job->o.undo);
+	if (err == -EXDEV)
+		return give_up(job, "the undo file %s would lie on the device itself; nothing was changed", job->o.undo);
+	return err ? give_up(job, "the undo file %s cannot be made: %s; nothing was changed", job->o.undo, strerror(-err)) : 0;
+}
+
+/* From here on every write passes through the filter, those of a replay too. */
+static int filter_undo(struct job *job)
+{
+	struct super sb;
+	struct dev *filter;
+	int err = volume_read_super(job->q, &job->diag, &sb);
+
+	if (err)
+		return give_up_errno(job, err);
+	err = open_undo_file(job);
+	if (err)
+		return err;
+	dev_queue_destroy(job->q);
+	job->q = NULL;
+	struct undo_sink sink = undo_file_sink(job->undo);
+	err = dev_undo_create(job->dev, &sb, &sink, time(NULL), &filter);
+	if (err) {
+		undo_file_close(job->undo, false);
+		job->undo = NULL;
+		return give_up(job, "the undo file %s cannot be written: %s; nothing was changed", job->o.undo, strerror(-err));
+	}
+	job->dev = filter;
+	err = dev_queue_create(job->dev, &job->q);
+	return err ? give_up_errno(job, err) : 0;
+}
+
 static int open_device(struct job *job)
 {
 	unsigned flags = job->o.mode == MODE_NEVER ? DEV_OPEN_READ_ONLY : 0;
@@ -275,7 +324,26 @@ static int open_device(struct job *job)
 
 	if (!err)
 		err = dev_queue_create(job->dev, &job->q);
-	return err ? give_up_errno(job, err) : 0;
+	if (err)
+		return give_up_errno(job, err);
+	return job->o.undo && job->o.mode != MODE_NEVER ? filter_undo(job) : 0;
+}
+
+/* An undo file of nothing would only stand in the way of the next one. */
+static void close_undo(struct job *job)
+{
+	bool changed = job->undo && job->q && dev_undo_saved(job->dev);
+	int err = changed ? dev_undo_finish(job->q) : 0;
+
+	if (err)
+		diag(&job->diag, DIAG_ERR, "%s: the undo file lacks its end: %s", job->o.path, strerror(-err));
+	undo_file_close(job->undo, changed);
+	job->undo = NULL;
+	if (!changed)
+		return;
+	job->oc.undo_file = job->o.undo;
+	if (!job->out.json)
+		printf("%s: to undo what was changed: holdfast undo %s %s\n", job->o.path, job->o.undo, job->o.path);
 }
 
 /* --- checking ---------------------------------------------------------------------------------- */
@@ -426,6 +494,7 @@ int main(int argc, char **argv)
 		err = open_device(&job);
 	if (!err)
 		err = check_volume(&job);
+	close_undo(&job);
 	if (job.o.timing)
 		job.oc.seconds = seconds_since(&start);
 	output_end(&job.out, &job.res, &job.oc, shown_per_code(&job));

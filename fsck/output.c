@@ -138,6 +138,8 @@ static void end_json(struct output *o, const struct fsck_result *res, const stru
 		summary_json(j, res);
 	json_bool(j, "replayed", oc->replayed);
 	json_u64(j, "replayed_transactions", oc->replayed_frames);
+	if (oc->undo_file)
+		json_string(j, "undo_file", oc->undo_file);
 	json_bool(j, "full_check", oc->full);
 	if (oc->full && !oc->error)
 		full_json(j, res);

@@ -24,6 +24,7 @@ struct outcome {
 	uint64_t replayed_frames, replayed_bytes;
 	bool full;		/* everything was checked, not only the roots */
 	const char *error;	/* why nothing could be checked, or NULL */
+	const char *undo_file;	/* what was changed is in it, or NULL */
 	double seconds;		/* negative: do not show */
 };
 /* The last line, or the rest of the JSON object. */
