@@ -15,6 +15,7 @@
 static const struct verb *const verbs[] = {
 	&verb_info,
 	&verb_stats,
+	&verb_undo,
 };
 
 static const struct verb *verb_find(const char *name)

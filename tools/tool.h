@@ -28,7 +28,7 @@ struct verb {
 	int (*run)(int argc, char **argv);
 };
 
-extern const struct verb verb_info, verb_stats;
+extern const struct verb verb_info, verb_stats, verb_undo;
 
 /* --- the command line --- */
 
