@@ -7,6 +7,7 @@
  *   4. nfree_loaded >= reserved: a node's block never needs I/O, nor memory.
  */
 #include "core/alloc_impl.h"
+#include "core/bug.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -410,7 +411,7 @@ int alloc_prepare_reserve(struct alloc *a, uint64_t n, bool urgent, struct miss 
 {
 	uint64_t need = a->reserved + n + (urgent ? 0 : a->emergency);
 
-	if (n == 0)
+	if (n == 0 || BUG(SPACE_NOT_RESERVED))
 		return 0;
 	if (a->nfree < need)
 		return alloc_lack(a, need, miss);
@@ -460,6 +461,13 @@ void alloc_unget(struct alloc *a, uint64_t blkno, uint64_t n)
 	}
 }
 
+static void pend_add(struct alloc *a, struct pend *pend, const struct piece *p)
+{
+	bits_set(pend->bits, p->from, p->to);
+	pend->count += p->to - p->from;
+	a->npending += p->to - p->from;
+}
+
 void alloc_free(struct alloc *a, uint64_t blkno, uint64_t n)
 {
 	while (n > 0) {
@@ -468,9 +476,10 @@ void alloc_free(struct alloc *a, uint64_t blkno, uint64_t n)
 
 		assert(pend);
 		assert(group_all_used(a->group[p.group].mem, &p));
-		bits_set(pend->bits, p.from, p.to);
-		pend->count += p.to - p.from;
-		a->npending += p.to - p.from;
+		if (BUG(FREED_BLOCK_REUSED))
+			alloc_unget(a, group_first(p.group) + p.from, p.to - p.from);
+		else
+			pend_add(a, pend, &p);
 		group_mark_dirty(a, p.group);
 	}
 }

@@ -7,6 +7,7 @@
  * would have to be written again.
  */
 #include "core/alloc_impl.h"
+#include "core/bug.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@ static void bitmap_build(struct alloc *a, uint32_t group, uint64_t generation, s
 	const struct pend *frozen = g->mem->frozen;
 	struct disk_bitmap *b = image->block;
 
-	g->slot = g->uninit ? 0 : !g->slot;
+	g->slot = g->uninit ? 0 : BUG(BITMAP_SLOT_NOT_FLIPPED) ? g->slot : !g->slot;
 	g->uninit = false;
 	for (unsigned copy = 0; copy < 2; copy++)
 		image->blkno[copy] = bitmap_blkno(a->sb, group, g->slot, copy);
@@ -44,10 +45,13 @@ static void table_build(struct alloc *a, uint32_t t, uint64_t generation, struct
 {
 	uint32_t first = t * TABLE_GROUPS, left = a->sb->ngroups - first;
 	uint32_t n = left < TABLE_GROUPS ? left : TABLE_GROUPS;
-	unsigned slot = !(a->table_slot[t / 8] >> (t % 8) & 1);
 	struct disk_table *table = image->block;
 
-	a->table_slot[t / 8] ^= (uint8_t)(1u << (t % 8));
+	if (!BUG(TABLE_SLOT_NOT_FLIPPED))
+		a->table_slot[t / 8] ^= (uint8_t)(1u << (t % 8));
+
+	unsigned slot = a->table_slot[t / 8] >> (t % 8) & 1;
+
 	for (unsigned copy = 0; copy < 2; copy++)
 		image->blkno[copy] = table_blkno(a->sb, t, slot, copy);
 	header_init(table, MAGIC_TABLE, a->sb->uuid, image->blkno[0], image->blkno[1], generation);
@@ -133,7 +137,7 @@ int alloc_freeze(struct alloc *a, uint64_t generation, struct alloc_freeze *out)
 			return err;
 	}
 	a->frozen_exists = true;
-	out->nfree = a->nfree + a->npending;
+	out->nfree = a->nfree + (BUG(NFREE_MISCOUNTED) ? 0 : a->npending);
 	pending_freeze(a);
 	images_build(a, generation, out);
 	memcpy(out->table_slot, a->table_slot, sizeof(out->table_slot));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* meta.c - reads a metadata block from whichever of its two copies is good, and repairs the other. */
+#include "core/bug.h"
 #include "core/meta.h"
 
 #include <string.h>
@@ -43,8 +44,9 @@ static void meta_got(struct dev_io *io, int err)
 		dev_submit(r->q, &r->io);
 		return;
 	}
-	if (r->copy == 0) {
+	if (r->copy == 0)
 		r->err0 = err;
+	if (r->copy == 0 && !BUG(SECOND_COPY_NOT_TRIED)) {
 		r->copy = 1;
 		meta_try(r);
 		return;

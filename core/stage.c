@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/queue.h>
 
+#include "core/bug.h"
 #include "core/dev.h"
 #include "core/format.h"
 
@@ -228,6 +229,10 @@ int stage_write(struct stage *s, uint64_t blkno, unsigned at, const void *bytes,
 	assert(at <= BLOCK_SIZE && len <= BLOCK_SIZE - at);
 	if (!e)
 		e = stage_add(s, spare_take(s, false), blkno);
+	if (e->frozen && BUG(FROZEN_PAGE_CHANGED)) {
+		memcpy((char *)e->frozen + at, bytes, len);
+		return 0;
+	}
 	if (!e->page) {
 		e->page = spare_take(s, true);
 		s->npages++;
@@ -237,7 +242,7 @@ int stage_write(struct stage *s, uint64_t blkno, unsigned at, const void *bytes,
 		}
 	}
 	if (fresh)
-		memset(e->page, 0, BLOCK_SIZE);
+		memset(e->page, BUG(FRESH_NOT_ZEROED) ? 0xa5 : 0, BLOCK_SIZE);
 	memcpy((char *)e->page + at, bytes, len);
 	return 0;
 }

@@ -10,6 +10,7 @@
  *
  * Eviction happens where a node becomes clean (an arrival, a thaw), never in lookups or mutations.
  */
+#include "core/bug.h"
 #include "core/tree_impl.h"
 
 #include <stdlib.h>
@@ -256,7 +257,7 @@ struct node *cache_dirty(struct tree *t, struct disk_ptr *ptr)
 	assert(n);	/* tree_prepare() */
 	if (n->state == NODE_DIRTY)
 		return n;
-	for (copy = 0; copy < 2; copy++)
+	for (copy = 0; copy < (BUG(OLD_NODE_LEAKED) ? 1 : 2); copy++)
 		alloc_free(t->alloc, get64(n->page->h.blkno[copy]), 1);
 	hash_remove(t, n);
 	if (n->state == NODE_CLEAN) {

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <string.h>
 
+#include "core/bug.h"
 #include "fs/dir.h"
 
 /* --- names --- */
@@ -127,7 +128,7 @@ int inode_drop_link(struct fs *fs, uint64_t ino, struct disk_inode *di, const st
 			return -ENOTEMPTY;
 		nlink = 1;
 	}
-	di->nlink = put32(nlink - 1);
+	di->nlink = put32(BUG(NLINK_NOT_LOWERED) ? nlink : nlink - 1);
 	di->ctime = time_encode(now);
 	return 0;
 }
@@ -456,7 +457,7 @@ static int unlink_commit(struct fs *fs, struct dev_queue *q, struct unlink *u, c
 	dir_del(&t, u->parent, pos->offset);
 	inode_put(&t, u->parent, dir);
 	inode_put(&t, pos->ino, di);
-	if (last)
+	if (last && !BUG(ORPHAN_ITEM_DROPPED))
 		orphan_put(&t, pos->ino);
 	struct inode *inode = inode_ref(fs, pos->ino, 1);
 	int err = inode ? txn_commit(&t, q, TXN_URGENT, miss, NULL, &lsn) : -ENOMEM;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/bug.h"
 #include "fs/fs_impl.h"
 
 #define HASH_MIN 1024u
@@ -157,7 +158,7 @@ void inode_changed(struct fs *fs, uint64_t ino, uint64_t lsn, bool data)
 {
 	struct inode *inode = inode_find(fs, ino);
 
-	if (!inode)
+	if (!inode || BUG(CHANGE_NOT_NOTED))
 		return;
 	inode->lsn_change = lsn;
 	if (data)

@@ -11,6 +11,7 @@
  */
 #include <stdio.h>
 
+#include "core/bug.h"
 #include "fs/dir.h"
 
 struct walk {
@@ -278,6 +279,13 @@ static int rename_commit(struct fs *fs, struct dev_queue *q, struct rename *r, c
 
 	txn_begin(&t, fs->v);
 	record_entries(&t, r, p);
+	if (BUG(RENAME_IN_TWO)) {
+		err = txn_commit(&t, q, 0, miss, NULL, NULL);
+		txn_end(&t);
+		if (err)
+			return err;
+		txn_begin(&t, fs->v);
+	}
 	for (unsigned i = 0; i < p->set.n; i++) {
 		if (p->set.member[i].changed)
 			inode_put(&t, p->set.member[i].ino, &p->set.member[i].di);

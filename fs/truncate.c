@@ -6,6 +6,7 @@
  * is done.  What lies behind the end then goes in bounded transactions; if one is not enough, an orphan item says so on
  * disk, and `trimming` in memory, until the last of them.  Nobody may move the end forward meanwhile: truncate_pending().
  */
+#include "core/bug.h"
 #include "fs/data.h"
 
 #include <string.h>
@@ -161,7 +162,7 @@ static int trunc_commit(struct fs *fs, struct dev_queue *q, struct trunc *tr, st
 	inode_put(t, tr->ino, di);
 	int err = txn_commit(t, q, flags, miss, NULL, &lsn);
 	if (!err)
-		inode_changed(fs, tr->ino, lsn, true);
+		inode_changed(fs, tr->ino, lsn, !BUG(FDATASYNC_IGNORES_SIZE));
 	return err;
 }
 
@@ -225,7 +226,7 @@ static int trunc_edge(struct extmap *m, struct txn *t, struct trunc *tr, uint64_
 	unsigned at = size & (BLOCK_SIZE - 1);
 	uint64_t used = old_size - (block << BLOCK_SHIFT);
 
-	if (!at || old_size == size)
+	if (!at || old_size == size || BUG(TRUNC_TAIL_LEFT))
 		return 0;
 	return zero_part(m, t, &tr->base, 0, block, at, (used < BLOCK_SIZE ? (unsigned)used : BLOCK_SIZE) - at);
 }

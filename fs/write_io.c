@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/bug.h"
 #include "fs/write_impl.h"
 
 /* The first whole block of the request. */
@@ -150,7 +151,7 @@ static void run_done(struct dev_io *io, int err)
 	struct write *w = run->w;
 	struct volume *v = w->fs->v;
 
-	if (err && !w->err)
+	if (err && !w->err && !BUG(DATA_ERROR_SWALLOWED))
 		w->err = err;
 	volume_lock(v);
 	stage_flight_end(v->stage, run->blkno, run->n, run->bytes);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 
+#include "core/bug.h"
 #include "fs/fs_impl.h"
 
 #define CHUNKS_MAX ((MAX_XATTR - XATTR_HEAD_MAX + XATTR_CHUNK - 1) / XATTR_CHUNK)
@@ -164,7 +165,7 @@ static void record_set(struct txn *t, const struct xattr_set *s, const struct xa
 	}
 	put_head(t, s, pos->offset);
 	put_chunks(t, s, pos->offset);
-	if (pos->found)
+	if (pos->found && !BUG(XATTR_CHUNK_LEFT))
 		del_chunks(t, s->ino, pos, chunk_count(s->len));
 }
 

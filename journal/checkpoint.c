@@ -14,6 +14,7 @@
  * A crash before 3 leaves the old root, whose blocks nobody has touched but for staged pages, which replay restores.  An error
  * freezes the volume: the log still holds everything, and the next mount's replay is the way back.
  */
+#include "core/bug.h"
 #include "journal/volume_impl.h"
 
 #include <limits.h>
@@ -123,12 +124,12 @@ static int ckpt_write_blocks(struct ckpt *c)
 	if (!b)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < c->tree.nnodes; i++)
-		for (unsigned copy = 0; copy < 2; copy++)
+		for (unsigned copy = 0; copy < (BUG(SECOND_COPY_NOT_WRITTEN) ? 1 : 2); copy++)
 			b[n++] = (struct ckpt_block){c->tree.node[i].blkno[copy], c->tree.node[i].block};
 	for (unsigned i = 0; i < c->alloc.nimages; i++)
 		for (unsigned copy = 0; copy < 2; copy++)
 			b[n++] = (struct ckpt_block){c->alloc.image[i].blkno[copy], c->alloc.image[i].block};
-	for (uint64_t i = 0; i < c->npages; i++)
+	for (uint64_t i = 0; i < c->npages && !BUG(PAGES_NOT_PLACED); i++)
 		b[n++] = (struct ckpt_block){c->page[i].blkno, c->page[i].page};
 	qsort(b, n, sizeof(*b), block_cmp);
 	err = ckpt_write_sorted(c, b, n);
@@ -146,10 +147,10 @@ static void ckpt_build_root(struct ckpt *c, uint64_t generation)
 	header_init(r, MAGIC_ROOT, v->sb.uuid, root_blkno(&v->sb, slot, 0), root_blkno(&v->sb, slot, 1), generation);
 	r->replay_lsn = put64(c->replay_lsn);
 	r->applied_lsn = put64(c->applied_lsn);
-	r->next_ino = put64(v->next_ino);
+	r->next_ino = put64(BUG(NEXT_INO_NOT_SAVED) ? INO_FIRST : v->next_ino);
 	r->ninodes = put64(v->ninodes);
 	r->nfree = put64(c->alloc.nfree);
-	r->flags = put64(c->flags & CHECKPOINT_CLEAN ? ROOT_CLEAN : 0);
+	r->flags = put64(c->flags & CHECKPOINT_CLEAN || BUG(ROOT_ALWAYS_CLEAN) ? ROOT_CLEAN : 0);
 	/* What was never opened is being formatted: with its own time, so that the same arguments make the same image. */
 	r->written_sec = put64(v->mount_count ? (uint64_t)time(NULL) : (uint64_t)v->sb.created_sec);
 	r->mount_count = put64(v->mount_count);
@@ -194,39 +195,13 @@ static int ckpt_write_root(struct ckpt *c)
 {
 	for (unsigned copy = 0; copy < 2; copy++) {
 		uint64_t blkno = get64(c->root->h.blkno[copy]);
-		int err = dev_write(c->q, blkno * BLOCK_SIZE, c->root, BLOCK_SIZE, DEV_DURABLE);
+		unsigned how = BUG(ROOT_NOT_DURABLE) ? 0 : DEV_DURABLE;
+		int err = dev_write(c->q, blkno * BLOCK_SIZE, c->root, BLOCK_SIZE, how);
 
 		if (err)
 			return err;
 	}
 	return 0;
-}
-
-static int ckpt_write(struct ckpt *c)
-{
-	/* Recovery has no log yet; what it read from there may still be in the device's cache. */
-	int err = c->v->log ? log_sync_wait(c->v->log, c->q, c->applied_lsn) : dev_flush(c->q);
-
-	if (!err)
-		err = ckpt_write_blocks(c);
-	if (!err)
-		err = dev_flush(c->q);
-	if (!err)
-		err = ckpt_write_root(c);
-	return err;
-}
-
-/* Nobody who mapped a file before the freeze still reads the blocks that are about to be handed back. */
-static void ckpt_wait_readers(struct ckpt *c)
-{
-	struct volume *v = c->v;
-
-	atomic_store(&v->drain_queue, c->q);
-	while (atomic_load(&v->readers[c->old_epoch]))
-		dev_poll(c->q, 100);
-	volume_lock(v);
-	atomic_store(&v->drain_queue, NULL);
-	volume_unlock(v);
 }
 
 struct run_list {
@@ -266,6 +241,44 @@ static void ckpt_discard(struct ckpt *c)
 		if (dev_discard(c->q, l.run[i].blkno * BLOCK_SIZE, l.run[i].n * BLOCK_SIZE))
 			break;
 	free(l.run);
+}
+
+/* Recovery has no log yet; what it read from there may still be in the device's cache. */
+static int ckpt_sync_log(struct ckpt *c)
+{
+	return c->v->log ? log_sync_wait(c->v->log, c->q, c->applied_lsn) : dev_flush(c->q);
+}
+
+static int ckpt_write(struct ckpt *c)
+{
+	int err = BUG(HOME_BEFORE_FRAMES) ? 0 : ckpt_sync_log(c);
+
+	if (!err && BUG(ROOT_BEFORE_NODES))
+		err = ckpt_write_root(c);
+	if (!err)
+		err = ckpt_write_blocks(c);
+	if (!err && BUG(HOME_BEFORE_FRAMES))
+		err = ckpt_sync_log(c);
+	if (!err && BUG(DISCARD_BEFORE_ROOT))
+		ckpt_discard(c);
+	if (!err && !BUG(ROOT_WITHOUT_FLUSH))
+		err = dev_flush(c->q);
+	if (!err)
+		err = ckpt_write_root(c);
+	return err;
+}
+
+/* Nobody who mapped a file before the freeze still reads the blocks that are about to be handed back. */
+static void ckpt_wait_readers(struct ckpt *c)
+{
+	struct volume *v = c->v;
+
+	atomic_store(&v->drain_queue, c->q);
+	while (atomic_load(&v->readers[c->old_epoch]))
+		dev_poll(c->q, 100);
+	volume_lock(v);
+	atomic_store(&v->drain_queue, NULL);
+	volume_unlock(v);
 }
 
 /* Lock held.  Those who waited run their step again, or learn that there is no hope. */

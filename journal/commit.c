@@ -10,6 +10,7 @@
  * No retry: after a failed write or flush the kernel may mark the lost pages clean and report success next time.  The first
  * failure is final: waiters get -EIO, nothing more is written, durable_lsn stays.
  */
+#include "core/bug.h"
 #include "journal/log_impl.h"
 
 #include <string.h>
@@ -160,7 +161,7 @@ static void group_end(struct log_group *g, int err, const char *what)
 	assert(l->in_flight == g);
 	l->in_flight = NULL;
 	/* In the critical section that makes room for another group: none may follow one that was lost. */
-	if (err)
+	if (err && !BUG(LOG_ERROR_IGNORED))
 		first = fail_locked(l, &failed);
 	if (!l->error) {
 		publish_locked(l, g, &covered);
@@ -209,7 +210,7 @@ static unsigned build_ios(struct log_group *g)
 			gio->group = g;
 			gio->io = (struct dev_io){
 				.op = DEV_WRITE,
-				.flags = DEV_DURABLE,
+				.flags = BUG(LOG_NOT_DURABLE) ? 0 : DEV_DURABLE,
 				.off = region_offset(&l->sb, lsn),
 				.iov = iov,
 				.done = write_done,
@@ -222,6 +223,17 @@ static unsigned build_ios(struct log_group *g)
 	return nios;
 }
 
+/* As group_end() does it when the write has ended. */
+static void ack_early(struct log_group *g)
+{
+	struct log_waiter_list covered = STAILQ_HEAD_INITIALIZER(covered);
+
+	lock_take(&g->log->lock);
+	publish_locked(g->log, g, &covered);
+	lock_drop(&g->log->lock);
+	waiters_run(&covered, 0);
+}
+
 static void group_write(struct log_group *g)
 {
 	unsigned nios = build_ios(g);
@@ -229,6 +241,8 @@ static void group_write(struct log_group *g)
 	g->ios_left = nios;
 	for (unsigned i = 0; i < nios; i++)
 		dev_submit(g->q, &g->io[i].io);
+	if (BUG(ACK_BEFORE_WRITE))
+		ack_early(g);
 }
 
 static void flush_done(struct dev_io *io, int err)
@@ -275,7 +289,7 @@ void commit_start(struct log_group *g, struct dev_queue *q)
 		return;
 	}
 	group_finish(g, log_durable_lsn(l));
-	if (!g->has_data) {
+	if (!g->has_data || BUG(DATA_FLUSH_LEFT_OUT)) {
 		group_write(g);
 		return;
 	}

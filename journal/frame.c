@@ -6,6 +6,7 @@
  * earlier lap of the ring fails here and nowhere else has to know about them.  Frames have no alignment: all access is by memcpy.
  * What a payload means, and where which frame may stand, is for the reader of the log.
  */
+#include "core/bug.h"
 #include "core/crc32c.h"
 #include "journal/log.h"
 
@@ -13,7 +14,7 @@
 
 uint32_t frame_crc(const struct super *sb, uint64_t lsn, const struct disk_frame *f, const void *payload)
 {
-	le64 at = put64(lsn);
+	le64 at = put64(BUG(CRC_WITHOUT_LSN) ? 0 : lsn);
 	uint32_t crc = crc32c(0, sb->uuid, UUID_BYTES);
 
 	crc = crc32c(crc, &at, sizeof(at));
@@ -50,7 +51,7 @@ enum frame_state frame_decode(const struct super *sb, uint64_t lsn, const void *
 	if (get32(f.len) > avail - FRAME_OVERHEAD)
 		return FRAME_LENGTH;
 	memcpy(&crc, from + sizeof(f) + get32(f.len), sizeof(crc));
-	if (get32(crc) != frame_crc(sb, lsn, &f, from + sizeof(f)))
+	if (get32(crc) != frame_crc(sb, lsn, &f, from + sizeof(f)) && !BUG(BAD_FRAME_ACCEPTED))
 		return FRAME_CRC;
 	*payload = from + sizeof(f);
 	*len = get32(f.len);

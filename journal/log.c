@@ -7,6 +7,7 @@
  * Memory and room on the device for closing the group are part of the reservation: closing cannot fail.
  * When a group is written, and what follows from that, is commit.c's.
  */
+#include "core/bug.h"
 #include "core/crc32c.h"
 #include "journal/log_impl.h"
 
@@ -238,7 +239,7 @@ static int reserve_locked(struct log *l, uint32_t len, struct log_hold *hold, st
 
 	if (l->error)
 		return -EIO;
-	if (group_closed_end(end) - l->tail > l->size)
+	if (group_closed_end(end) - l->tail > l->size && !BUG(JOURNAL_OVERRUN))
 		return -ENOSPC;
 	int err = open_group_locked(l, end, &g);
 
@@ -286,6 +287,8 @@ int log_append(struct log *l, struct dev_queue *q, const void *payload, uint32_t
 	if (err)
 		return err;
 	group_encode(l, &r.at, r.lsn, payload, len);
+	if (hold && BUG(DATA_NOT_AWAITED))
+		log_release(l, q, hold, 0);
 	pending_drop(l, r.group, q);
 	*end_lsn = r.lsn + FRAME_OVERHEAD + len;
 	return 0;
@@ -295,6 +298,8 @@ void log_release(struct log *l, struct dev_queue *q, struct log_hold *hold, int 
 {
 	struct log_group *g = hold->group;
 
+	if (!g && BUG(DATA_NOT_AWAITED))
+		return;
 	hold->group = NULL;
 	/* Before the group can go: its frames name what was not written. */
 	if (err)

@@ -8,6 +8,7 @@
  *
  * In the buffer lie bytes [buf_lsn, buf_lsn + buf_len) of the endless log; buf_lsn is a block boundary.
  */
+#include "core/bug.h"
 #include "journal/log_impl.h"
 
 #include <stdlib.h>
@@ -407,7 +408,7 @@ int log_reader_tail(struct log_reader *r, struct log_tail *out)
 	if (inside && s.trace_end < r->group_end)
 		s.trace_end = r->group_end;
 	*out = (struct log_tail){
-		.kind = classify(facts),
+		.kind = BUG(DAMAGE_TAKEN_FOR_TAIL) ? LOG_TAIL_TORN : classify(facts),
 		.end_lsn = r->lsn,
 		.lost_bytes = s.trace_end - r->lsn,
 		.lost_frames = s.nframes,
@@ -421,6 +422,8 @@ uint64_t log_restart_lsn(const struct super *sb, const struct log_tail *tail)
 {
 	uint64_t seen = tail->end_lsn + tail->lost_bytes;
 
+	if (BUG(LAP_JUMP_LEFT_OUT))
+		return block_round_up(tail->end_lsn);
 	/* A life never writes a whole lap beyond what it knows durable. */
 	return block_round_up(seen > tail->proven_lsn ? seen : tail->proven_lsn) + region_bytes(sb);
 }

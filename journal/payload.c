@@ -5,6 +5,7 @@
  * Always: a payload is applied whole, after everything that could fail has been done.  Bytes from the log pass payload_check()
  * before anything else looks at them.
  */
+#include "core/bug.h"
 #include "journal/txn.h"
 
 #include <stdlib.h>
@@ -256,7 +257,7 @@ static void apply_op(struct volume *v, const struct disk_op *op, const struct tx
 		tree_patch(v->tree, &key, get16(op->at), op_bytes(op), get32(op->len));
 		break;
 	case OP_ALLOC:
-		if (replay)
+		if (replay && !BUG(ALLOC_NOT_REPLAYED))
 			alloc_mark(v->alloc, object, offset);
 		break;
 	case OP_FREE:
