@@ -474,6 +474,10 @@ int root_check(const void *block, const struct super *sb, unsigned slot, const s
 int node_check(const void *block, const struct super *sb, const struct disk_ptr *ptr, uint64_t blkno, unsigned level,
 	       const struct key *lo, const struct key *hi, const struct diag *d);
 
+/* Only the page of it: header and pointer as above, every slot and value inside the block.  Keys and values may be anything. */
+int node_check_form(const void *block, const struct super *sb, const struct disk_ptr *ptr, uint64_t blkno, unsigned level,
+		    const struct diag *d);
+
 /* A leaf item by itself: known type, length, field ranges (extents inside the volume, names, times...). */
 int item_check(const struct super *sb, const struct key *key, const void *val, unsigned len, const struct diag *d);
 

@@ -94,6 +94,14 @@ static int node_check_keys(const struct disk_node *n, uint64_t blkno, const stru
 	return 0;
 }
 
+int node_check_form(const void *block, const struct super *sb, const struct disk_ptr *ptr, uint64_t blkno,
+		    unsigned level, const struct diag *d)
+{
+	int err = node_check_header(block, sb, ptr, blkno, level, d);
+
+	return err ? err : node_check_slots(block, blkno, d);
+}
+
 static int node_check_value(const struct disk_node *n, const struct super *sb, uint64_t blkno, unsigned i,
 			    const struct diag *d)
 {
@@ -120,10 +128,8 @@ int node_check(const void *block, const struct super *sb, const struct disk_ptr 
 	       unsigned level, const struct key *lo, const struct key *hi, const struct diag *d)
 {
 	const struct disk_node *n = block;
-	int err = node_check_header(n, sb, ptr, blkno, level, d);
+	int err = node_check_form(block, sb, ptr, blkno, level, d);
 
-	if (!err)
-		err = node_check_slots(n, blkno, d);
 	if (!err)
 		err = node_check_keys(n, blkno, lo, hi, d);
 	for (unsigned i = 0; !err && i < get16(n->nitems); i++)

@@ -58,3 +58,27 @@ int blockset_add(struct blockset *s, uint64_t blkno, uint64_t n, uint64_t *ndup,
 	}
 	return 0;
 }
+
+int blockset_merge(struct blockset *s, const struct blockset *from)
+{
+	assert(s->ngroups == from->ngroups);
+	for (uint32_t g = 0; g < s->ngroups; g++) {
+		if (!from->group[g])
+			continue;
+		if (!s->group[g])
+			s->group[g] = calloc(GROUP_WORDS, sizeof(*s->group[g]));
+		if (!s->group[g])
+			return -ENOMEM;
+		for (uint32_t w = 0; w < GROUP_WORDS; w++)
+			s->group[g][w] |= from->group[g][w];
+	}
+	return 0;
+}
+
+bool blockset_has_any(const struct blockset *s, uint64_t blkno, uint64_t n)
+{
+	for (uint64_t b = blkno; b < blkno + n; b++)
+		if (blockset_has(s, b))
+			return true;
+	return false;
+}

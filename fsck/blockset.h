@@ -22,4 +22,10 @@ bool blockset_has(const struct blockset *s, uint64_t blkno);
 /* The range lies in the volume.  *ndup: how many were in already, *first_dup the first of them.  -ENOMEM. */
 int blockset_add(struct blockset *s, uint64_t blkno, uint64_t n, uint64_t *ndup, uint64_t *first_dup);
 
+/* Adds all of `from`, a set for the same volume. */
+int blockset_merge(struct blockset *s, const struct blockset *from);
+
+/* Is any of these blocks in?  The range lies in the volume. */
+bool blockset_has_any(const struct blockset *s, uint64_t blkno, uint64_t n);
+
 #endif

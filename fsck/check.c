@@ -98,6 +98,25 @@ int check_read(struct check *c, uint64_t blkno, void *block, struct catcher *k)
 	return err;
 }
 
+/* A copy that cannot be written stays a finding: the device is failing there. */
+int check_heal(struct check *c, enum fsck_code code, uint64_t blkno, const void *block)
+{
+	if (!c->opts->heal)
+		return 0;
+	int err = dev_write(c->q, blkno * BLOCK_SIZE, block, BLOCK_SIZE, DEV_DURABLE);
+
+	if (err == -EIO) {
+		diag(c->opts->diag, DIAG_WARNING, "%s: block %llu: the good copy could not be written: %s", c->q->dev->path,
+		     (unsigned long long)blkno, strerror(-err));
+		return 0;
+	}
+	if (err)
+		return err;
+	c->res->nhealed++;
+	c->res->healed[code]++;
+	return 0;
+}
+
 int check_use(struct check *c, uint64_t blkno, uint64_t n, struct where at, const char *what)
 {
 	uint64_t ndup, first = 0;

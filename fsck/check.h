@@ -2,7 +2,7 @@
 /*
  * check.h - the checker: reads a volume as the last checkpoint left it, and says what is wrong with it.
  *
- * It never writes, believes nothing that it reads, and needs no mount: it has its own reader of the tree, which looks at both
+ * It writes nothing (save good copies over bad ones, if told to), believes nothing that it reads, and needs no mount: it has its own reader of the tree, which looks at both
  * copies of everything.  Works on any device, simulated ones included.  The programs decide what findings look like.
  *
  * Memory: 32 bytes an inode, 16 a directory entry, 1 bit a block of groups that are in use, 7 MiB for the walk.
@@ -95,6 +95,7 @@ struct fsck_finding {
 
 struct fsck_opts {
 	bool data;		/* read and verify all file contents */
+	bool heal;		/* write good copies over bad ones, durably */
 	bool try_replay;	/* replay a journal that holds something, in memory only, to see whether that works */
 	unsigned max_per_code;	/* findings handed out of each code; 0: all.  The rest is counted */
 	/* A finding.  Strings end with the call. */
@@ -121,6 +122,9 @@ struct fsck_result {
 	uint64_t data_blocks;	/* verified */
 	uint64_t nerrors, ninfos;
 	uint64_t count[FSCK_NCODES];
+	/* With opts.heal: findings that are mended by now; counted above too. */
+	uint64_t nhealed;
+	uint64_t healed[FSCK_NCODES];
 };
 
 /*

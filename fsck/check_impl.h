@@ -61,6 +61,7 @@ struct check {
 	uint64_t nused;
 	uint64_t lost_nodes;
 	bool gap;			/* items are missing just before the next one */
+	bool lenient;			/* a repair walks: see walk.c */
 
 	struct list recs;		/* struct inode_rec, ascending */
 	struct list entries;		/* struct entry_rec */
@@ -100,6 +101,20 @@ const char *catcher_reason(const struct catcher *k);
 
 /* Reads one block; the verdict on a failure in `k`.  0 or -EIO, -ENOMEM. */
 int check_read(struct check *c, uint64_t blkno, void *block, struct catcher *k);
+
+/* Writes the good `block` over the copy at `blkno`, about which `code` was reported, if healing is wanted. */
+int check_heal(struct check *c, enum fsck_code code, uint64_t blkno, const void *block);
+
+/* The leaves below c->root in key order; nodes met go to c->nodes and c->used.  walk_next(): -ENOENT at the end. */
+struct walk;
+struct walk_leaf {
+	const struct disk_node *node;	/* until the next call */
+	struct key lo, hi;		/* keys in [lo, hi) belong there */
+	bool has_hi;
+};
+int walk_open(struct check *c, struct walk **out);
+int walk_next(struct walk *w, struct walk_leaf *out);
+void walk_close(struct walk *w);
 
 int check_supers(struct check *c);
 int check_roots(struct check *c);

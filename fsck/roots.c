@@ -27,16 +27,19 @@ static int check_super_copy(struct check *c, unsigned copy, void *block)
 		err = super_decode(block, blkno, c->q->dev->size >> BLOCK_SHIFT, &k.diag, &sb);
 	if (err == -ENOMEM)
 		return err;
+	if (!err && memcmp(&sb, &c->sb, sizeof(sb)) == 0)
+		return 0;
 	if (err == -ENOENT)
 		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u at block %llu: is not there", copy,
 		      (unsigned long long)blkno);
 	else if (err)
 		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u at block %llu: %s", copy,
 		      (unsigned long long)blkno, catcher_reason(&k));
-	else if (memcmp(&sb, &c->sb, sizeof(sb)) != 0)
+	else
 		found(c, FSCK_SUPER_DIFFERS, AT_BLOCK(blkno), "superblock copy %u at block %llu differs from the first good one",
 		      copy, (unsigned long long)blkno);
-	return 0;
+	super_encode(&c->sb, copy, block);
+	return check_heal(c, err ? FSCK_SUPER_COPY : FSCK_SUPER_DIFFERS, blkno, block);
 }
 
 static int check_features(struct check *c)
@@ -97,24 +100,30 @@ static int read_root_copy(struct check *c, unsigned slot, unsigned copy, struct 
 	return 0;
 }
 
-/* One slot's two copies, given whether a crash may be the reason for what they are. */
-static void judge_slot(struct check *c, const struct root_copy copy[2], unsigned slot, bool clean)
+/* One slot's two copies, given whether a crash may be the reason for what they are.  The first good one is what a mount takes. */
+static int judge_slot(struct check *c, const struct root_copy copy[2], unsigned slot, bool clean)
 {
+	enum fsck_code code = clean ? FSCK_ROOT_COPY : FSCK_ROOT_INTERRUPTED;
 	uint64_t blkno = root_blkno(&c->sb, slot, 0);
+	int err = 0;
 
 	if (!copy[0].ok && !copy[1].ok) {
 		found(c, FSCK_ROOT_SLOT, AT_BLOCK(blkno),
 		      "root slot %u: both copies: %s; if it was the newer root, the changes since are lost", slot, copy[0].why);
-		return;
+		return 0;
 	}
-	for (unsigned i = 0; i < 2; i++)
-		if (!copy[i].ok)
-			found(c, clean ? FSCK_ROOT_COPY : FSCK_ROOT_INTERRUPTED, AT_BLOCK(root_blkno(&c->sb, slot, i)),
-			      "root slot %u, copy %u at block %llu: %s; the other copy is good", slot, i,
-			      (unsigned long long)root_blkno(&c->sb, slot, i), copy[i].why);
-	if (copy[0].ok && copy[1].ok && root_generation(&copy[0]) != root_generation(&copy[1]))
-		found(c, FSCK_ROOT_INTERRUPTED, AT_BLOCK(blkno), "root slot %u: the copies are of checkpoints %llu and %llu", slot,
-		      (unsigned long long)root_generation(&copy[0]), (unsigned long long)root_generation(&copy[1]));
+	for (unsigned i = 0; !err && i < 2; i++) {
+		if (copy[i].ok)
+			continue;
+		found(c, code, AT_BLOCK(root_blkno(&c->sb, slot, i)), "root slot %u, copy %u at block %llu: %s; the other copy is good",
+		      slot, i, (unsigned long long)root_blkno(&c->sb, slot, i), copy[i].why);
+		err = check_heal(c, code, root_blkno(&c->sb, slot, i), copy[!i].block);
+	}
+	if (err || !copy[0].ok || !copy[1].ok || root_generation(&copy[0]) == root_generation(&copy[1]))
+		return err;
+	found(c, FSCK_ROOT_INTERRUPTED, AT_BLOCK(blkno), "root slot %u: the copies are of checkpoints %llu and %llu", slot,
+	      (unsigned long long)root_generation(&copy[0]), (unsigned long long)root_generation(&copy[1]));
+	return check_heal(c, FSCK_ROOT_INTERRUPTED, root_blkno(&c->sb, slot, 1), copy[0].block);
 }
 
 static void take_root(struct check *c, const struct disk_root *root)
@@ -131,26 +140,28 @@ static void take_root(struct check *c, const struct disk_root *root)
 }
 
 /* As a mount would choose: of each slot the first good copy, of those the newer. */
-static void judge_roots(struct check *c, struct root_copy copy[2][2])
+static int judge_roots(struct check *c, struct root_copy copy[2][2])
 {
 	const struct root_copy *slot[2], *newest;
+	int err = 0;
 
 	for (unsigned s = 0; s < 2; s++)
 		slot[s] = copy[s][0].ok ? &copy[s][0] : &copy[s][1];
 	newest = root_generation(slot[1]) > root_generation(slot[0]) ? slot[1] : slot[0];
 	if (!newest->ok) {
 		found(c, FSCK_ROOT_LOST, AT_BLOCK(ROOT_BLKNO), "both checkpoint roots are lost: %s", copy[0][0].why);
-		return;
+		return 0;
 	}
 	bool clean = get64(newest->block->flags) & ROOT_CLEAN;
 
-	for (unsigned s = 0; s < 2; s++)
-		judge_slot(c, copy[s], s, clean);
+	for (unsigned s = 0; !err && s < 2; s++)
+		err = judge_slot(c, copy[s], s, clean);
 	c->res->root_clean = clean && slot[0]->ok && slot[1]->ok;
 	take_root(c, newest->block);
 	if (c->res->error_count)
 		found(c, FSCK_ROOT_ERRORS, AT_NOWHERE, "damage was met %llu times while mounted",
 		      (unsigned long long)c->res->error_count);
+	return err;
 }
 
 int check_roots(struct check *c)
@@ -165,7 +176,7 @@ int check_roots(struct check *c)
 	}
 	if (err)
 		return err;
-	judge_roots(c, copy);
+	err = judge_roots(c, copy);
 	c->res->roots_ok = c->res->nerrors == 0;
-	return 0;
+	return err;
 }

@@ -28,18 +28,23 @@ struct space {
 
 /* --- two copies -------------------------------------------------------------------------------- */
 
-/* Verifies both; returns a good one, or NULL after a finding.  -ENOMEM in *err. */
+/* Returns a good one, having mended the other if that is wanted, or NULL after a finding. */
 static const void *pick_copy(struct space *sp, const uint64_t blkno[2], bool ok[2], struct catcher k[2], const char *what,
-			     enum fsck_code one_bad, enum fsck_code both_bad)
+			     enum fsck_code one_bad, enum fsck_code both_bad, int *err)
 {
 	if (!ok[0] && !ok[1]) {
 		found(sp->c, both_bad, AT_BLOCK(blkno[0]), "%s: both copies are bad: %s", what, catcher_reason(&k[0]));
 		return NULL;
 	}
-	for (unsigned i = 0; i < 2; i++)
-		if (!ok[i])
-			found(sp->c, one_bad, AT_BLOCK(blkno[i]), "%s: copy %u at block %llu: %s; the other copy is good", what, i,
-			      (unsigned long long)blkno[i], catcher_reason(&k[i]));
+	for (unsigned i = 0; i < 2; i++) {
+		if (ok[i])
+			continue;
+		found(sp->c, one_bad, AT_BLOCK(blkno[i]), "%s: copy %u at block %llu: %s; the other copy is good", what, i,
+		      (unsigned long long)blkno[i], catcher_reason(&k[i]));
+		*err = check_heal(sp->c, one_bad, blkno[i], sp->block[!i]);
+		if (*err)
+			return NULL;
+	}
 	return sp->block[ok[0] ? 0 : 1];
 }
 
@@ -61,7 +66,7 @@ static const struct disk_table *table_read(struct space *sp, uint32_t t, int *er
 	}
 	*err = 0;
 	snprintf(what, sizeof(what), "allocation table %u", t);
-	return pick_copy(sp, blkno, ok, k, what, FSCK_TABLE_COPY, FSCK_TABLE_LOST);
+	return pick_copy(sp, blkno, ok, k, what, FSCK_TABLE_COPY, FSCK_TABLE_LOST, err);
 }
 
 static const struct disk_bitmap *bitmap_read(struct space *sp, uint32_t g, uint32_t info, uint32_t csum, int *err)
@@ -82,7 +87,7 @@ static const struct disk_bitmap *bitmap_read(struct space *sp, uint32_t g, uint3
 	}
 	*err = 0;
 	snprintf(what, sizeof(what), "allocation bitmap of group %u", g);
-	return pick_copy(sp, blkno, ok, k, what, FSCK_BITMAP_COPY, FSCK_BITMAP_LOST);
+	return pick_copy(sp, blkno, ok, k, what, FSCK_BITMAP_COPY, FSCK_BITMAP_LOST, err);
 }
 
 /* --- runs -------------------------------------------------------------------------------------- */

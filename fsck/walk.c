@@ -4,6 +4,9 @@
  *
  * No recursion: a stack of at most MAX_LEVEL + 1 sets of siblings, each set read at once.  It ends on any input: levels fall strictly
  * on the way down, and no block is descended into twice.
+ *
+ * A repair walks leniently (check.lenient): a leaf whose page is whole is handed out although an item in it is wrong, and
+ * a node counts as visited only when it was good, so that a wrong parent in front does not hide it from the right one.
  */
 #include "fsck/check_impl.h"
 
@@ -31,6 +34,8 @@ struct walk {
 	struct check *c;
 	struct siblings *stack[MAX_LEVEL + 1];
 	unsigned depth;
+	const struct disk_node *leaf;	/* found by the last step */
+	const struct child *leaf_child;
 };
 
 struct copy_read {
@@ -79,28 +84,46 @@ static int siblings_read(struct check *c, struct siblings *s)
 	return 0;
 }
 
-/* Marks the node's blocks.  One that is another node's already is not visited again. */
-static int child_claim(struct check *c, struct child *ch, unsigned level)
+/* Has the node been visited through another parent? */
+static bool child_is_known(struct check *c, const struct child *ch, unsigned level)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t blkno = get64(ch->ptr.blkno[i]);
+
+		if (!blockset_has(&c->nodes, blkno))
+			continue;
+		found(c, FSCK_NODE_SHARED, AT_BLOCK(blkno), "node of level %u at block %llu: another parent names it too", level,
+		      (unsigned long long)blkno);
+		return true;
+	}
+	return false;
+}
+
+static int child_visit(struct check *c, const struct child *ch)
 {
 	uint64_t ndup, first;
 	int err = 0;
 
-	for (unsigned i = 0; i < 2; i++) {
-		uint64_t blkno = get64(ch->ptr.blkno[i]);
+	for (unsigned i = 0; !err && i < 2; i++)
+		err = blockset_add(&c->nodes, get64(ch->ptr.blkno[i]), 1, &ndup, &first);
+	return err;
+}
 
-		if (blockset_has(&c->nodes, blkno)) {
-			found(c, FSCK_NODE_SHARED, AT_BLOCK(blkno), "node of level %u at block %llu: another parent names it too", level,
-			      (unsigned long long)blkno);
-			ch->skip = true;
+/* Marks the node's blocks.  One that is another node's already is not visited again. */
+static int child_claim(struct check *c, struct child *ch, unsigned level)
+{
+	int err = 0;
+
+	if (!c->lenient) {
+		ch->skip = child_is_known(c, ch, level);
+		if (ch->skip)
 			return 0;
-		}
+		err = child_visit(c, ch);
 	}
 	for (unsigned i = 0; !err && i < 2; i++) {
 		uint64_t blkno = get64(ch->ptr.blkno[i]);
 
-		err = blockset_add(&c->nodes, blkno, 1, &ndup, &first);
-		if (!err)
-			err = check_use(c, blkno, 1, AT_BLOCK(blkno), "a tree node");
+		err = check_use(c, blkno, 1, AT_BLOCK(blkno), "a tree node");
 	}
 	return err;
 }
@@ -146,31 +169,59 @@ static void node_lost(struct check *c, const struct child *ch, unsigned level, c
 		      (unsigned long long)blkno, why, (unsigned long long)ch->lo.object);
 }
 
+/* A copy of a leaf whose page is whole, whatever its items are; NULL if there is none. */
+static const struct disk_node *child_pick_form(struct check *c, const struct siblings *s, unsigned i)
+{
+	const struct child *ch = &s->child[i];
+
+	for (unsigned copy = 0; copy < 2 && s->level == 0; copy++) {
+		uint64_t blkno = get64(ch->ptr.blkno[copy]);
+
+		if (!ch->err[copy] && !node_check_form(child_block(s, i, copy), &c->sb, &ch->ptr, blkno, 0, NULL))
+			return child_block(s, i, copy);
+	}
+	return NULL;
+}
+
+/* Reports a copy that is bad while the other is good, and mends it if that is wanted. */
+static int child_copy_bad(struct check *c, const struct siblings *s, unsigned i, unsigned copy, const struct catcher *k)
+{
+	const struct disk_ptr *ptr = &s->child[i].ptr;
+	uint64_t blkno = get64(ptr->blkno[copy]);
+
+	found(c, FSCK_NODE_COPY, AT_BLOCK(blkno), "node of level %u at block %llu: %s; the other copy, at block %llu, is good",
+	      s->level, (unsigned long long)blkno, catcher_reason(k), (unsigned long long)get64(ptr->blkno[!copy]));
+	return check_heal(c, FSCK_NODE_COPY, blkno, child_block(s, i, !copy));
+}
+
 /* A good copy of child `i`; NULL if there is none, which has been reported then. */
-static const struct disk_node *child_pick(struct check *c, const struct siblings *s, unsigned i)
+static int child_pick(struct check *c, const struct siblings *s, unsigned i, const struct disk_node **out)
 {
 	const struct child *ch = &s->child[i];
 	struct catcher k[2];
 	bool ok[2];
+	int err = 0;
 
-	if (ch->skip) {
+	*out = NULL;
+	if (ch->skip || (c->lenient && child_is_known(c, ch, s->level))) {
 		c->lost_nodes++;
 		c->gap = true;
-		return NULL;
+		return 0;
 	}
 	for (unsigned copy = 0; copy < 2; copy++)
 		ok[copy] = copy_ok(c, s, i, copy, &k[copy]);
-	if (!ok[0] && !ok[1]) {
+	if (ok[0] || ok[1])
+		*out = child_block(s, i, ok[0] ? 0 : 1);
+	else if (c->lenient)
+		*out = child_pick_form(c, s, i);
+	if (!*out) {
 		node_lost(c, ch, s->level, catcher_reason(&k[0]));
-		return NULL;
+		return 0;
 	}
-	for (unsigned copy = 0; copy < 2; copy++)
+	for (unsigned copy = 0; !err && ok[0] != ok[1] && copy < 2; copy++)
 		if (!ok[copy])
-			found(c, FSCK_NODE_COPY, AT_BLOCK(get64(ch->ptr.blkno[copy])),
-			      "node of level %u at block %llu: %s; the other copy, at block %llu, is good", s->level,
-			      (unsigned long long)get64(ch->ptr.blkno[copy]), catcher_reason(&k[copy]),
-			      (unsigned long long)get64(ch->ptr.blkno[!copy]));
-	return child_block(s, i, ok[0] ? 0 : 1);
+			err = child_copy_bad(c, s, i, copy, &k[copy]);
+	return !err && c->lenient ? child_visit(c, ch) : err;
 }
 
 /* --- the stack --------------------------------------------------------------------------------- */
@@ -192,16 +243,6 @@ static struct siblings *walk_push(struct walk *w, unsigned level)
 	(*s)->level = level;
 	(*s)->n = (*s)->next = 0;
 	return *s;
-}
-
-static void walk_free(struct walk *w)
-{
-	for (unsigned i = 0; i <= MAX_LEVEL; i++) {
-		if (!w->stack[i])
-			continue;
-		free(w->stack[i]->blocks);
-		free(w->stack[i]);
-	}
 }
 
 /* The children of an inner node that has been verified. */
@@ -229,6 +270,9 @@ static int walk_down(struct walk *w, const struct disk_node *n, const struct chi
 static int walk_begin(struct walk *w)
 {
 	const struct disk_root *root = w->c->root;
+
+	if (get64(root->tree.blkno[0]) == 0)
+		return 0;
 	struct siblings *s = walk_push(w, root->tree_level);
 
 	if (!s)
@@ -241,42 +285,93 @@ static int walk_begin(struct walk *w)
 static int walk_step(struct walk *w)
 {
 	struct siblings *s = w->stack[w->depth - 1];
+	const struct disk_node *n;
 
 	if (s->next == s->n) {
 		w->depth--;
 		return 0;
 	}
 	unsigned i = s->next++;
-	const struct disk_node *n = child_pick(w->c, s, i);
+	int err = child_pick(w->c, s, i, &n);
 
-	if (!n)
-		return 0;
-	return s->level ? walk_down(w, n, &s->child[i]) : items_leaf(w->c, n);
+	if (err || !n)
+		return err;
+	if (s->level)
+		return walk_down(w, n, &s->child[i]);
+	w->leaf = n;
+	w->leaf_child = &s->child[i];
+	return 0;
+}
+
+int walk_open(struct check *c, struct walk **out)
+{
+	struct walk *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return -ENOMEM;
+	w->c = c;
+	int err = walk_begin(w);
+
+	if (err)
+		walk_close(w);
+	else
+		*out = w;
+	return err;
+}
+
+void walk_close(struct walk *w)
+{
+	for (unsigned i = 0; w && i <= MAX_LEVEL; i++) {
+		if (!w->stack[i])
+			continue;
+		free(w->stack[i]->blocks);
+		free(w->stack[i]);
+	}
+	free(w);
+}
+
+int walk_next(struct walk *w, struct walk_leaf *out)
+{
+	w->leaf = NULL;
+	while (w->depth && !w->leaf) {
+		int err = walk_step(w);
+
+		if (err)
+			return err;
+	}
+	if (!w->leaf)
+		return -ENOENT;
+	*out = (struct walk_leaf){w->leaf, w->leaf_child->lo, w->leaf_child->hi, w->leaf_child->has_hi};
+	return 0;
 }
 
 static int walk_all(struct check *c)
 {
-	struct walk w = {.c = c};
 	uint64_t total = c->sb.nblocks - get64(c->root->nfree);
-	int err = walk_begin(&w);
+	struct walk_leaf leaf;
+	struct walk *w;
+	int err = walk_open(c, &w);
 
-	while (!err && w.depth) {
-		err = walk_step(&w);
+	if (err)
+		return err;
+	while (!(err = walk_next(w, &leaf))) {
+		err = items_leaf(c, leaf.node);
 		if (!err)
 			err = check_tick(c, 1, c->nused, total);
+		if (err)
+			break;
 	}
-	walk_free(&w);
-	return err;
+	walk_close(w);
+	return err == -ENOENT ? 0 : err;
 }
 
 int check_tree(struct check *c)
 {
-	bool empty = get64(c->root->tree.blkno[0]) == 0;
 	int err = items_begin(c);
 
 	if (!err && c->opts->data)
 		err = data_begin(c);
-	if (!err && !empty)
+	if (!err)
 		err = walk_all(c);
 	if (!err)
 		err = items_end(c);
