@@ -82,9 +82,8 @@ static const char *why_not_opened(int err)
 	case -ENOSPC:
 		return "is smaller than the volume on it";
 	case -EBADMSG:
-		return "the journal is damaged where it was already durable; fsck.holdfast shows what is at "
-		       "stake "
-		       "(-o ro,norecovery mounts the state before)";
+		return "the journal is damaged; fsck.holdfast -n shows what is at stake, -o ro,norecovery mounts the state "
+		       "before";
 	case -EROFS:
 		return "can be mounted read-only only (-o ro)";
 	default:

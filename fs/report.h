@@ -15,7 +15,7 @@ struct report {
 	bool verbose; /* DIAG_INFO on stderr too */
 	_Atomic bool to_syslog;
 	_Atomic bool hold, taken;	/* while opening: see report_hold() */
-	char held[256];		/* the first error held back */
+	char held[500];		/* the first error held back */
 };
 
 void report_init(struct report *r, const char *program, bool verbose);

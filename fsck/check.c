@@ -195,3 +195,16 @@ int fsck_check(struct dev_queue *q, const struct fsck_opts *opts, struct fsck_re
 	check_close(&c);
 	return err;
 }
+
+int fsck_check_journal(struct dev_queue *q, const struct fsck_opts *opts, struct fsck_result *out)
+{
+	struct check c = {.q = q, .opts = opts, .res = out};
+	int err = check_open(&c);
+
+	if (!err && c.have_root)
+		err = blockset_init(&c.logged, &c.sb);
+	if (!err && c.have_root)
+		err = check_journal(&c);
+	check_close(&c);
+	return err;
+}

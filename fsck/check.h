@@ -65,12 +65,13 @@ enum fsck_severity { FSCK_INFO, FSCK_ERROR };
 	X(DATA_CSUM, "FS601", "data-csum", FSCK_ERROR, "file contents do not match their checksum")                    \
 	X(DATA_READ, "FS602", "data-read", FSCK_ERROR, "file contents cannot be read")                                 \
 	X(LOG_DAMAGED, "FS701", "log-damaged", FSCK_ERROR, "the journal is damaged below what was durable")            \
-	X(LOG_UNREADABLE, "FS702", "log-unreadable", FSCK_ERROR, "the journal cannot be read")                         \
+	X(LOG_UNREADABLE, "FS702", "log-unreadable", FSCK_ERROR, "the journal cannot be read where it would go on")                       \
 	X(LOG_UNCLEAN, "FS703", "log-unclean", FSCK_ERROR, "the root says that the journal is empty, but it is not")   \
 	X(LOG_MALFORMED, "FS704", "log-malformed", FSCK_ERROR, "the journal holds a record that makes no sense")       \
 	X(LOG_REPLAY, "FS705", "log-replay", FSCK_ERROR, "the journal cannot be replayed onto the volume")             \
 	X(LOG_TORN, "FS711", "log-torn", FSCK_INFO, "the journal ends in writes that were never acknowledged")         \
 	X(LOG_PENDING, "FS712", "log-pending", FSCK_INFO, "the journal holds changes that the next mount replays")     \
+	X(LOG_STAKE, "FS713", "log-stake", FSCK_INFO, "acknowledged changes that a damaged journal would cost")         \
 	X(NOT_CHECKED, "FS801", "not-checked", FSCK_INFO, "something could not be checked because of other damage")
 
 #define FSCK_ENUM(name, code, title, severity, text) FSCK_##name,
@@ -119,6 +120,7 @@ struct fsck_result {
 	uint64_t nfiles, ndirs, nothers, norphans;
 	uint64_t log_frames, log_bytes;	/* yet to be replayed */
 	struct log_tail tail;
+	uint64_t stake_frames, stake_bytes;	/* of a damaged log: whole transactions behind the damage */
 	uint64_t data_blocks;	/* verified */
 	uint64_t nerrors, ninfos;
 	uint64_t count[FSCK_NCODES];
@@ -136,5 +138,8 @@ int fsck_check(struct dev_queue *q, const struct fsck_opts *opts, struct fsck_re
 
 /* The same, but only superblocks and roots: a few reads. */
 int fsck_check_roots(struct dev_queue *q, const struct fsck_opts *opts, struct fsck_result *out);
+
+/* The same, and the journal: how it ends, and what is at stake. */
+int fsck_check_journal(struct dev_queue *q, const struct fsck_opts *opts, struct fsck_result *out);
 
 #endif

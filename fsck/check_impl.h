@@ -3,7 +3,7 @@
  * check_impl.h - what the files of the checker share.  Not for others.
  *
  * check.c    the order of things, findings;  roots.c  superblocks and roots
- * journal.c  the log
+ * journal.c  the log;  stake.c, paths.c  what a damaged one costs
  * walk.c     the tree, node by node, in key order; both copies
  * items.c    the items of one inode as they come;  contents.c  extents, inline data, xattrs;  data.c  file contents
  * names.c    entries against inodes, when all are known
@@ -120,6 +120,9 @@ int check_supers(struct check *c);
 int check_roots(struct check *c);
 int check_journal(struct check *c);
 int check_replay(struct check *c);
+struct log_reader;
+/* stake.c: of a reader whose tail refuses. */
+int check_stake(struct check *c, struct log_reader *r);
 int check_tree(struct check *c);
 int check_names(struct check *c);
 int check_space(struct check *c);

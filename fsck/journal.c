@@ -49,16 +49,28 @@ static int check_frame(struct check *c, const void *payload, uint32_t len, uint6
 	return err;
 }
 
+static uint64_t log_blkno(const struct check *c, uint64_t lsn)
+{
+	return c->sb.journal_blkno + lsn / BLOCK_SIZE % c->sb.journal_nblocks;
+}
+
 static void judge_tail(struct check *c)
 {
 	const struct log_tail *t = &c->res->tail;
 
 	if (t->kind == LOG_TAIL_DAMAGED)
 		found(c, FSCK_LOG_DAMAGED, AT_NOWHERE,
-		      "journal: damaged at LSN %llu, below LSN %llu that was durable: %llu bytes, %llu whole transactions of "
-		      "acknowledged changes are at stake",
-		      (unsigned long long)t->end_lsn, (unsigned long long)t->proven_lsn, (unsigned long long)t->lost_bytes,
-		      (unsigned long long)t->lost_frames);
+		      "journal: damaged at LSN %llu, %llu bytes before what was durable: acknowledged changes would be lost; of those behind "
+		      "the damage %llu whole transactions (%llu bytes) can be read",
+		      (unsigned long long)t->end_lsn,
+		      (unsigned long long)(t->proven_lsn > t->end_lsn ? t->proven_lsn - t->end_lsn : 0),
+		      (unsigned long long)c->res->stake_frames, (unsigned long long)c->res->stake_bytes);
+	if (t->kind == LOG_TAIL_UNREADABLE)
+		found(c, FSCK_LOG_UNREADABLE, AT_BLOCK(log_blkno(c, t->end_lsn)),
+		      "journal: cannot be read at LSN %llu (device error, %llu blocks in all): acknowledged changes may be lost; behind it %llu "
+		      "whole transactions (%llu bytes) can be read",
+		      (unsigned long long)t->end_lsn, (unsigned long long)t->nunreadable,
+		      (unsigned long long)c->res->stake_frames, (unsigned long long)c->res->stake_bytes);
 	if (t->kind == LOG_TAIL_TORN)
 		found(c, FSCK_LOG_TORN, AT_NOWHERE,
 		      "journal: ends at LSN %llu; behind it lie %llu bytes, %llu whole transactions, none of which was acknowledged",
@@ -110,16 +122,14 @@ int check_journal(struct check *c)
 	if (err)
 		return err;
 	err = read_log(c, r);
+	if (!err)
+		judge_frames(c);
+	if (!err && log_tail_refuses(c->res->tail.kind))
+		err = check_stake(c, r);
+	if (!err)
+		judge_tail(c);
 	log_reader_close(r);
-	if (err == -EIO) {
-		found(c, FSCK_LOG_UNREADABLE, AT_BLOCK(c->sb.journal_blkno), "journal: cannot be read: %s", strerror(EIO));
-		err = 0;
-	}
-	if (err)
-		return err;
-	judge_frames(c);
-	judge_tail(c);
-	return 0;
+	return err;
 }
 
 /* Pointless on a volume that is damaged anyhow. */

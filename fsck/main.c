@@ -19,6 +19,7 @@
 #include "core/stop.h"
 #include "core/version.h"
 #include "fsck/output.h"
+#include "fsck/truncate.h"
 #include "journal/volume.h"
 
 #define PROGRAM "fsck.holdfast"
@@ -42,7 +43,7 @@ enum mode {
 struct options {
 	const char *path;
 	enum mode mode;
-	bool force, data, timing;
+	bool force, data, timing, truncate;
 	const char *undo;	/* NULL: none */
 };
 
@@ -69,6 +70,8 @@ static const char usage_text[] =
 	"  -a, -p, -y        replay the journal without asking\n"
 	"  -f                check everything even if the volume is clean\n"
 	"      --undo FILE   first save to FILE what is going to be changed; see holdfast(1), undo\n"
+	"      --truncate-journal\n"
+	"                    give up what a damaged journal cannot give back: cut it off at the damage\n"
 	"      --data        also read all file contents and verify their checksums\n"
 	"      --json        findings and summary as one JSON object\n"
 	"  -C FD             progress: lines \"pass done total name\" to FD; 0: a bar\n"
@@ -79,11 +82,12 @@ static const char usage_text[] =
 	"Exit status, summed: 0 no damage, 1 journal replayed, 4 damage found, 8 cannot be checked,\n"
 	"16 usage, 32 cancelled.\n";
 
-enum { OPT_DATA = 256, OPT_JSON, OPT_UNDO };
+enum { OPT_DATA = 256, OPT_JSON, OPT_TRUNCATE, OPT_UNDO };
 
 static const struct option long_options[] = {
 	{"data", no_argument, NULL, OPT_DATA},
 	{"json", no_argument, NULL, OPT_JSON},
+	{"truncate-journal", no_argument, NULL, OPT_TRUNCATE},
 	{"undo", required_argument, NULL, OPT_UNDO},
 	{"version", no_argument, NULL, 'V'},
 	{"help", no_argument, NULL, 'h'},
@@ -130,6 +134,9 @@ static int parse_option(struct job *job, int c)
 		return 0;
 	case OPT_JSON:
 		job->out.json = true;
+		return 0;
+	case OPT_TRUNCATE:
+		job->o.truncate = true;
 		return 0;
 	case OPT_UNDO:
 		job->o.undo = optarg;
@@ -180,6 +187,10 @@ static int parse_command(int argc, char **argv, struct job *job)
 	}
 	if (job->o.undo && job->o.mode == MODE_NEVER) {
 		fputs(PROGRAM ": -n changes nothing, so there is nothing to undo\n", stderr);
+		return EXIT_USAGE;
+	}
+	if (job->o.truncate && job->o.mode == MODE_NEVER) {
+		fputs(PROGRAM ": -n changes nothing, so it cannot truncate the journal\n", stderr);
 		return EXIT_USAGE;
 	}
 	job->o.path = job->out.path = argv[optind];
@@ -442,9 +453,31 @@ static int replay(struct job *job)
 	return look_at_roots(job);
 }
 
+/* The option is the user's word, so there is no question. */
+static int truncate_log(struct job *job)
+{
+	struct fsck_opts opts = {.max_per_code = shown_per_code(job), .found = show_finding, .arg = job};
+	int err = job->o.mode == MODE_NEVER ? -EACCES : fsck_check_journal(job->q, &opts, &job->res);
+
+	if (err)
+		return give_up_errno(job, err);
+	struct volume_recovery *rec = &job->oc.truncated;
+
+	err = truncate_journal(job->q, &job->diag, rec);
+	if (err == -ENODATA)
+		return give_up(job, "the journal is not damaged; nothing was truncated");
+	if (err)
+		return give_up(job, "the journal cannot be truncated: %s", strerror(-err));
+	job->oc.status |= EXIT_CORRECTED;
+	job->oc.was_truncated = true;
+	job->o.force = true;
+	output_truncated(&job->out, &job->oc);
+	return look_at_roots(job);
+}
+
 static int check_volume(struct job *job)
 {
-	int err = look_at_roots(job);
+	int err = job->o.truncate ? truncate_log(job) : look_at_roots(job);
 
 	if (!err && !(job->res.root_clean && job->res.roots_ok) && may_replay(job))
 		err = replay(job);

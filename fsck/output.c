@@ -93,6 +93,34 @@ void output_progress(struct output *o, unsigned pass, uint64_t done, uint64_t to
 		show_bar(o, pass, done, total);
 }
 
+/* --- the journal cut off ----------------------------------------------------------------------- */
+
+static uint64_t truncated_at(const struct volume_recovery *rec)
+{
+	return rec->dropped_frames ? rec->replayed_lsn : rec->tail.end_lsn;
+}
+
+/* From the cut to the last trace of the old log, or to what is known to have been durable. */
+static uint64_t truncated_bytes(const struct volume_recovery *rec)
+{
+	uint64_t end = rec->tail.end_lsn + rec->tail.lost_bytes;
+
+	end = rec->tail.proven_lsn > end ? rec->tail.proven_lsn : end;
+	return end - truncated_at(rec);
+}
+
+void output_truncated(struct output *o, const struct outcome *oc)
+{
+	const struct volume_recovery *rec = &oc->truncated;
+
+	if (o->json)
+		return;
+	bar_clear(o);
+	printf("%s: journal truncated at LSN %" PRIu64 ": %" PRIu64 " transactions before it replayed; dropped: %" PRIu64
+	       " bytes, %" PRIu64 " whole transactions among them\n",
+	       o->path, truncated_at(rec), rec->frames, truncated_bytes(rec), rec->dropped_frames + rec->tail.lost_frames);
+}
+
 /* --- the end ----------------------------------------------------------------------------------- */
 
 static void summary_json(struct json *j, const struct fsck_result *res)
@@ -127,6 +155,16 @@ static void full_json(struct json *j, const struct fsck_result *res)
 	json_end_object(j);
 }
 
+static void truncated_json(struct json *j, const struct volume_recovery *rec)
+{
+	json_object(j, "journal_truncated");
+	json_u64(j, "lsn", truncated_at(rec));
+	json_u64(j, "kept_transactions", rec->frames);
+	json_u64(j, "dropped_bytes", truncated_bytes(rec));
+	json_u64(j, "dropped_whole_transactions", rec->dropped_frames + rec->tail.lost_frames);
+	json_end_object(j);
+}
+
 static void end_json(struct output *o, const struct fsck_result *res, const struct outcome *oc)
 {
 	struct json *j = &o->j;
@@ -138,6 +176,8 @@ static void end_json(struct output *o, const struct fsck_result *res, const stru
 		summary_json(j, res);
 	json_bool(j, "replayed", oc->replayed);
 	json_u64(j, "replayed_transactions", oc->replayed_frames);
+	if (oc->was_truncated)
+		truncated_json(j, &oc->truncated);
 	if (oc->undo_file)
 		json_string(j, "undo_file", oc->undo_file);
 	json_bool(j, "full_check", oc->full);
@@ -161,6 +201,9 @@ static void end_text(const struct output *o, const struct fsck_result *res)
 {
 	uint64_t used = res->sb.nblocks - res->nfree;
 
+	if (res->count[FSCK_LOG_DAMAGED] || res->count[FSCK_LOG_UNREADABLE])
+		printf("%s: to give up the changes at stake and go on with the state before them: fsck.holdfast --truncate-journal\n",
+		       o->path);
 	if (res->nerrors)
 		printf("%s: %" PRIu64 " problem%s, not repaired (this release cannot), ", o->path, res->nerrors,
 		       res->nerrors == 1 ? "" : "s");

@@ -5,6 +5,7 @@
 
 #include "core/json.h"
 #include "fsck/check.h"
+#include "journal/volume.h"
 
 struct output {
 	const char *path;
@@ -22,11 +23,15 @@ struct outcome {
 	unsigned status;	/* the exit status */
 	bool replayed;
 	uint64_t replayed_frames, replayed_bytes;
+	bool was_truncated;	/* the journal was, and then this is how: */
+	struct volume_recovery truncated;
 	bool full;		/* everything was checked, not only the roots */
 	const char *error;	/* why nothing could be checked, or NULL */
 	const char *undo_file;	/* what was changed is in it, or NULL */
 	double seconds;		/* negative: do not show */
 };
+/* What a truncation of the journal kept and dropped.  In JSON it is part of the end. */
+void output_truncated(struct output *o, const struct outcome *oc);
 /* The last line, or the rest of the JSON object. */
 void output_end(struct output *o, const struct fsck_result *res, const struct outcome *oc, unsigned max_per_code);
 

@@ -127,7 +127,7 @@ void log_fail(struct log *l, int err, const char *what);
 void log_get_stats(struct log *l, struct log_stats *out);
 void log_assert(struct log *l);
 
-/* --- reading (log_read.c): recovery and fsck --- */
+/* --- reading (log_read.c, log_tail.c): recovery and fsck --- */
 
 struct log_reader;
 
@@ -137,8 +137,8 @@ void log_reader_close(struct log_reader *r);
 
 /*
  * The next frame with a transaction: 0, payload (struct disk_txn first; aligned to 8; valid until the next call), its length, the LSN behind it.
- * Group and padding frames are checked and passed over.  -ENOENT: the first frame that does not validate; see log_reader_tail().
- * -EIO: the device.
+ * Group and padding frames are checked and passed over.  -ENOENT: the first frame that does not validate, or that the device cannot read; see
+ * log_reader_tail().  -ENOMEM.
  */
 int log_reader_next(struct log_reader *r, const void **payload, uint32_t *len, uint64_t *end_lsn);
 
@@ -146,18 +146,34 @@ enum log_tail_kind {
 	LOG_TAIL_CLEAN,		/* the log ends at a group's end with nothing of this lap behind it */
 	LOG_TAIL_TORN,		/* remains of writes that were never acknowledged */
 	LOG_TAIL_DAMAGED,	/* a later group proves that something lost here was durable */
+	LOG_TAIL_UNREADABLE,	/* the device cannot read the block where it would go on; nobody knows whether it does */
 };
+/* May something acknowledged be lost?  Then nobody goes on from here but on the user's explicit word. */
+static inline bool log_tail_refuses(enum log_tail_kind kind)
+{
+	return kind == LOG_TAIL_DAMAGED || kind == LOG_TAIL_UNREADABLE;
+}
+
 struct log_tail {
 	enum log_tail_kind kind;
 	uint64_t end_lsn;	/* behind the last valid frame */
 	uint64_t lost_bytes;	/* TORN, DAMAGED: from there to the last trace of this lap */
 	uint64_t lost_frames;	/* whole valid frames among those */
 	uint64_t proven_lsn;	/* highest durable_lsn that any valid group of this lap, or a later one, carries */
+	uint64_t lap_end;	/* no further was looked */
+	uint64_t nunreadable;	/* blocks of the journal that the device could not read, wherever */
 	enum frame_state stop;	/* what ended it */
 };
-/* After -ENOENT: looks at what lies behind, up to one lap.  Which (stop, later valid group, its durable_lsn) gives which kind
- * is one table, in log_read.c.  -EIO: the device. */
+/* After -ENOENT: looks at what lies behind, up to one lap.  Which (stop, later valid group, its durable_lsn, unreadable blocks) gives which
+ * kind is one table, in log_tail.c.  -ENOMEM. */
 int log_reader_tail(struct log_reader *r, struct log_tail *out);
+
+/*
+ * The same, and hands out every whole transaction that is found behind the end: payload as from log_reader_next(), which nobody has checked but
+ * for its CRC.  Those of this lap are in LSN order; so are those of a later one, but the two are mixed.  A non-zero result ends it.
+ */
+typedef int log_survivor_fn(void *arg, const void *payload, uint32_t len, uint64_t end_lsn);
+int log_reader_tail_each(struct log_reader *r, struct log_tail *out, log_survivor_fn *fn, void *arg);
 
 /*
  * Where the log goes on after a replay that ended so: one lap further, above every LSN that the life before may have

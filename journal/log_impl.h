@@ -138,21 +138,22 @@ void commit_close_locked(struct log *l);
 struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q);
 void commit_start(struct log_group *g, struct dev_queue *q);
 
-/* --- log_read.c --- */
+/* --- log_tail.c --- */
 
 /* What is known at the end of the log; each combination is exactly one row of log_tail_cases. */
 #define TAIL_ALIEN  1u	/* stop == FRAME_ALIEN */
 #define TAIL_PROOF  2u	/* a group's durable_lsn lies behind the end */
 #define TAIL_INSIDE 4u	/* the end is not a group's end */
 #define TAIL_TRACE  8u	/* a valid frame of this lap lies behind the end */
-#define TAIL_FACTS  16u	/* combinations; TAIL_FACTS - 1: all of them */
+#define TAIL_UNREADABLE 16u	/* the frame there reaches into a block that the device cannot read */
+#define TAIL_FACTS  32u	/* combinations; TAIL_FACTS - 1: all of them */
 
 struct log_tail_case {
 	const char *name;
 	unsigned mask, facts;	/* applies if (known & mask) == facts */
 	enum log_tail_kind kind;
 };
-#define LOG_TAIL_CASES 5
+#define LOG_TAIL_CASES 6
 extern const struct log_tail_case log_tail_cases[LOG_TAIL_CASES];
 
 #endif

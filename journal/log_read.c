@@ -6,30 +6,15 @@
  * device's makes the buffer larger than the largest frame, or the work more than a few passes over the region.
  * A log never extends over more than one lap: LSNs read are in [start, limit).
  *
- * In the buffer lie bytes [buf_lsn, buf_lsn + buf_len) of the endless log; buf_lsn is a block boundary.
+ * In the buffer lie bytes [buf_lsn, buf_lsn + buf_len) of the endless log; buf_lsn is a block boundary.  A block that the device cannot
+ * read is zeros there and is noted: nobody knows whether the log goes on in it, so that is for the tail to judge (log_tail.c).
  */
-#include "core/bug.h"
-#include "journal/log_impl.h"
+#include "journal/log_read_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define READ_BYTES ((uint64_t)1 << 20)
-
-struct log_reader {
-	struct dev_queue *q;
-	struct super sb;
-	uint64_t start, limit;
-	uint64_t lsn;		/* of the next frame */
-	uint64_t group_end;	/* of the group that `lsn` is in; == lsn at a boundary */
-	uint64_t proven;	/* highest durable_lsn met */
-	bool ended;
-	enum frame_state stop;	/* if ended */
-	uint8_t *buf;
-	uint64_t buf_lsn, buf_len, buf_cap;
-	uint8_t *txn;		/* the last one handed out, if it lay badly in buf */
-	uint32_t txn_cap;
-};
 
 int log_reader_open(struct dev_queue *q, const struct super *sb, uint64_t lsn, struct log_reader **out)
 {
@@ -55,6 +40,7 @@ void log_reader_close(struct log_reader *r)
 {
 	if (!r)
 		return;
+	free(r->unreadable);
 	free(r->buf);
 	free(r->txn);
 	free(r);
@@ -62,16 +48,63 @@ void log_reader_close(struct log_reader *r)
 
 /* --- bytes --- */
 
+static int note_unreadable(struct log_reader *r, uint64_t lsn, uint8_t *buf)
+{
+	uint64_t block = lsn % region_bytes(&r->sb) / BLOCK_SIZE;
+
+	if (!r->unreadable)
+		r->unreadable = calloc(r->sb.journal_nblocks / 8 + 1, 1);
+	if (!r->unreadable)
+		return -ENOMEM;
+	r->nunreadable += !(r->unreadable[block / 8] >> (block % 8) & 1);
+	r->unreadable[block / 8] |= (uint8_t)(1u << (block % 8));
+	memset(buf, 0, BLOCK_SIZE);
+	return 0;
+}
+
+bool reader_unreadable(const struct log_reader *r, uint64_t lsn, uint64_t len)
+{
+	for (uint64_t at = lsn & ~(uint64_t)(BLOCK_SIZE - 1); r->unreadable && at < lsn + len; at += BLOCK_SIZE) {
+		uint64_t block = at % region_bytes(&r->sb) / BLOCK_SIZE;
+
+		if (r->unreadable[block / 8] >> (block % 8) & 1)
+			return true;
+	}
+	return false;
+}
+
+/* One bad sector fails the whole read.  A device that hardly reads at all is not asked for every single block: each may take seconds. */
+static int read_blocks(struct log_reader *r, uint64_t lsn, uint8_t *buf, uint64_t len)
+{
+	bool patient = r->nunreadable < UNREADABLE_TRIES;
+	int err = 0;
+
+	for (uint64_t at = 0; !err && at < len; at += BLOCK_SIZE) {
+		err = patient ? dev_read(r->q, region_offset(&r->sb, lsn + at), buf + at, BLOCK_SIZE) : -EIO;
+		if (err && err != -ENOMEM)
+			err = note_unreadable(r, lsn + at, buf + at);
+	}
+	return err;
+}
+
+/* Whole blocks that do not cross the region's end. */
+static int read_run(struct log_reader *r, uint64_t lsn, uint8_t *buf, uint64_t len)
+{
+	int err = dev_read(r->q, region_offset(&r->sb, lsn), buf, len);
+
+	return err && err != -ENOMEM ? read_blocks(r, lsn, buf, len) : err;
+}
+
 static int region_read(struct log_reader *r, uint64_t lsn, uint8_t *buf, uint64_t len)
 {
 	uint64_t size = region_bytes(&r->sb);
 	uint64_t to_end = size - lsn % size;
 	uint64_t first = len < to_end ? len : to_end;
-	int err = dev_read(r->q, region_offset(&r->sb, lsn), buf, first);
+	int err = read_run(r, lsn, buf, first);
 
 	if (!err && first < len)
-		err = dev_read(r->q, region_offset(&r->sb, lsn + first), buf + first, len - first);
-	return err == -ENOMEM ? err : err ? -EIO : 0;
+		err = read_run(r, lsn + first, buf + first, len - first);
+	return err;
 }
 
 static int buffer_grow(struct log_reader *r, uint64_t cap)
@@ -87,8 +120,7 @@ static int buffer_grow(struct log_reader *r, uint64_t cap)
 	return 0;
 }
 
-/* Makes [lsn, lsn + need) lie in the buffer.  Moves it: pointers into it end. */
-static int fill(struct log_reader *r, uint64_t lsn, uint64_t need)
+int reader_fill(struct log_reader *r, uint64_t lsn, uint64_t need)
 {
 	assert(lsn >= r->start && lsn <= r->limit && need <= r->limit - lsn);
 	if (lsn >= r->buf_lsn && lsn + need <= r->buf_lsn + r->buf_len)
@@ -111,28 +143,15 @@ static int fill(struct log_reader *r, uint64_t lsn, uint64_t need)
 	return 0;
 }
 
-static uint8_t *at_lsn(const struct log_reader *r, uint64_t lsn)
-{
-	return r->buf + (lsn - r->buf_lsn);
-}
-
-/* Whole length that the frame at `lsn` claims, as far as the buffer shows its head; 0: no frame's magic there. */
-static uint64_t frame_claim(const struct log_reader *r, uint64_t lsn)
+uint64_t reader_claim(const struct log_reader *r, uint64_t lsn)
 {
 	struct disk_frame f;
 
-	memcpy(&f, at_lsn(r, lsn), sizeof(f));
+	memcpy(&f, reader_at(r, lsn), sizeof(f));
 	return get32(f.magic) == FRAME_MAGIC ? (uint64_t)FRAME_OVERHEAD + get32(f.len) : 0;
 }
 
-struct frame {
-	enum frame_state state;
-	const void *payload;	/* in the buffer */
-	uint32_t len;
-};
-
-/* The frame at `lsn`, which has to end within `bound` bytes.  0 or the device's error; out->state is the verdict. */
-static int frame_at(struct log_reader *r, uint64_t lsn, uint64_t bound, struct frame *out)
+int reader_frame(struct log_reader *r, uint64_t lsn, uint64_t bound, struct frame *out)
 {
 	uint64_t largest = (uint64_t)FRAME_OVERHEAD + region_max_payload(&r->sb);
 
@@ -140,19 +159,19 @@ static int frame_at(struct log_reader *r, uint64_t lsn, uint64_t bound, struct f
 	bound = bound < largest ? bound : largest;
 	if (bound < FRAME_OVERHEAD)
 		return 0;
-	int err = fill(r, lsn, FRAME_OVERHEAD);
+	int err = reader_fill(r, lsn, FRAME_OVERHEAD);
 
 	if (err)
 		return err;
-	uint64_t claim = frame_claim(r, lsn);
+	uint64_t claim = reader_claim(r, lsn);
 
 	if (claim && claim <= bound)
-		err = fill(r, lsn, claim);
+		err = reader_fill(r, lsn, claim);
 	if (err)
 		return err;
 	uint64_t avail = r->buf_lsn + r->buf_len - lsn;
 
-	out->state = frame_decode(&r->sb, lsn, at_lsn(r, lsn), avail < bound ? avail : bound, &out->payload,
+	out->state = frame_decode(&r->sb, lsn, reader_at(r, lsn), avail < bound ? avail : bound, &out->payload,
 				  &out->len);
 	return 0;
 }
@@ -167,13 +186,7 @@ static bool all_zero(const uint8_t *bytes, uint64_t n)
 	return true;
 }
 
-static uint8_t record_type(const struct frame *f)
-{
-	return f->len ? *(const uint8_t *)f->payload : 0;
-}
-
-/* A group's head as a writer of this format makes it at `lsn`, of a lap that ends at `limit`? */
-static bool group_ok(const struct frame *f, uint64_t lsn, uint64_t limit, struct disk_group *out)
+bool reader_group_ok(const struct frame *f, uint64_t lsn, uint64_t limit, struct disk_group *out)
 {
 	if (f->len != sizeof(*out) || record_type(f) != RECORD_GROUP)
 		return false;
@@ -203,7 +216,7 @@ static bool member_ok(const struct frame *f, uint64_t left)
 	}
 }
 
-static void note_proof(struct log_reader *r, const struct disk_group *g)
+void reader_note_proof(struct log_reader *r, const struct disk_group *g)
 {
 	if (get64(g->durable_lsn) > r->proven)
 		r->proven = get64(g->durable_lsn);
@@ -217,24 +230,23 @@ static int advance(struct log_reader *r, struct frame *f)
 	bool head = r->lsn == r->group_end;
 	uint64_t bound = (head ? r->limit : r->group_end) - r->lsn;
 	struct disk_group g;
-	int err = frame_at(r, r->lsn, bound, f);
+	int err = reader_frame(r, r->lsn, bound, f);
 
 	if (err || f->state != FRAME_OK)
 		return err;
-	if (head ? !group_ok(f, r->lsn, r->limit, &g) : !member_ok(f, bound)) {
+	if (head ? !reader_group_ok(f, r->lsn, r->limit, &g) : !member_ok(f, bound)) {
 		f->state = FRAME_ALIEN;
 		return 0;
 	}
 	if (head) {
 		r->group_end = r->lsn + get64(g.len);
-		note_proof(r, &g);
+		reader_note_proof(r, &g);
 	}
 	r->lsn += FRAME_OVERHEAD + f->len;
 	return 0;
 }
 
-/* Frames have no alignment; the structures in a transaction have. */
-static int align_payload(struct log_reader *r, const struct frame *f, const void **payload)
+int reader_align(struct log_reader *r, const struct frame *f, const void **payload)
 {
 	*payload = f->payload;
 	if ((uintptr_t)f->payload % 8 == 0)
@@ -267,163 +279,11 @@ int log_reader_next(struct log_reader *r, const void **payload, uint32_t *len, u
 		} else if (record_type(&f) == RECORD_TXN) {
 			*len = f.len;
 			*end_lsn = r->lsn;
-			err = align_payload(r, &f, payload);
+			err = reader_align(r, &f, payload);
 			if (err)
 				r->lsn -= FRAME_OVERHEAD + f.len;
 			return err;
 		}
 	}
 	return -ENOENT;
-}
-
-/* --- what lies behind the end --- */
-
-/*
- * An alien frame was written whole, to this place, by a program that knew more than we do, and may have been acknowledged: truncating
- * there is not ours to decide.  A proof names an LSN that was durable and cannot be read.  What is left was never
- * acknowledged, since groups become durable in LSN order: then it is only a matter of what to report.
- */
-const struct log_tail_case log_tail_cases[LOG_TAIL_CASES] = {
-	{"valid but not understood", TAIL_ALIEN, TAIL_ALIEN, LOG_TAIL_DAMAGED},
-	{"a later group proves more", TAIL_ALIEN | TAIL_PROOF, TAIL_PROOF, LOG_TAIL_DAMAGED},
-	{"ends inside a group", TAIL_ALIEN | TAIL_PROOF | TAIL_INSIDE, TAIL_INSIDE, LOG_TAIL_TORN},
-	{"remains behind a group's end", TAIL_FACTS - 1, TAIL_TRACE, LOG_TAIL_TORN},
-	{"nothing behind a group's end", TAIL_FACTS - 1, 0, LOG_TAIL_CLEAN},
-};
-
-struct scan {
-	uint64_t trace_end;	/* behind the last trace of this lap */
-	uint64_t nframes;	/* valid frames with a transaction */
-	uint64_t budget;	/* bytes that may yet be summed up */
-};
-
-/*
- * A group of a later lap at the place of `lsn`?  Then the root that made us read here is out of date, and what it
- * proves durable is all the more missing.  Its own LSN is not in it, but close above its durable_lsn: less than a lap.
- */
-static void scan_later_lap(struct log_reader *r, uint64_t lsn)
-{
-	struct disk_group g;
-	struct frame f;
-	const uint8_t *head = at_lsn(r, lsn) + sizeof(struct disk_frame);
-	uint64_t size = region_bytes(&r->sb), durable;
-
-	memcpy(&g, head, sizeof(g));
-	durable = get64(g.durable_lsn);
-	if (durable <= lsn || durable > UINT64_MAX / 2)
-		return;
-	lsn += (durable - lsn + size - 1) / size * size;
-	f.state = frame_decode(&r->sb, lsn, head - sizeof(struct disk_frame), GROUP_FRAME_BYTES, &f.payload,
-			       &f.len);
-	if (f.state == FRAME_OK && group_ok(&f, lsn, lsn + size, &g))
-		note_proof(r, &g);
-}
-
-/*
- * Looks at `lsn`, where a frame's magic stands with at least FRAME_OVERHEAD bytes to the limit, and sets *next to where
- * to go on.  A group's head at a block boundary is always looked at; other frames while the budget lasts, for a hostile device
- * can begin a large frame at every fourth byte.
- */
-static int scan_frame(struct log_reader *r, struct scan *s, uint64_t lsn, uint64_t *next)
-{
-	uint64_t claim = frame_claim(r, lsn);
-	bool head = lsn % BLOCK_SIZE == 0 && claim == GROUP_FRAME_BYTES;
-	struct disk_group g;
-	struct frame f;
-
-	*next = lsn + 1;
-	if (!head && claim > s->budget)
-		return 0;
-	s->budget -= head ? 0 : claim;
-	int err = frame_at(r, lsn, r->limit - lsn, &f);
-
-	if (err)
-		return err;
-	if (f.state != FRAME_OK) {
-		if (head)
-			scan_later_lap(r, lsn);
-		return 0;
-	}
-	*next = s->trace_end = lsn + claim;
-	s->nframes += record_type(&f) == RECORD_TXN;
-	if (head && group_ok(&f, lsn, r->limit, &g))
-		note_proof(r, &g);
-	return 0;
-}
-
-static int scan(struct log_reader *r, struct scan *s)
-{
-	const le32 magic = put32(FRAME_MAGIC);
-	uint64_t lsn = r->lsn;
-
-	while (r->limit - lsn >= FRAME_OVERHEAD) {
-		int err = fill(r, lsn, FRAME_OVERHEAD);
-
-		if (err)
-			return err;
-		uint64_t avail = r->buf_lsn + r->buf_len - lsn;
-		uint64_t look = avail < BLOCK_SIZE ? avail : BLOCK_SIZE;
-		const uint8_t *hit = memmem(at_lsn(r, lsn), look, &magic, sizeof(magic));
-
-		if (!hit) {
-			/* A magic may begin in the last bytes. */
-			lsn += look - (sizeof(magic) - 1);
-			continue;
-		}
-		lsn = r->buf_lsn + (uint64_t)(hit - r->buf);
-		if (r->limit - lsn < FRAME_OVERHEAD)
-			break;
-		err = fill(r, lsn, FRAME_OVERHEAD);
-		if (!err)
-			err = scan_frame(r, s, lsn, &lsn);
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-static enum log_tail_kind classify(unsigned facts)
-{
-	for (unsigned i = 0; i < LOG_TAIL_CASES; i++)
-		if ((facts & log_tail_cases[i].mask) == log_tail_cases[i].facts)
-			return log_tail_cases[i].kind;
-	assert(!"the table covers every combination");
-	return LOG_TAIL_DAMAGED;
-}
-
-int log_reader_tail(struct log_reader *r, struct log_tail *out)
-{
-	struct scan s = {.trace_end = r->lsn, .budget = 2 * region_bytes(&r->sb)};
-	bool inside = r->lsn != r->group_end;
-	unsigned facts;
-
-	assert(r->ended);
-	int err = scan(r, &s);
-
-	if (err)
-		return err;
-	facts = (r->stop == FRAME_ALIEN ? TAIL_ALIEN : 0) | (r->proven > r->lsn ? TAIL_PROOF : 0) |
-		(inside ? TAIL_INSIDE : 0) | (s.trace_end > r->lsn ? TAIL_TRACE : 0);
-	/* What a group was to hold is lost up to its end, whether or not a valid frame is left there. */
-	if (inside && s.trace_end < r->group_end)
-		s.trace_end = r->group_end;
-	*out = (struct log_tail){
-		.kind = BUG(DAMAGE_TAKEN_FOR_TAIL) ? LOG_TAIL_TORN : classify(facts),
-		.end_lsn = r->lsn,
-		.lost_bytes = s.trace_end - r->lsn,
-		.lost_frames = s.nframes,
-		.proven_lsn = r->proven,
-		.stop = r->stop,
-	};
-	return 0;
-}
-
-uint64_t log_restart_lsn(const struct super *sb, const struct log_tail *tail)
-{
-	uint64_t seen = tail->end_lsn + tail->lost_bytes;
-
-	if (BUG(LAP_JUMP_LEFT_OUT))
-		return block_round_up(tail->end_lsn);
-	/* A life never writes a whole lap beyond what it knows durable. */
-	return block_round_up(seen > tail->proven_lsn ? seen : tail->proven_lsn) + region_bytes(sb);
 }

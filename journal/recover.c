@@ -9,8 +9,14 @@
 #include "core/bug.h"
 #include "journal/volume_impl.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "journal/log_stake.h"
+
+/* Inodes that a refusal names. */
+#define STAKE_SHOWN 6u
 
 /* --- superblock --------------------------------------------------------------------------------- */
 
@@ -271,25 +277,91 @@ static int replay_one(struct volume *v, struct dev_queue *q, const void *unalign
 	return err;
 }
 
-static int replay_tail(struct volume *v, struct log_reader *r)
+/* "inodes 17, 18 and 3 more", or nothing. */
+static void stake_text(const struct log_stake *s, char *text, size_t size)
 {
-	struct log_tail *t = &v->recovery.tail;
-	int err = log_reader_tail(r, t);
+	unsigned shown = s->ninos < STAKE_SHOWN ? s->ninos : STAKE_SHOWN;
+	int n = snprintf(text, size, "%s", shown ? ", of inodes " : "");
 
-	if (err)
-		return err;
-	if (t->kind == LOG_TAIL_DAMAGED) {
+	for (unsigned i = 0; i < shown && n >= 0 && (size_t)n < size; i++)
+		n += snprintf(text + n, size - (size_t)n, "%s%llu", i ? ", " : "", (unsigned long long)s->ino[i]);
+	if (s->ninos > shown && n >= 0 && (size_t)n < size)
+		snprintf(text + n, size - (size_t)n, " and %u%s more", s->ninos - shown, s->more ? " or" : "");
+}
+
+/* One line: why, and what would be lost. */
+static int refuse_tail(struct volume *v, struct log_reader *r)
+{
+	const struct log_tail *t = &v->recovery.tail;
+	auto_free struct log_stake *stake = malloc(sizeof(*stake));
+	struct log_tail again;
+	char inodes[120];
+
+	if (!stake)
+		return -ENOMEM;
+	log_stake_init(stake, &v->sb, v->dev);
+	int err = log_reader_tail_each(r, &again, log_stake_add, stake);
+
+	if (!err && t->kind == LOG_TAIL_DAMAGED) {
+		stake_text(stake, inodes, sizeof(inodes));
 		corrupt(v->diag,
-			"%s: the journal is damaged at LSN %llu, below LSN %llu that was durable: %llu bytes, %llu "
-			"frames of acknowledged changes would be lost; run fsck.holdfast -n to see what is at stake",
-			v->dev->path, (unsigned long long)t->end_lsn, (unsigned long long)t->proven_lsn,
-			(unsigned long long)t->lost_bytes, (unsigned long long)t->lost_frames);
-		return -EBADMSG;
+			"%s: the journal is damaged at LSN %llu, %llu bytes before what was durable; acknowledged changes would be "
+			"lost, %llu whole transactions among them%s",
+			v->dev->path, (unsigned long long)t->end_lsn,
+			(unsigned long long)(t->proven_lsn > t->end_lsn ? t->proven_lsn - t->end_lsn : 0),
+			(unsigned long long)stake->txns, inodes);
+	} else if (!err) {
+		corrupt(v->diag,
+			"%s: the journal cannot be read at LSN %llu (device error, %llu blocks in all): acknowledged changes may be "
+			"lost",
+			v->dev->path, (unsigned long long)t->end_lsn, (unsigned long long)t->nunreadable);
 	}
+	log_stake_fini(stake);
+	return err ? err : -EBADMSG;
+}
+
+static void report_tail(struct volume *v)
+{
+	const struct log_tail *t = &v->recovery.tail;
+
 	if (t->kind == LOG_TAIL_TORN)
 		diag(v->diag, DIAG_NOTICE,
 		     "%s: journal: cut a torn tail of %llu bytes, %llu frames, none of which was acknowledged",
 		     v->dev->path, (unsigned long long)t->lost_bytes, (unsigned long long)t->lost_frames);
+	else if (t->nunreadable)
+		diag(v->diag, DIAG_WARNING, "%s: journal: %llu blocks behind its end cannot be read", v->dev->path,
+		     (unsigned long long)t->nunreadable);
+}
+
+static int replay_tail(struct volume *v, struct log_reader *r)
+{
+	int err = log_reader_tail(r, &v->recovery.tail);
+
+	if (err)
+		return err;
+	if (log_tail_refuses(v->recovery.tail.kind) && !(v->flags & VOLUME_TRUNCATE_LOG))
+		return refuse_tail(v, r);
+	report_tail(v);
+	return 0;
+}
+
+/* A transaction behind applied_lsn.  Those behind the place where the user wants the log cut off are only counted. */
+static int replay_or_drop(struct volume *v, struct dev_queue *q, const void *payload, uint32_t len, uint64_t end_lsn)
+{
+	struct volume_recovery *rec = &v->recovery;
+	int err;
+
+	if (v->replay_stop && end_lsn > v->replay_stop) {
+		rec->dropped_frames++;
+		rec->dropped_bytes += len + FRAME_OVERHEAD;
+		return 0;
+	}
+	err = replay_one(v, q, payload, len);
+	if (err)
+		return err;
+	rec->frames++;
+	rec->bytes += len + FRAME_OVERHEAD;
+	rec->replayed_lsn = end_lsn;
 	return 0;
 }
 
@@ -303,18 +375,18 @@ int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root
 
 	if (err)
 		return err;
+	v->recovery.replayed_lsn = applied > start ? applied : start;
 	while (!(err = log_reader_next(r, &payload, &len, &lsn))) {
 		if (lsn <= applied && !BUG(APPLIED_LSN_IGNORED))
 			continue;
-		err = replay_one(v, q, payload, len);
+		err = replay_or_drop(v, q, payload, len, lsn);
 		if (err)
 			break;
-		v->recovery.frames++;
-		v->recovery.bytes += len + FRAME_OVERHEAD;
 	}
 	if (err == -ENOENT) {
 		/* A clean root with no frame behind it needs no look at the whole region, unless a newer root may be lost. */
-		v->recovery.was_clean = (get64(root->flags) & ROOT_CLEAN) && both_roots && !v->recovery.frames;
+		v->recovery.was_clean = (get64(root->flags) & ROOT_CLEAN) && both_roots && !v->recovery.frames &&
+					!v->recovery.dropped_frames;
 		v->recovery.tail.end_lsn = start;
 		err = v->recovery.was_clean ? 0 : replay_tail(v, r);
 	}
@@ -340,6 +412,7 @@ int volume_new(struct dev *dev, const struct super *sb, const struct volume_conf
 	v->diag = d;
 	v->sb = *sb;
 	v->flags = cfg->flags;
+	v->replay_stop = cfg->replay_stop;
 	v->want_checkpoint_fn = cfg->want_checkpoint;
 	v->want_checkpoint_arg = cfg->arg;
 	v->dirty_limit = (cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE) / 2;
@@ -470,6 +543,8 @@ int volume_open(struct dev_queue *q, const struct volume_config *cfg, const stru
 	if (err)
 		return err;
 	err = volume_open_root(v, q, cfg->cache_bytes);
+	if (cfg->recovery)
+		*cfg->recovery = v->recovery;
 	if (err) {
 		volume_free(v);
 		return err;

@@ -24,6 +24,17 @@
 #define VOLUME_READ_ONLY   1u	/* nothing is ever written: no replay to the device, no repair */
 #define VOLUME_NO_RECOVERY 2u	/* with READ_ONLY: the state of the last checkpoint, log ignored */
 #define VOLUME_DISCARD     4u	/* tell the device about freed blocks */
+#define VOLUME_TRUNCATE_LOG 8u	/* the user's explicit word: a damaged or unreadable log ends where the damage begins */
+
+/* What recovery did, for the mount's message and fsck. */
+struct volume_recovery {
+	bool was_clean;		/* unmounted cleanly: nothing to replay */
+	uint64_t frames;	/* transactions replayed */
+	uint64_t bytes;
+	uint64_t replayed_lsn;	/* behind the last one replayed, or that the root has already */
+	uint64_t dropped_frames, dropped_bytes;	/* transactions behind volume_config.replay_stop */
+	struct log_tail tail;
+};
 
 struct volume_config {
 	unsigned flags;
@@ -34,14 +45,10 @@ struct volume_config {
 	 */
 	void (*want_checkpoint)(void *arg);
 	void *arg;
-};
-
-/* What recovery did, for the mount's message and fsck. */
-struct volume_recovery {
-	bool was_clean;		/* unmounted cleanly: nothing to replay */
-	uint64_t frames;	/* transactions replayed */
-	uint64_t bytes;
-	struct log_tail tail;
+	/* Not 0: no transaction that ends above this LSN is replayed, and the log is cut off there.  On the user's explicit word only. */
+	uint64_t replay_stop;
+	/* Filled by volume_open(), also when it fails in or behind the replay.  May be NULL. */
+	struct volume_recovery *recovery;
 };
 
 struct volume_stats {
@@ -66,6 +73,7 @@ struct volume {
 	unsigned flags;
 	void (*want_checkpoint_fn)(void *arg);
 	void *want_checkpoint_arg;
+	uint64_t replay_stop;
 	struct volume_recovery recovery;
 	struct log *log;	/* NULL if read-only */
 
@@ -133,7 +141,8 @@ int volume_read_root(struct dev_queue *q, const struct super *sb, const struct d
  * Opens, checks, replays.  Read-write: the replayed state is made a checkpoint before this returns, and the log goes on one whole lap
  * further, so that remains of torn writes can never be taken for new frames.
  * -ENOENT no volume, -EUCLEAN damaged (said through diag), -ENOTSUP unknown features or version, -ENOSPC device smaller than volume, -EIO,
- * -EROFS: the device is read-only and VOLUME_READ_ONLY was not given; -EBADMSG: the log is damaged below what was proven durable.
+ * -EROFS: the device is read-only and VOLUME_READ_ONLY was not given; -EBADMSG: the log is damaged below what was proven durable,
+ * or cannot be read where it would go on (not with VOLUME_TRUNCATE_LOG).
  */
 int volume_open(struct dev_queue *q, const struct volume_config *cfg, const struct diag *diag, struct volume **out);
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fsck.holdfast --undo and holdfast undo, as a user types them."""
+"""fsck.holdfast --undo and --truncate-journal, and holdfast undo, as a user types them."""
 import json
 import os
 
@@ -59,3 +59,51 @@ def test_usage(unmounted):
                  ["/etc/passwd", "/nosuch"], ["/etc/passwd", "/dev/null"]):
         done = run(HOLDFAST, "undo", *args, check=False)
         assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, done.stdout
+
+
+# --- a damaged journal ---
+
+def damage_journal(vol):
+    """Three files, each synced; the place of the second one's name in the journal is overwritten."""
+    for name in ("before", "lost", "behind"):
+        os.mkdir(vol.path("dir-" + name))
+        write_synced(vol.path("dir-" + name, "file"), name.encode() * 50)
+        os.sync()
+    vol.kill()
+    with open(vol.image, "r+b") as f:
+        at = f.read(64 * 4096 + (8 << 20)).find(b"dir-lost", 64 * 4096)
+        assert at > 0
+        f.seek(at)
+        f.write(b"DIR")
+
+
+def test_truncate_journal(vol):
+    damage_journal(vol)
+    before, undo = sha256(vol.image), os.path.join(vol.folder, "undo")
+    done = vol.mount(check=False)
+    assert done.returncode != 0 and len(done.stdout.splitlines()) == 1
+    assert "whole transactions among them, of inodes" in done.stdout
+    text = vol.fsck("-n", "-f", expect=4)
+    assert "FS701 log-damaged" in text and "at stake: /dir-behind (inode" in text and "--truncate-journal" in text
+    found = json.loads(vol.fsck("-n", "-f", "--json", expect=4))["findings"]
+    assert any(f["code"] == "FS713" and f.get("inode") and "dir-behind/file" in f["text"] for f in found)
+    # Not without the word.
+    vol.fsck("-y", "-f", expect=4)
+    assert sha256(vol.image) == before
+    assert "journal truncated at LSN" in vol.fsck("--truncate-journal", "--undo", undo, expect=1)
+    vol.fsck()
+    vol.mount()
+    assert os.listdir(vol.dir) == ["dir-before"]
+    with open(vol.path("dir-before", "file"), "rb") as f:
+        assert f.read() == b"before" * 50
+    vol.umount()
+    run(HOLDFAST, "undo", "--force", undo, vol.image)
+    vol.fsck("-n", "-f", expect=4)
+
+
+def test_truncate_journal_refuses(vol):
+    assert "is in use" in vol.fsck("--truncate-journal", expect=8)
+    before = crashed(vol)
+    assert "is not damaged" in vol.fsck("--truncate-journal", expect=8)
+    assert "-n changes nothing" in vol.fsck("-n", "--truncate-journal", expect=16)
+    assert sha256(vol.image) == before

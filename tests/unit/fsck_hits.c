@@ -621,7 +621,7 @@ const struct hit hits[] = {
 	{"data read", hit_data_read, SET(DATA_READ), KEEPS_DATA_BAD, 0},
 	{"crash", make_crash, SET(LOG_PENDING), MENDS, 0},
 	{"torn log", make_torn, SET(LOG_PENDING) | SET(LOG_TORN), MENDS, 0},
-	{"damaged log", hit_log, SET(LOG_DAMAGED), KEEPS_LOG_BAD, 0},
+	{"damaged log", hit_log, SET(LOG_DAMAGED) | SET(LOG_STAKE), KEEPS_LOG_BAD, 0},
 	{"unreadable log", hit_log_read, SET(LOG_UNREADABLE), KEEPS_LOG_BAD, 0},
 	{"unclean log", hit_log_unclean, SET(LOG_UNCLEAN), MENDS, 0},
 	{"malformed log", hit_log_malformed, SET(LOG_MALFORMED), KEEPS_LOG_BAD, 0},
