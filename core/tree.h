@@ -62,6 +62,9 @@ bool tree_wants(struct tree *t, const struct miss *miss);
  * node that is no longer wanted, is harmless.  -ENOMEM; -EUCLEAN: empty, but not the root. */
 int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block);
 
+/* Copies the node that *ptr names as it is on the device, if that is in memory. */
+bool tree_copy_cached(struct tree *t, const struct disk_ptr *ptr, void *block);
+
 /* 0 and the value (not aligned); -ENOENT; -EAGAIN + *miss; as all that walks: -EUCLEAN if two pointers name one node. */
 int tree_lookup(struct tree *t, const struct key *key, struct miss *miss, const void **val, unsigned *len);
 

@@ -206,6 +206,16 @@ bool tree_wants(struct tree *t, const struct miss *miss)
 	       get32(ptr->csum) == get32(miss->ptr.csum) && !cache_find(t, get64(ptr->blkno[0]));
 }
 
+bool tree_copy_cached(struct tree *t, const struct disk_ptr *ptr, void *block)
+{
+	const struct node *n = cache_find(t, get64(ptr->blkno[0]));
+
+	if (!n || n->state == NODE_DIRTY || get32(n->page->h.csum) != get32(ptr->csum))
+		return false;
+	memcpy(block, n->page, BLOCK_SIZE);
+	return true;
+}
+
 int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block)
 {
 	const struct disk_node *page = block;

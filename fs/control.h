@@ -10,10 +10,12 @@
 
 #include <sys/types.h>
 
+#include "fs/scrub_job.h"
 #include "fs/stats.h"
 
 struct control {
 	struct fs *fs;
+	struct scrub_job *scrub;
 	uid_t owner; /* who mounted the volume */
 	const char *transport;
 	uint64_t mounted_sec;
@@ -26,8 +28,8 @@ struct control {
  * Does what `cmd` says.  `in`: `in_len` bytes from the caller, whose user is `uid`.  On success up to `out_room` bytes are put to `out` and
  * *out_len says how many.  Runs on any worker's thread and does not wait for the device.
  */
-int control_run(struct control *c, uid_t uid, unsigned cmd, const void *in, size_t in_len, void *out, size_t out_room,
-		size_t *out_len);
+int control_run(struct control *c, uid_t uid, unsigned cmd, const void *in, size_t in_len, void *out,
+		size_t out_room, size_t *out_len);
 
 /* All that there is to know now. */
 void control_stats(const struct control *c, struct holdfast_stats *out);

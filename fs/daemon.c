@@ -38,6 +38,7 @@ struct daemon {
 	struct background *bg;
 	struct volume *v;
 	struct fs *fs;
+	struct scrub_job *scrub;
 	struct loop *loop;
 	struct fuse_glue glue;
 	struct control control;
@@ -166,6 +167,8 @@ static int open_fs(struct daemon *d)
 		report_let_go(d->report);
 	if (!err && !d->opts->read_only)
 		err = background_start_service(d->bg, d->fs);
+	if (!err)
+		err = scrub_job_create(d->fs, d->dev, &d->scrub);
 	return err ? failed(d, "the file system cannot be opened", err) : 0;
 }
 
@@ -196,6 +199,7 @@ static int make_loop(struct daemon *d)
 		return failed(d, "cannot start the workers", err);
 	d->control = (struct control){
 		.fs = d->fs,
+		.scrub = d->scrub,
 		.owner = getuid(),
 		.transport = "fuse",
 		.mounted_sec = (uint64_t)time(NULL),
@@ -413,6 +417,8 @@ static void stop_work(struct daemon *d)
 {
 	if (d->loop)
 		loop_drain(d->loop);
+	/* Nobody can ask for it any more.  Its queue carries nothing that others wait for. */
+	scrub_job_destroy(d->scrub, d->q);
 	if (d->bg)
 		background_end_service(d->bg, d->q);
 	if (d->fs)

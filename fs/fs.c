@@ -419,6 +419,11 @@ void fs_close(struct fs *fs, struct dev_queue *q)
 	fs_free(fs);
 }
 
+struct volume *fs_volume(struct fs *fs)
+{
+	return fs->v;
+}
+
 void fs_get_stats(struct fs *fs, struct fs_stats *out)
 {
 	volume_lock(fs->v);

@@ -145,6 +145,7 @@ struct fs_io {
 	uint64_t off;
 	size_t len;
 	void *buf;
+	bool no_atime;		/* read: leaves the time of the last access alone */
 	void (*done)(struct fs_io *io);
 	void (*release)(struct fs_io *io);
 	/* out */
@@ -196,5 +197,7 @@ struct fs_stats {
 	uint64_t csum_errors;
 };
 void fs_get_stats(struct fs *fs, struct fs_stats *out);
+
+struct volume *fs_volume(struct fs *fs);
 
 #endif

@@ -50,7 +50,55 @@ struct holdfast_stats {
 	uint64_t counter[128]; /* in the order of STATS_COUNTERS, fs/stats.h */
 };
 
+/* --- scrub: starting, cancelling and its findings for root and the owner of the mount --- */
+
+#define HOLDFAST_SCRUB_NO_REPAIR 1u
+
+/* EBUSY: one is running. */
+struct holdfast_scrub_start {
+	struct holdfast_head head;
+	uint64_t rate; /* in: bytes per second; 0: no limit */
+	uint32_t flags; /* in */
+	uint32_t id; /* out: of the scrub, never 0 */
+};
+
+enum holdfast_scrub_state { HOLDFAST_SCRUB_NEVER, HOLDFAST_SCRUB_RUNNING, HOLDFAST_SCRUB_DONE, HOLDFAST_SCRUB_CANCELLED,
+			    HOLDFAST_SCRUB_FAILED };
+
+/* Of the one that runs, or was the last. */
+struct holdfast_scrub_status {
+	struct holdfast_head head;
+	uint32_t id;
+	uint32_t state; /* enum holdfast_scrub_state */
+	int32_t error; /* HOLDFAST_SCRUB_FAILED: negative errno */
+	uint32_t nfindings; /* that can be asked for; more are only counted */
+	uint64_t begun_sec; /* of the epoch */
+	uint64_t ms; /* that it has taken */
+	uint64_t rate;
+	/* As in struct scrub_result. */
+	uint64_t done, total, meta_blocks, data_blocks, bad_copies, repaired, lost_meta, lost_data, lost_files;
+};
+
+/* ENOENT: there are not so many; ESTALE: of another scrub. */
+struct holdfast_scrub_finding {
+	struct holdfast_head head;
+	uint32_t id, index; /* in */
+	uint32_t kind; /* enum scrub_kind, fs/scrub.h */
+	uint32_t repaired;
+	uint64_t blkno, ino, off, len;
+	char text[512];
+	char path[4096]; /* from the mount's root; empty: unknown or none */
+};
+
 #define HOLDFAST_NR_STATS  1
+#define HOLDFAST_NR_SCRUB_START   2
+#define HOLDFAST_NR_SCRUB_STATUS  3
+#define HOLDFAST_NR_SCRUB_FINDING 4
+#define HOLDFAST_NR_SCRUB_CANCEL  5 /* returns at once; ESRCH: none is running */
 #define HOLDFAST_IOC_STATS _IOR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_STATS, struct holdfast_stats)
+#define HOLDFAST_IOC_SCRUB_START   _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_START, struct holdfast_scrub_start)
+#define HOLDFAST_IOC_SCRUB_STATUS  _IOR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_STATUS, struct holdfast_scrub_status)
+#define HOLDFAST_IOC_SCRUB_FINDING _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_FINDING, struct holdfast_scrub_finding)
+#define HOLDFAST_IOC_SCRUB_CANCEL  _IO(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_CANCEL)
 
 #endif

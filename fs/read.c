@@ -202,7 +202,7 @@ static int read_step(struct read *r, struct miss *miss)
 	r->nblocks = r->len ? (unsigned)(BLOCKS_OF(io->off + r->len) - r->first) : 0;
 	if (r->len)
 		err = read_map(r, &di, miss);
-	if (!err && io->len)
+	if (!err && io->len && !io->no_atime)
 		err = read_atime(r, &di, miss);
 	if (err)
 		return err;

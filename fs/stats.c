@@ -14,6 +14,7 @@ const struct stats_info stats_infos[STATS_N] = {STATS_COUNTERS(STATS_ROW)};
 const char *const stats_group_names[STATS_NGROUPS] = {
 	[STATS_FILES] = "files",     [STATS_VOLUME] = "volume", [STATS_SPACE] = "space",
 	[STATS_JOURNAL] = "journal", [STATS_CACHE] = "cache",   [STATS_DEVICE] = "device",
+	[STATS_SCRUB] = "scrub",
 };
 
 static_assert(STATS_N <= sizeof(((struct holdfast_stats *)0)->counter) / sizeof(uint64_t), "they fit");
@@ -148,7 +149,6 @@ void stats_collect(struct fs *fs, struct holdfast_stats *out)
 	struct volume *v = fs->v;
 	uint64_t *c = out->counter;
 
-	out->head = (struct holdfast_head){.magic = HOLDFAST_IOC_MAGIC, .bytes = sizeof(*out)};
 	out->ncounters = STATS_N;
 	collect_identity(v, out);
 	collect_files(fs, c);
@@ -163,7 +163,8 @@ void stats_collect(struct fs *fs, struct holdfast_stats *out)
 	collect_state(v, out);
 }
 
-static void log_group(const struct holdfast_stats *s, enum stats_group group, const char *what, const struct diag *d)
+static void log_group(const struct holdfast_stats *s, enum stats_group group, const char *what,
+		      const struct diag *d)
 {
 	char text[480];
 	size_t n = 0;

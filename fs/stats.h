@@ -10,7 +10,7 @@
 #include "fs/fs.h"
 #include "fs/ioctl.h"
 
-enum stats_group { STATS_FILES, STATS_VOLUME, STATS_SPACE, STATS_JOURNAL, STATS_CACHE, STATS_DEVICE, STATS_NGROUPS };
+enum stats_group { STATS_FILES, STATS_VOLUME, STATS_SPACE, STATS_JOURNAL, STATS_CACHE, STATS_DEVICE, STATS_SCRUB, STATS_NGROUPS };
 
 /*
  * name, group, kind, what it is.  The order is part of the ioctl: new ones go to the end.
@@ -70,7 +70,14 @@ enum stats_group { STATS_FILES, STATS_VOLUME, STATS_SPACE, STATS_JOURNAL, STATS_
 	X(dev_discards, DEVICE, COUNT, "discards")                                                       \
 	X(dev_errors, DEVICE, COUNT, "operations that failed")                                           \
 	X(dev_in_flight, DEVICE, GAUGE, "operations under way")                                          \
-	X(dev_queue_depth, DEVICE, GAUGE, "operations that one queue has under way at most")
+	X(dev_queue_depth, DEVICE, GAUGE, "operations that one queue has under way at most")                    \
+	X(scrub_running, SCRUB, GAUGE, "1: a scrub is under way")                                        \
+	X(scrub_begun_sec, SCRUB, GAUGE, "when the last one began, seconds of the epoch; 0: none yet")   \
+	X(scrub_done_bytes, SCRUB, LEVEL, "looked at by it")                                             \
+	X(scrub_total_bytes, SCRUB, LEVEL, "to be looked at")                                            \
+	X(scrub_repaired, SCRUB, GAUGE, "blocks of metadata that it has mended")                         \
+	X(scrub_lost_meta, SCRUB, GAUGE, "blocks of metadata that it found lost")                        \
+	X(scrub_lost_data, SCRUB, GAUGE, "blocks of file contents that it found lost")
 
 enum stats_kind { STATS_COUNT, STATS_GAUGE, STATS_BYTES, STATS_LEVEL };
 

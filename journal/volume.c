@@ -56,6 +56,17 @@ unsigned volume_read_begin(struct volume *v)
 	return v->epoch;
 }
 
+int volume_root_begin(struct volume *v, unsigned *epoch, uint64_t *generation)
+{
+	LOCK_ASSERT_HELD(&v->lock);
+	/* One that has frozen would not wait for us, and its successor would write the slots that we read. */
+	if (v->checkpoint_running)
+		return -EAGAIN;
+	*epoch = volume_read_begin(v);
+	*generation = v->generation;
+	return 0;
+}
+
 /*
  * The last reader of an epoch that a checkpoint waits for wakes it.  `drain_queue` is set before the count is read by the checkpoint, and
  * read after the count has changed here, so one of the two sees the other.  The wake is under the lock, under which the checkpoint takes

@@ -181,6 +181,14 @@ void volume_event_wait(struct volume *v, struct dev_event *ev);
 unsigned volume_read_begin(struct volume *v);
 void volume_read_end(struct volume *v, unsigned epoch);
 
+/*
+ * The same for a reader of the last durable root, *generation, and of what it leads to: until volume_read_end() its slot, its tables,
+ * bitmaps and nodes are not written, save by who repairs a copy, and none of their blocks is handed out.  (The next checkpoint writes
+ * other slots and blocks, and waits for this reader before it ends; the one after it cannot begin.)  File contents may be overwritten in
+ * place, by the next checkpoint.  -EAGAIN while a checkpoint is being made.
+ */
+int volume_root_begin(struct volume *v, unsigned *epoch, uint64_t *generation);
+
 /* --- checkpoint (checkpoint.c) --- */
 
 #define CHECKPOINT_CLEAN 1u	/* mark the root clean: nothing will be appended any more */

@@ -9,6 +9,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "core/image_lock.h"
 #include "tools/tool.h"
 
 int tool_usage(const char *argv0, const char *what)
@@ -109,7 +110,9 @@ int tool_ioctl_failed(const char *path, int err)
 	switch (err) {
 	case -ENOTTY:
 	case -ENOSYS:
-		return tool_refuse(path, "is not on a Holdfast volume, or its daemon is of a version that does not know this");
+		return tool_refuse(
+			path,
+			"is not on a Holdfast volume, or its daemon is of a version that does not know this");
 	case -EPERM:
 		return tool_refuse(path, "only root and the user who mounted the volume may do this");
 	case -ENOTCONN:
@@ -130,23 +133,57 @@ static void keep_line(void *arg, enum diag_level level, const char *line)
 	snprintf(im->said, sizeof(im->said), "%s", line);
 }
 
-int image_open(struct image *im, const char *path)
+static int lock_image(struct image *im, const char *path, enum image_access access)
 {
-	struct stat st;
+	bool shared = access == IMAGE_SHARED;
+	char where[200];
 	int err;
 
-	*im = (struct image){.diag = {.emit = keep_line, .arg = im}};
+	if (access == IMAGE_LOOK)
+		return TOOL_OK;
+	/* A description of its own: the lock ends with its close(2). */
+	im->fd = open(path, (shared ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+	if (im->fd < 0)
+		return tool_refuse(path, "%s", strerror(errno));
+	err = image_lock(im->fd, shared ? IMAGE_LOCK_SHARED : 0, &im->backing_fd);
+	if (!err)
+		return TOOL_OK;
+	if (err != -EBUSY)
+		return tool_refuse(path, "cannot be locked: %s", strerror(-err));
+	if (image_is_mounted(path, where, sizeof(where)))
+		return tool_refuse(path, "is in use: mounted at %s", where);
+	return tool_refuse(path, "is in use by another program");
+}
+
+static int open_device(struct image *im, const char *path, enum image_access access)
+{
+	unsigned flags = access == IMAGE_EXCLUSIVE ? 0 : DEV_OPEN_READ_ONLY;
+	int err = dev_open(path, DEV_ENGINE_AUTO, flags, &im->diag, &im->dev);
+
+	if (!err)
+		err = dev_queue_create(im->dev, &im->q);
+	return err ? tool_refuse(path, "cannot be opened: %s", strerror(-err)) : TOOL_OK;
+}
+
+int image_open(struct image *im, const char *path, enum image_access access)
+{
+	struct stat st;
+	int status;
+
+	*im = (struct image){.diag = {.emit = keep_line, .arg = im}, .fd = -1, .backing_fd = -1};
 	if (stat(path, &st) < 0)
 		return tool_refuse(path, "%s", strerror(errno));
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return tool_refuse(path, "is neither an image file nor a block device, nor a directory of a mount");
-	err = dev_open(path, DEV_ENGINE_AUTO, DEV_OPEN_READ_ONLY, &im->diag, &im->dev);
-	if (!err)
-		err = dev_queue_create(im->dev, &im->q);
-	if (!err)
-		return TOOL_OK;
-	image_close(im);
-	return tool_refuse(path, "cannot be opened: %s", strerror(-err));
+		return tool_refuse(path,
+				   "is neither an image file nor a block device, nor a directory of a mount");
+	if (access == IMAGE_EXCLUSIVE && S_ISBLK(st.st_mode) && image_is_claimed(path))
+		return tool_refuse(path, "is in use (mounted, or part of something)");
+	status = lock_image(im, path, access);
+	if (!status)
+		status = open_device(im, path, access);
+	if (status)
+		image_close(im);
+	return status;
 }
 
 void image_close(struct image *im)
@@ -155,8 +192,11 @@ void image_close(struct image *im)
 		dev_queue_destroy(im->q);
 	if (im->dev)
 		dev_close(im->dev);
-	im->q = NULL;
-	im->dev = NULL;
+	if (im->fd >= 0)
+		close(im->fd);
+	if (im->backing_fd >= 0)
+		close(im->backing_fd);
+	*im = (struct image){.fd = -1, .backing_fd = -1};
 }
 
 const char *tool_why_no_volume(int err)
@@ -167,7 +207,8 @@ const char *tool_why_no_volume(int err)
 	case -EUCLEAN:
 		return "all copies of the superblock are damaged";
 	case -ENOTSUP:
-		return "made by a newer version (format version or features unknown to holdfast " HOLDFAST_VERSION ")";
+		return "made by a newer version (format version or features unknown to "
+		       "holdfast " HOLDFAST_VERSION ")";
 	case -ENOSPC:
 		return "is cut off: it has fewer bytes than the volume in it";
 	default:

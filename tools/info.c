@@ -57,7 +57,7 @@ static int read_image(struct info *in)
 {
 	struct fsck_opts opts = {0};
 	struct image im;
-	int status = image_open(&im, in->path);
+	int status = image_open(&im, in->path, IMAGE_LOOK);
 
 	if (status)
 		return status;
@@ -82,16 +82,18 @@ static void image_text(const struct info *in)
 	const struct super *sb = &r->sb;
 	char text[40], size[SIZE_TEXT];
 
-	printf("journal        %s at block %" PRIu64 "\n", size_format(sb->journal_nblocks * BLOCK_SIZE, size),
-	       sb->journal_blkno);
+	printf("journal        %s at block %" PRIu64 "\n",
+	       size_format(sb->journal_nblocks * BLOCK_SIZE, size), sb->journal_blkno);
 	printf("made           %s\n", time_text(sb->created_sec, text));
-	printf("features       compat 0x%x, ro_compat 0x%x, incompat 0x%x\n", sb->compat, sb->ro_compat, sb->incompat);
+	printf("features       compat 0x%x, ro_compat 0x%x, incompat 0x%x\n", sb->compat, sb->ro_compat,
+	       sb->incompat);
 	printf("superblocks    %" PRIu64 " of %u copies good\n", SUPER_COPIES - bad_supers(in), SUPER_COPIES);
 	if (in->err || r->count[FSCK_ROOT_LOST])
 		return;
 	printf("checkpoint     %" PRIu64 "%s\n", r->generation,
-	       r->count[FSCK_ROOT_SLOT] ? " (the other root is lost)" :
-	       r->count[FSCK_ROOT_COPY] ? " (a copy of a root is damaged)" : "");
+	       r->count[FSCK_ROOT_SLOT]   ? " (the other root is lost)"
+	       : r->count[FSCK_ROOT_COPY] ? " (a copy of a root is damaged)"
+					  : "");
 	printf("free           %s\n", size_format(r->nfree * BLOCK_SIZE, size));
 	printf("inodes         %" PRIu64 "\n", r->ninodes);
 	printf("damage met     %" PRIu64 " times%s%s\n", r->error_count, r->error_count ? ", last " : "",
@@ -150,7 +152,8 @@ static void mount_text(const struct info *in)
 	if (s->reason[0])
 		printf("reason         %s\n", s->reason);
 	printf("source         %s\n", s->source);
-	printf("mounted        %s, as %s, options %s\n", time_text((int64_t)s->mounted_sec, text), s->transport, s->options);
+	printf("mounted        %s, as %s, options %s\n", time_text((int64_t)s->mounted_sec, text),
+	       s->transport, s->options);
 	printf("journal        %s\n", size_format(s->counter[STATS_journal_size], size));
 	printf("checkpoint     %" PRIu64 "\n", s->counter[STATS_generation]);
 	printf("free           %s\n", size_format(s->counter[STATS_blocks_free] * BLOCK_SIZE, size));
@@ -184,7 +187,8 @@ static void show_text(const struct info *in)
 	uuid_unparse_lower(sb->uuid, uuid);
 	printf("uuid           %s\nlabel          ", uuid);
 	tool_put_printable(sb->label);
-	printf("\nsize           %s, %" PRIu64 " blocks of 4 KiB\n", size_format(sb->nblocks * BLOCK_SIZE, size), sb->nblocks);
+	printf("\nsize           %s, %" PRIu64 " blocks of 4 KiB\n",
+	       size_format(sb->nblocks * BLOCK_SIZE, size), sb->nblocks);
 	printf("state          %s\n", state_of(in));
 	if (in->mounted)
 		mount_text(in);
@@ -243,7 +247,8 @@ const struct verb verb_info = {
 	.summary = "Show what a volume is: identity, size, features, space, how it was left",
 	.help = "  --json    as one JSON object\n"
 		"\n"
-		"Works on damaged images as well, and never writes.  DIR is a directory of a mounted volume.\n"
+		"Works on damaged images as well, and never writes.  DIR is a directory of a mounted "
+		"volume.\n"
 		"Exit status 1: damage in superblocks or roots, a failed mount, or no volume there.\n",
 	.run = info_run,
 };

@@ -14,6 +14,7 @@
 
 static const struct verb *const verbs[] = {
 	&verb_info,
+	&verb_scrub,
 	&verb_stats,
 	&verb_undo,
 };

@@ -93,7 +93,8 @@ static void show_json(const struct holdfast_stats *s)
 /* Per second; what is counted in bytes as MiB. */
 static double rate(const struct holdfast_stats *a, const struct holdfast_stats *b, enum stats_counter c)
 {
-	double seconds = (double)(b->now_ms - a->now_ms) / 1000, unit = stats_infos[c].kind == STATS_BYTES ? 1 << 20 : 1;
+	double seconds = (double)(b->now_ms - a->now_ms) / 1000,
+	       unit = stats_infos[c].kind == STATS_BYTES ? 1 << 20 : 1;
 
 	return seconds > 0 ? (double)(b->counter[c] - a->counter[c]) / unit / seconds : 0;
 }
@@ -106,14 +107,17 @@ static double percent(uint64_t part, uint64_t whole)
 static void show_rates(const struct holdfast_stats *a, const struct holdfast_stats *b, unsigned long line)
 {
 	if (line % HEADING_EVERY == 0)
-		printf("%8s %8s %8s %8s %8s %8s | %8s %8s %8s %8s | %7s %6s %s\n", "reads/s", "MiB/s", "writes/s", "MiB/s",
-		       "syncs/s", "txns/s", "dev r/s", "MiB/s", "dev w/s", "MiB/s", "journal", "full", "state");
-	printf("%8.0f %8.1f %8.0f %8.1f %8.0f %8.0f | %8.0f %8.1f %8.0f %8.1f | %6.1f%% %5.1f%% %s\n", rate(a, b, STATS_reads),
-	       rate(a, b, STATS_read_bytes), rate(a, b, STATS_writes), rate(a, b, STATS_write_bytes),
-	       rate(a, b, STATS_fsyncs) + rate(a, b, STATS_fdatasyncs), rate(a, b, STATS_txns),
-	       rate(a, b, STATS_dev_reads), rate(a, b, STATS_dev_read_bytes), rate(a, b, STATS_dev_writes),
-	       rate(a, b, STATS_dev_write_bytes), percent(b->counter[STATS_journal_used], b->counter[STATS_journal_size]),
-	       100 - percent(b->counter[STATS_blocks_free], b->counter[STATS_blocks]), stats_state_name(b->state));
+		printf("%8s %8s %8s %8s %8s %8s | %8s %8s %8s %8s | %7s %6s %s\n", "reads/s", "MiB/s",
+		       "writes/s", "MiB/s", "syncs/s", "txns/s", "dev r/s", "MiB/s", "dev w/s", "MiB/s",
+		       "journal", "full", "state");
+	printf("%8.0f %8.1f %8.0f %8.1f %8.0f %8.0f | %8.0f %8.1f %8.0f %8.1f | %6.1f%% %5.1f%% %s\n",
+	       rate(a, b, STATS_reads), rate(a, b, STATS_read_bytes), rate(a, b, STATS_writes),
+	       rate(a, b, STATS_write_bytes), rate(a, b, STATS_fsyncs) + rate(a, b, STATS_fdatasyncs),
+	       rate(a, b, STATS_txns), rate(a, b, STATS_dev_reads), rate(a, b, STATS_dev_read_bytes),
+	       rate(a, b, STATS_dev_writes), rate(a, b, STATS_dev_write_bytes),
+	       percent(b->counter[STATS_journal_used], b->counter[STATS_journal_size]),
+	       100 - percent(b->counter[STATS_blocks_free], b->counter[STATS_blocks]),
+	       stats_state_name(b->state));
 }
 
 /* False: a signal has come. */
@@ -144,7 +148,8 @@ static int watch(const struct options *o, struct holdfast_stats *s)
 	int status = TOOL_OK;
 
 	stop_hold(&stop);
-	for (unsigned long n = 0; !status && (!o->count || n < o->count) && wait_interval(&stop, o->interval); n++) {
+	for (unsigned long n = 0; !status && (!o->count || n < o->count) && wait_interval(&stop, o->interval);
+	     n++) {
 		before = *s;
 		status = get(o->path, s);
 		if (status)
@@ -209,6 +214,7 @@ const struct verb verb_stats = {
 		"  --count N            ... N times\n"
 		"\n"
 		"DIR is any file or directory of the mount.  No privilege is needed.\n"
-		"Exit status 1: the volume has failed and is read-only (the state says why), or is not mounted there.\n",
+		"Exit status 1: the volume has failed and is read-only (the state says why), or is not "
+		"mounted there.\n",
 	.run = stats_run,
 };

@@ -28,7 +28,7 @@ struct verb {
 	int (*run)(int argc, char **argv);
 };
 
-extern const struct verb verb_info, verb_stats, verb_undo;
+extern const struct verb verb_info, verb_scrub, verb_stats, verb_undo;
 
 /* --- the command line --- */
 
@@ -62,11 +62,18 @@ struct image {
 	struct diag diag;
 	struct dev *dev;
 	struct dev_queue *q;
+	int fd, backing_fd; /* that are locked; -1 */
 	char said[300]; /* the last thing that the layers below have said */
 };
 
-/* Reads only, takes no lock.  TOOL_OK, or TOOL_FOUND after a message. */
-int image_open(struct image *im, const char *path);
+enum image_access {
+	IMAGE_LOOK, /* reads only, takes no lock */
+	IMAGE_SHARED, /* reads only, nobody else writes */
+	IMAGE_EXCLUSIVE,
+};
+
+/* TOOL_OK, or TOOL_FOUND after a message. */
+int image_open(struct image *im, const char *path, enum image_access access);
 void image_close(struct image *im);
 
 /* Why no volume could be found in an image; the message of a negative errno. */

@@ -37,7 +37,7 @@ def test_usage(args):
 
 def test_help():
     text = holdfast("help")
-    for verb in ("info", "stats", "undo"):
+    for verb in ("info", "scrub", "stats", "undo"):
         assert verb in text
         assert f"usage: holdfast {verb}" in holdfast("help", verb)
         assert holdfast("help", verb) == holdfast(verb, "--help")
