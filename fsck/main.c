@@ -2,8 +2,8 @@
 /*
  * main.c - fsck.holdfast: options, the lock, replay, the exit status of fsck(8).
  *
- * Without -n the journal of a volume that was not unmounted cleanly is replayed first, as a mount would.  Nothing else is ever
- * written: this release finds damage and does not repair it.
+ * Without -n the journal of a volume that was not unmounted cleanly is replayed first, as a mount would.  What is done about the
+ * findings of the check that follows is mend.c's.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -16,50 +16,13 @@
 
 #include "core/dev_undo.h"
 #include "core/image_lock.h"
-#include "core/stop.h"
 #include "core/version.h"
-#include "fsck/output.h"
+#include "fsck/job.h"
 #include "fsck/truncate.h"
 #include "journal/volume.h"
 
-#define PROGRAM "fsck.holdfast"
-
 /* Findings of one code that are shown without -v. */
 #define SHOWN_PER_CODE 50
-
-/* fsck(8) */
-#define EXIT_CORRECTED   1u
-#define EXIT_UNCORRECTED 4u
-#define EXIT_OPERATION   8u
-#define EXIT_USAGE       16u
-#define EXIT_CANCELLED   32u
-
-enum mode {
-	MODE_ASK,	/* none of the options below */
-	MODE_NEVER,	/* -n: nothing is written */
-	MODE_ALWAYS,	/* -a, -p, -y */
-};
-
-struct options {
-	const char *path;
-	enum mode mode;
-	bool force, data, timing, truncate;
-	const char *undo;	/* NULL: none */
-};
-
-struct job {
-	struct options o;
-	struct output out;
-	struct outcome oc;
-	struct fsck_result res;
-	struct diag diag;
-	struct stop stop;
-	int fd, backing_fd;	/* those that are locked */
-	struct dev *dev;
-	struct dev_queue *q;
-	struct undo_file *undo;
-	char error[300];
-};
 
 /* --- the command line -------------------------------------------------------------------------- */
 
@@ -67,7 +30,8 @@ static const char usage_text[] =
 	"usage: " PROGRAM " [options] DEVICE|IMAGE\n"
 	"\n"
 	"  -n                only look, write nothing, not even a replay of the journal\n"
-	"  -a, -p, -y        replay the journal without asking\n"
+	"  -a, -p            replay the journal and repair whatever loses nothing, without asking\n"
+	"  -y                repair everything; what cannot be kept is dropped, and named\n"
 	"  -f                check everything even if the volume is clean\n"
 	"      --undo FILE   first save to FILE what is going to be changed; see holdfast(1), undo\n"
 	"      --truncate-journal\n"
@@ -79,8 +43,8 @@ static const char usage_text[] =
 	"  -v                more, and all findings of a kind\n"
 	"  -V, --version     -h, --help\n"
 	"\n"
-	"Exit status, summed: 0 no damage, 1 journal replayed, 4 damage found, 8 cannot be checked,\n"
-	"16 usage, 32 cancelled.\n";
+	"Exit status, summed: 0 no damage, 1 repaired, or journal replayed, 4 damage is left,\n"
+	"8 cannot be checked, 16 usage, 32 cancelled.\n";
 
 enum { OPT_DATA = 256, OPT_JSON, OPT_TRUNCATE, OPT_UNDO };
 
@@ -97,7 +61,7 @@ static const struct option long_options[] = {
 static int set_mode(struct options *o, enum mode mode)
 {
 	if (o->mode != MODE_ASK && o->mode != mode) {
-		fputs(PROGRAM ": only one of -n and -a, -p, -y can be given\n", stderr);
+		fputs(PROGRAM ": only one of -n, -p (or -a) and -y can be given\n", stderr);
 		return -EINVAL;
 	}
 	o->mode = mode;
@@ -124,8 +88,9 @@ static int parse_option(struct job *job, int c)
 		return set_mode(&job->o, MODE_NEVER);
 	case 'a':
 	case 'p':
+		return set_mode(&job->o, MODE_PREEN);
 	case 'y':
-		return set_mode(&job->o, MODE_ALWAYS);
+		return set_mode(&job->o, MODE_YES);
 	case 'f':
 		job->o.force = true;
 		return 0;
@@ -199,8 +164,7 @@ static int parse_command(int argc, char **argv, struct job *job)
 
 /* --- errors and signals ------------------------------------------------------------------------ */
 
-/* It cannot be checked: one line, and the status. */
-__attribute__((format(printf, 2, 3))) static int give_up(struct job *job, const char *fmt, ...)
+int give_up(struct job *job, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -213,7 +177,7 @@ __attribute__((format(printf, 2, 3))) static int give_up(struct job *job, const 
 	return -EINVAL;
 }
 
-static int give_up_errno(struct job *job, int err)
+int give_up_errno(struct job *job, int err)
 {
 	switch (err) {
 	case -ENOENT:
@@ -386,44 +350,57 @@ static int look_at_roots(struct job *job)
 	return err ? give_up_errno(job, err) : 0;
 }
 
-static int check_all(struct job *job)
+int job_check(struct job *job, bool heal)
 {
 	struct fsck_opts opts = {
 		.data = job->o.data,
+		.heal = heal,
 		.try_replay = true,
 		.max_per_code = shown_per_code(job),
 		.found = show_finding,
 		.progress = job->out.progress_fd >= 0 ? show_progress : NULL,
 		.cancelled = is_cancelled,
 		.arg = job,
+		.diag = &job->diag,
 	};
 	int err = fsck_check(job->q, &opts, &job->res);
 
 	job->oc.full = true;
-	if (err == -ECANCELED) {
-		fprintf(stderr, PROGRAM ": %s: cancelled\n", job->o.path);
-		job->oc.error = "cancelled";
-		job->oc.status |= EXIT_CANCELLED;
+	return err && err != -ECANCELED ? give_up_errno(job, err) : err;
+}
+
+static int check_all(struct job *job)
+{
+	int err = job_check(job, job->o.mode == MODE_PREEN || job->o.mode == MODE_YES);
+
+	if (!err)
+		err = mend(job);
+	if (err != -ECANCELED)
 		return err;
-	}
-	if (err)
-		return give_up_errno(job, err);
-	if (job->res.nerrors)
-		job->oc.status |= EXIT_UNCORRECTED;
-	return 0;
+	fprintf(stderr, PROGRAM ": %s: cancelled\n", job->o.path);
+	job->oc.error = "cancelled";
+	job->oc.status |= EXIT_CANCELLED;
+	return err;
 }
 
 /* --- replay ------------------------------------------------------------------------------------ */
 
-static bool may_replay(const struct job *job)
+bool job_ask(struct job *job, const char *question)
 {
 	char answer[16];
 
-	if (job->o.mode != MODE_ASK || job->out.json || !isatty(STDIN_FILENO))
-		return job->o.mode == MODE_ALWAYS;
-	printf("%s: was not unmounted cleanly. Replay the journal? (y/N) ", job->o.path);
+	if (job->out.json || !isatty(STDIN_FILENO))
+		return false;
+	printf("%s: %s (y/N) ", job->o.path, question);
 	fflush(stdout);
 	return fgets(answer, sizeof(answer), stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+}
+
+static bool may_replay(struct job *job)
+{
+	if (job->o.mode != MODE_ASK)
+		return job->o.mode != MODE_NEVER;
+	return job_ask(job, "was not unmounted cleanly. Replay the journal?");
 }
 
 /*

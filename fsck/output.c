@@ -66,8 +66,49 @@ void output_finding(struct output *o, const struct fsck_finding *f)
 		return;
 	}
 	bar_clear(o);
-	printf("%s: %s %s: ", o->path, info->code, info->name);
+	printf("%s: %s%s %s: ", o->path, o->left ? "left: " : "", info->code, info->name);
 	put_printable(f->text);
+	putchar('\n');
+}
+
+/* --- repairs ----------------------------------------------------------------------------------- */
+
+void output_section(struct output *o, const char *name)
+{
+	o->left = name[0] == 'l';
+	if (!o->json)
+		return;
+	json_end_array(&o->j);
+	json_array(&o->j, name);
+}
+
+static void note_json(struct json *j, const struct rebuild_note *n)
+{
+	json_object(j, NULL);
+	json_bool(j, "lost", n->what == REBUILD_LOST);
+	json_string(j, "text", n->text);
+	if (n->path)
+		json_string(j, "path", n->path);
+	if (n->ino != FSCK_NOWHERE)
+		json_u64(j, "inode", n->ino);
+	json_end_object(j);
+}
+
+void output_note(struct output *o, const struct rebuild_note *n)
+{
+	if (o->json) {
+		note_json(&o->j, n);
+		return;
+	}
+	bar_clear(o);
+	printf("%s: %s: ", o->path, n->what == REBUILD_LOST ? "lost" : "repaired");
+	if (n->path) {
+		put_printable(n->path);
+		printf(": ");
+	}
+	if (n->ino != FSCK_NOWHERE)
+		printf("inode %" PRIu64 ": ", n->ino);
+	put_printable(n->text);
 	putchar('\n');
 }
 
@@ -180,6 +221,10 @@ static void end_json(struct output *o, const struct fsck_result *res, const stru
 		truncated_json(j, &oc->truncated);
 	if (oc->undo_file)
 		json_string(j, "undo_file", oc->undo_file);
+	json_u64(j, "repaired", oc->nrepaired);
+	json_bool(j, "rebuilt", oc->rebuilt);
+	if (oc->advice)
+		json_string(j, "advice", oc->advice);
 	json_bool(j, "full_check", oc->full);
 	if (oc->full && !oc->error)
 		full_json(j, res);
@@ -197,20 +242,29 @@ static void end_cut_short(const struct output *o, const struct fsck_result *res,
 			       fsck_code_info(i)->name, res->count[i] - max_per_code);
 }
 
-static void end_text(const struct output *o, const struct fsck_result *res)
+static const char *plural(uint64_t n)
+{
+	return n == 1 ? "" : "s";
+}
+
+static void end_text(const struct output *o, const struct fsck_result *res, const struct outcome *oc)
 {
 	uint64_t used = res->sb.nblocks - res->nfree;
 
 	if (res->count[FSCK_LOG_DAMAGED] || res->count[FSCK_LOG_UNREADABLE])
 		printf("%s: to give up the changes at stake and go on with the state before them: fsck.holdfast --truncate-journal\n",
 		       o->path);
-	if (res->nerrors)
-		printf("%s: %" PRIu64 " problem%s, not repaired (this release cannot), ", o->path, res->nerrors,
-		       res->nerrors == 1 ? "" : "s");
+	printf("%s: ", o->path);
+	if (oc->nrepaired)
+		printf("%" PRIu64 " problem%s repaired, ", oc->nrepaired, plural(oc->nrepaired));
+	if (res->nerrors && oc->advice)
+		printf("%" PRIu64 " problem%s left (%s), ", res->nerrors, plural(res->nerrors), oc->advice);
+	else if (res->nerrors)
+		printf("%" PRIu64 " problem%s left, ", res->nerrors, plural(res->nerrors));
 	else if (!res->root_clean)
-		printf("%s: not unmounted cleanly, no damage found, ", o->path);
+		printf("not unmounted cleanly, no damage found, ");
 	else
-		printf("%s: clean, ", o->path);
+		printf("clean, ");
 	printf("%" PRIu64 " inodes, %" PRIu64 "/%" PRIu64 " blocks\n", res->ninodes, used, res->sb.nblocks);
 }
 
@@ -237,7 +291,7 @@ void output_end(struct output *o, const struct fsck_result *res, const struct ou
 	bar_clear(o);
 	if (!oc->error) {
 		end_cut_short(o, res, max_per_code);
-		end_text(o, res);
+		end_text(o, res, oc);
 		if (o->verbose && oc->full)
 			end_verbose(res);
 	}

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Broken images, made by tests/images: fsck.holdfast names what is wrong with each, repairs it, and then finds nothing more."""
+import functools
+import json
+import os
+
+import pytest
+
+from conftest import BUILD, FSCK, run
+
+BUILDER = os.path.join(BUILD, "tests", "images", "build_image")
+
+
+@functools.cache
+def cases():
+    """name -> (what a repair can do, codes to be found)"""
+    lines = run(BUILDER, "LIST").stdout.splitlines()
+    return {name: (mend, set(codes.split())) for name, mend, codes in (line.split("|") for line in lines)}
+
+
+# Of these the findings are worth knowing, and no damage.
+INFO = {"FS114", "FS124", "FS512", "FS711", "FS712", "FS801"}
+
+
+def build(vol, name):
+    run(BUILDER, name, vol.image)
+    return vol
+
+
+def fsck(vol, *options):
+    done = run(FSCK, "--json", *options, vol.image, check=False)
+    out = json.loads(done.stdout[done.stdout.index("{"):])
+    assert out["exit_status"] == done.returncode
+    return done.returncode, out
+
+
+def found(out, section="findings"):
+    return {f["code"] for f in out[section]}
+
+
+@pytest.fixture
+def broken(make_volume):
+    return lambda name: build(make_volume(), name)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_case(broken, part):
+    names = sorted(cases())
+    for name in names[part::4]:
+        mend, codes = cases()[name]
+        vol = broken(name)
+        before = open(vol.image, "rb").read()
+        status, out = fsck(vol, "-n", "-f", "--data")
+        assert found(out) == codes, name
+        assert status == (4 if codes - INFO else 0), name
+        assert open(vol.image, "rb").read() == before, f"{name}: -n wrote"
+
+        status, out = fsck(vol, "-y", "-f", "--data")
+        if mend in ("mends", "loses"):
+            assert not status & ~1, (name, status)
+            assert any(note["lost"] for note in out.get("repairs", [])) == (mend == "loses"), name
+            status, out = fsck(vol, "-n", "-f", "--data")
+            assert status == 0 and not found(out) - INFO, (name, out)
+        else:
+            assert status & 4, name
+        os.unlink(vol.image)
+
+
+def test_preen_stops_where_something_would_be_lost(broken):
+    vol = broken("dangling")
+    before = open(vol.image, "rb").read()
+    done = run(FSCK, "-p", "-f", vol.image, check=False)
+    assert done.returncode == 4
+    assert "lost: /dir/fifo: " in done.stdout and "run fsck.holdfast -y" in done.stdout
+    assert open(vol.image, "rb").read() == before
+
+
+def test_preen_mends_the_rest(broken):
+    vol = broken("unreachable")
+    done = run(FSCK, "-p", "-f", vol.image, check=False)
+    assert done.returncode == 1
+    assert "repaired: /lost+found/#" in done.stdout and "1 problem repaired, clean" in done.stdout
+    assert "clean" in vol.fsck("-n", "-f", "--data")
+
+
+def test_no_question_without_a_terminal(broken):
+    vol = broken("link count")
+    before = open(vol.image, "rb").read()
+    done = run(FSCK, "-f", vol.image, check=False)
+    assert done.returncode == 4 and "-p or -y repairs" in done.stdout
+    assert open(vol.image, "rb").read() == before
+
+
+def test_what_a_user_finds_afterwards(broken):
+    """A leaf with names and inodes is gone; what can be had is in lost+found, and the volume works."""
+    vol = broken("leaf lost")
+    done = run(FSCK, "-y", "-f", vol.image, check=False)
+    assert done.returncode == 1, done.stdout
+    vol.mount()
+    names = os.listdir(vol.path())
+    assert "lost+found" in names
+    assert os.stat(vol.path("lost+found")).st_mode & 0o7777 == 0o700
+    for name in os.listdir(vol.path("lost+found")):
+        assert name.startswith("#") and os.lstat(vol.path("lost+found", name))
+    with open(vol.path("new"), "w", encoding="ascii") as f:
+        f.write("works")
+    vol.umount()
+    assert "clean" in vol.fsck("-n", "-f", "--data")
+
+
+def test_contents_survive_a_repair(broken):
+    vol = broken("bitmap lost")
+    assert run(FSCK, "-p", "-f", vol.image, check=False).returncode == 1
+    vol.mount()
+    with open(vol.path("dir", "data"), "rb") as f:
+        assert f.read() == b"d" * 3 * 4096
+    assert os.readlink(vol.path("dir", "sym")) == "t" * 1500
+    assert os.getxattr(vol.path("dir", "attrs"), "user.big") == b"value".ljust(3000, b"\0")
+    assert os.path.samefile(vol.path("dir", "attrs"), vol.path("dir", "sub", "again"))
+    vol.umount()
+
+
+def test_bad_contents_stay_an_error(broken):
+    vol = broken("data")
+    done = run(FSCK, "-y", "--data", vol.image, check=False)
+    assert done.returncode == 4 and "restore these files" in done.stdout
+    vol.mount()
+    with pytest.raises(OSError):
+        open(vol.path("dir", "data"), "rb").read()
+    vol.umount()
