@@ -159,6 +159,11 @@ static int plan_log_limit(struct write *w)
 	return 0;
 }
 
+static bool is_staged(const struct write *w, unsigned i)
+{
+	return stage_get(w->fs->v->stage, w->blk[i].blkno) != NULL;
+}
+
 static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64_t *goal)
 {
 	uint64_t end = w->first + w->nblocks;
@@ -175,8 +180,8 @@ static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64
 	}
 	err = plan_alloc(w, t, moving, miss, goal);
 	for (unsigned i = 0; !err && i < w->nblocks; i++)
-		w->blk[i].direct = wpart_whole(w, i) &&
-				   (moving || !w->blk[i].old_written || BUG(OVERWRITE_IN_PLACE));
+		w->blk[i].direct = wpart_whole(w, i) && (moving || !w->blk[i].old_written ||
+							 (BUG(OVERWRITE_IN_PLACE) && !is_staged(w, i)));
 	return err;
 }
 

@@ -201,7 +201,7 @@ int log_reader_tail_each(struct log_reader *r, struct log_tail *out, log_survivo
 	if (inside && s.trace_end < r->group_end)
 		s.trace_end = r->group_end;
 	*out = (struct log_tail){
-		.kind = BUG(DAMAGE_TAKEN_FOR_TAIL) ? LOG_TAIL_TORN : classify(facts),
+		.kind = classify(BUG(DAMAGE_TAKEN_FOR_TAIL) ? facts & ~TAIL_PROOF : facts),
 		.end_lsn = r->lsn,
 		.lost_bytes = s.trace_end - r->lsn,
 		.lost_frames = s.nframes,
@@ -222,11 +222,12 @@ uint64_t log_restart_lsn(const struct super *sb, const struct log_tail *tail)
 {
 	uint64_t seen = tail->end_lsn + tail->lost_bytes;
 
-	if (BUG(LAP_JUMP_LEFT_OUT))
-		return block_round_up(tail->end_lsn);
 	/* What could not be read may have been written up to the end of the lap. */
 	if (tail->nunreadable && seen < tail->lap_end)
 		seen = tail->lap_end;
+	seen = block_round_up(seen > tail->proven_lsn ? seen : tail->proven_lsn);
+	if (BUG(LAP_JUMP_LEFT_OUT))
+		return seen;
 	/* A life never writes a whole lap beyond what it knows durable. */
-	return block_round_up(seen > tail->proven_lsn ? seen : tail->proven_lsn) + region_bytes(sb);
+	return seen + region_bytes(sb);
 }

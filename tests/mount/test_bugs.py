@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The deliberate mistakes of core/bug.h are in the test program that is there to find them, and in nothing that is installed."""
+import glob
 import json
 import os
 import re
@@ -32,3 +33,18 @@ def test_no_installed_program_has_them():
     # The search does find them where they are.
     test_program = [t["filename"][0] for t in targets if t["name"] == "test_power_cut_bugs"]
     assert len(traces(test_program[0], names)) == len(names) + 1
+
+
+def test_every_file_with_one_is_compiled_for_the_search():
+    with open(os.path.join(TOP, "tests", "bugs", "meson.build")) as f:
+        listed = set(re.findall(r"'\.\./\.\./((?:core|journal|fs)/\w+\.c)'", f.read()))
+    used, files = set(), set()
+    for path in glob.glob(os.path.join(TOP, "*", "*.c")):
+        with open(path) as f:
+            found = re.findall(r"\bBUG\((\w+)\)", f.read())
+        used.update(found)
+        if found:
+            files.add(os.path.relpath(path, TOP))
+    assert files == listed
+    with open(os.path.join(TOP, "core", "bug.h")) as f:
+        assert used == set(re.findall(r"^\tX\((\w+),", f.read(), re.M))
