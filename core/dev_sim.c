@@ -408,6 +408,14 @@ void dev_sim_poke(struct dev *pub, uint64_t off, const void *buf, uint64_t len)
 	sim_store_poke(sim_of(pub)->store, off, buf, len);
 }
 
+void dev_sim_schedule(struct dev *pub, uint64_t seed, bool in_order)
+{
+	struct sim_dev *dev = sim_of(pub);
+
+	dev->rng = seed;
+	dev->cfg.in_order = in_order;
+}
+
 uint32_t dev_sim_digest(struct dev *pub)
 {
 	return sim_of(pub)->digest;

@@ -104,6 +104,9 @@ uint64_t dev_sim_rot(struct dev *dev, uint64_t off, uint64_t len, uint64_t *stat
 void dev_sim_peek(struct dev *dev, uint64_t off, void *buf, uint64_t len);
 void dev_sim_poke(struct dev *dev, uint64_t off, const void *buf, uint64_t len);
 
+/* From now on delays, orders and the other random choices of operations come from this seed. */
+void dev_sim_schedule(struct dev *dev, uint64_t seed, bool in_order);
+
 /* CRC-32C over every operation submitted so far (kind, flags, offset, length, data): same seed, same digest. */
 uint32_t dev_sim_digest(struct dev *dev);
 

@@ -164,7 +164,8 @@ ssize_t fs_pread(struct fs *fs, struct dev_queue *q, uint64_t ino, void *buf, si
 ssize_t fs_pwrite(struct fs *fs, struct dev_queue *q, uint64_t ino, const void *buf, size_t len, uint64_t off);
 
 /* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE [|KEEP_SIZE]; others -EOPNOTSUPP.  What takes more than one
- * transaction (more than 400 extents to punch or to zero, more than 64 MiB to zero or to allocate) may be partly there after a crash. */
+ * transaction (more than 400 extents to punch or to zero, more than 64 MiB to zero or to allocate, more than 1 MiB to zero where there
+ * is no room for other blocks) may be partly there after a crash, and after -ENOSPC. */
 int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */
 int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t *out);

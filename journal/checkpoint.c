@@ -20,7 +20,6 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* One block to write; sorted by blkno so that neighbours go out as one vectored write. */
 struct ckpt_block {
@@ -152,7 +151,7 @@ static void ckpt_build_root(struct ckpt *c, uint64_t generation)
 	r->nfree = put64(c->alloc.nfree);
 	r->flags = put64(c->flags & CHECKPOINT_CLEAN || BUG(ROOT_ALWAYS_CLEAN) ? ROOT_CLEAN : 0);
 	/* What was never opened is being formatted: with its own time, so that the same arguments make the same image. */
-	r->written_sec = put64(v->mount_count ? (uint64_t)time(NULL) : (uint64_t)v->sb.created_sec);
+	r->written_sec = put64(v->mount_count ? volume_now_sec(v) : (uint64_t)v->sb.created_sec);
 	r->mount_count = put64(v->mount_count);
 	r->error_count = put64(v->error_count);
 	r->last_error_sec = put64(v->last_error_sec);

@@ -415,6 +415,8 @@ int volume_new(struct dev *dev, const struct super *sb, const struct volume_conf
 	v->replay_stop = cfg->replay_stop;
 	v->want_checkpoint_fn = cfg->want_checkpoint;
 	v->want_checkpoint_arg = cfg->arg;
+	v->clock = cfg->clock;
+	v->clock_arg = cfg->clock_arg;
 	v->dirty_limit = (cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE) / 2;
 	if (v->dirty_limit > MAX_DIRTY)
 		v->dirty_limit = MAX_DIRTY;

@@ -40,11 +40,21 @@ int volume_writable(struct volume *v)
 	return atomic_load(&v->failed) ? -EIO : 0;
 }
 
+uint64_t volume_now_sec(const struct volume *v)
+{
+	struct timespec now;
+
+	if (!v->clock)
+		return (uint64_t)time(NULL);
+	v->clock(v->clock_arg, &now);
+	return (uint64_t)now.tv_sec;
+}
+
 void volume_note_damage(struct volume *v)
 {
 	LOCK_ASSERT_HELD(&v->lock);
 	v->error_count++;
-	v->last_error_sec = (uint64_t)time(NULL);
+	v->last_error_sec = volume_now_sec(v);
 }
 
 /* --- readers ------------------------------------------------------------------------------------ */

@@ -11,6 +11,8 @@
 #ifndef HOLDFAST_JOURNAL_VOLUME_H
 #define HOLDFAST_JOURNAL_VOLUME_H
 
+#include <time.h>
+
 #include "core/alloc.h"
 #include "core/dev.h"
 #include "core/format.h"
@@ -49,6 +51,9 @@ struct volume_config {
 	uint64_t replay_stop;
 	/* Filled by volume_open(), also when it fails in or behind the replay.  May be NULL. */
 	struct volume_recovery *recovery;
+	/* For the times that roots carry.  NULL: CLOCK_REALTIME. */
+	void (*clock)(void *arg, struct timespec *now);
+	void *clock_arg;
 };
 
 struct volume_stats {
@@ -74,6 +79,8 @@ struct volume {
 	void (*want_checkpoint_fn)(void *arg);
 	void *want_checkpoint_arg;
 	uint64_t replay_stop;
+	void (*clock)(void *arg, struct timespec *now);
+	void *clock_arg;
 	struct volume_recovery recovery;
 	struct log *log;	/* NULL if read-only */
 

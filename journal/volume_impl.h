@@ -10,6 +10,7 @@
 int volume_new(struct dev *dev, const struct super *sb, const struct volume_config *cfg, const struct diag *diag,
 	       struct volume **out);
 void volume_free(struct volume *v);
+uint64_t volume_now_sec(const struct volume *v);
 
 /* log.h's log_failed_fn. */
 void volume_log_failed(void *arg, int err, const char *what);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* judge.c - whether what the real filesystem says of one operation can be right. */
+#include "tests/sim/sim.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void violation(struct sim *s, const char *kind, const char *fmt, ...)
+{
+	struct verdict *v = s->verdict;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(v->text, sizeof(v->text), fmt, ap);
+	va_end(ap);
+	snprintf(v->kind, sizeof(v->kind), "%s", kind);
+	v->op = s->op ? s->op->label : 0;
+	v->life = s->life;
+	v->failed = true;
+	trace(s, "VIOLATION (%s): %s\n", kind, v->text);
+	if (s->trace)
+		fflush(s->trace);
+	_exit(3);
+}
+
+void trace(struct sim *s, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!s->trace)
+		return;
+	va_start(ap, fmt);
+	vfprintf(s->trace, fmt, ap);
+	va_end(ap);
+}
+
+/* Blocks that can be neither journal nor superblock. */
+static uint64_t usable(const struct sim *s)
+{
+	return s->plan->geo.nblocks - s->plan->geo.journal - 80;
+}
+
+/* Half of what seems free may be metadata, its copies, and what the last checkpoint still keeps. */
+bool space_is_short(struct sim *s, uint64_t want)
+{
+	uint64_t used = s->model->nblocks, all = usable(s);
+
+	return used >= all || (all - used) / 2 < want + 160;
+}
+
+bool judge(struct sim *s, int rc, uint64_t want)
+{
+	if (rc >= 0)
+		return true;
+	if (world_is_cut(s))
+		return false;
+	if (rc != -ENOSPC)
+		return true;
+	if (!space_is_short(s, want))
+		violation(s, "space", "there is no space for %llu blocks, with %llu of %llu in use",
+			  (unsigned long long)want, (unsigned long long)s->model->nblocks, (unsigned long long)usable(s));
+	s->cov->enospc++;
+	return false;
+}
+
+static const char *rc_text(int rc)
+{
+	return rc < 0 ? strerrorname_np(-rc) : "success";
+}
+
+void same_rc(struct sim *s, int rc, int want)
+{
+	if (rc != want)
+		violation(s, "result", "%s where %s is right", rc_text(rc), rc_text(want));
+}
+
+/* --- attributes -------------------------------------------------------------------------------- */
+
+static void same_time(struct sim *s, const char *what, uint64_t ino, const struct timespec *got, const struct timespec *want)
+{
+	if (got->tv_sec != want->tv_sec || got->tv_nsec != want->tv_nsec)
+		violation(s, "attr", "inode %llu: %s is %lld.%09ld, not %lld.%09ld", (unsigned long long)ino, what,
+			  (long long)got->tv_sec, got->tv_nsec, (long long)want->tv_sec, want->tv_nsec);
+}
+
+static void same_number(struct sim *s, const char *what, uint64_t ino, uint64_t got, uint64_t want)
+{
+	if (got != want)
+		violation(s, "attr", "inode %llu: %s is %llu, not %llu", (unsigned long long)ino, what,
+			  (unsigned long long)got, (unsigned long long)want);
+}
+
+/* Not fewer than hold something, and not more than were ever asked for; small files may have none. */
+static void same_blocks(struct sim *s, const struct minode *i, uint64_t sectors)
+{
+	uint64_t most = i->blocks ? i->blocks->n : 0, least = 0;
+
+	if (!S_ISREG(i->mode))
+		return;
+	for (unsigned k = 0; k < most; k++)
+		least += i->blocks->block[k].page || i->blocks->block[k].state == M_UNWRITTEN;
+	if (!i->first_loose && (sectors < least * 8 || sectors > most * 8))
+		violation(s, "blocks", "inode %llu has %llu sectors, where %llu to %llu blocks are in use",
+			  (unsigned long long)i->ino, (unsigned long long)sectors, (unsigned long long)least,
+			  (unsigned long long)most);
+}
+
+void same_attr(struct sim *s, uint64_t ino, const struct fs_attr *a)
+{
+	const struct minode *i = model_get(s->model, ino);
+
+	if (!i)
+		violation(s, "attr", "inode %llu should not be there", (unsigned long long)ino);
+	same_number(s, "the number", ino, a->ino, ino);
+	same_number(s, "the mode", ino, a->mode, i->mode);
+	same_number(s, "the number of links", ino, a->nlink, i->nlink);
+	same_number(s, "the owner", ino, a->uid, i->uid);
+	same_number(s, "the group", ino, a->gid, i->gid);
+	same_number(s, "the device number", ino, a->rdev, i->rdev);
+	same_number(s, "the size", ino, a->size, i->size);
+	same_time(s, "the time of access", ino, &a->atime, &i->atime);
+	same_time(s, "the time of change", ino, &a->mtime, &i->mtime);
+	same_time(s, "the time of attributes", ino, &a->ctime, &i->ctime);
+	same_time(s, "the time of birth", ino, &a->btime, &i->btime);
+	same_blocks(s, i, a->blocks);
+}
+
+/*
+ * A reader may leave the time as it is, where there is no room to change it; and changes it only if the rules of the mount say so.
+ */
+void same_atime(struct sim *s, uint64_t ino)
+{
+	const struct minode *i = model_get(s->model, ino);
+	struct fs_attr attr;
+
+	if (s->plan->atime == FS_NOATIME || !model_atime_due(s->model, i, s->plan->atime == FS_STRICTATIME))
+		return;
+	int rc = fs_getattr(s->fs, s->q, ino, &attr);
+
+	if (!judge(s, rc, 0))
+		return;
+	same_rc(s, rc, 0);
+	if (attr.atime.tv_sec == s->clock.tv_sec && attr.atime.tv_nsec == s->clock.tv_nsec)
+		model_atime(s->model, ino);
+	same_attr(s, ino, &attr);
+}
+
+void acked(struct sim *s, unsigned n)
+{
+	s->cov->syncs++;
+	if (n > s->acked)
+		s->acked = n;
+}
+
+/* Fills with what only this operation writes. */
+void pattern(void *buf, size_t len, uint64_t off, uint64_t label)
+{
+	uint64_t x = hash_mix(label, off) | 1;
+	uint8_t *p = buf;
+
+	for (; len >= 8; len -= 8, p += 8) {
+		memcpy(p, &x, 8);
+		x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	}
+	memcpy(p, &x, len);
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* plan.c - from a seed to a plan. */
+#include "tests/sim/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/sim_store.h"
+#include "fs/fs.h"
+
+#define LIVES_MAX 4u
+
+/* Tiny ones, so that everything is full and every journal wraps all the time; some that leave room. */
+static const struct geometry geometries[] = {
+	{1024, 128, 512, false},  {1024, 128, 4096, false}, {1100, 128, 512, false},  {1100, 150, 512, false},
+	{1280, 160, 4096, false}, {1536, 128, 512, false},  {1536, 256, 512, false},  {2048, 128, 512, false},
+	{2048, 192, 4096, false}, {4096, 128, 512, false},  {4096, 512, 4096, false}, {33000, 300, 512, false},
+};
+static const struct geometry comb_geometries[] = {
+	{2560, 160, 512, true},
+	{2560, 128, 4096, true},
+	{4096, 256, 512, true},
+};
+static const uint32_t caches[] = {128 << 10, 256 << 10, 1 << 20, 4 << 20, 0};
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static void *need(void *p)
+{
+	if (!p)
+		abort();
+	return p;
+}
+
+/* Small numbers are likely, large ones possible. */
+static uint32_t skewed(uint64_t *rng, unsigned bits)
+{
+	unsigned width = 1 + (unsigned)(sim_random(rng) % bits);
+
+	return 1 + (uint32_t)(sim_random(rng) & ((1u << width) - 1));
+}
+
+static uint8_t draw_kind(const struct profile *p, uint64_t *rng)
+{
+	unsigned sum = 0, at;
+
+	for (unsigned k = 0; k < OP_KINDS; k++)
+		sum += p->weight[k];
+	at = (unsigned)(sim_random(rng) % sum);
+	for (uint8_t k = 0;; k++) {
+		if (at < p->weight[k])
+			return k;
+		at -= p->weight[k];
+	}
+}
+
+static struct op draw_op(uint8_t kind, uint32_t label, uint64_t *rng)
+{
+	struct op op = {.kind = kind, .label = label};
+
+	for (unsigned i = 0; i < OP_RANDOMS; i++)
+		op.r[i] = sim_random(rng);
+	return op;
+}
+
+static void draw_boot(struct life *l, uint64_t *rng)
+{
+	bool cuts = sim_random(rng) % 3 == 0;
+
+	for (unsigned i = 0; i <= BOOT_CUTS; i++) {
+		l->settle[i] = sim_random(rng);
+		l->torn[i] = sim_random(rng) % 8 == 0;
+	}
+	for (unsigned i = 0; i < BOOT_CUTS && cuts; i++)
+		l->boot_cut[i] = sim_random(rng) % 3 ? skewed(rng, 5) : 0;
+	l->look = sim_random(rng) % 8 == 0;
+	l->fsck = sim_random(rng) % 4 == 0;
+}
+
+static void draw_life(struct plan *p, struct life *l, uint32_t label, uint64_t *rng)
+{
+	unsigned room = p->profile->ops, n = 4 + (unsigned)(sim_random(rng) % room), cut_at;
+	bool cut = sim_random(rng) % 8 != 0;
+
+	draw_boot(l, rng);
+	cut_at = (unsigned)(sim_random(rng) % (n + 1));
+	l->op = need(calloc(n + 2, sizeof(*l->op)));
+	for (unsigned i = 0; i <= n; i++) {
+		if (i == cut_at && cut) {
+			struct op *op = &l->op[l->nops++];
+
+			*op = draw_op(OP_CUT, label++, rng);
+			op->r[0] = skewed(rng, 5);
+		}
+		/* A life begins with something to work on. */
+		if (i == n)
+			break;
+		uint8_t kind = draw_kind(p->profile, rng);
+
+		l->op[l->nops++] = draw_op(i < 2 && label < 1000 ? OP_CREATE : kind, label, rng);
+		label++;
+	}
+	l->close = sim_random(rng) % 3 == 0;
+}
+
+static void draw_geometry(struct plan *p, uint64_t *rng)
+{
+	if (p->profile->comb)
+		p->geo = comb_geometries[sim_random(rng) % COUNT(comb_geometries)];
+	else if (!strcmp(p->profile->name, "full"))
+		p->geo = geometries[sim_random(rng) % 6];
+	else
+		p->geo = geometries[sim_random(rng) % COUNT(geometries)];
+}
+
+struct plan *plan_make(uint64_t seed, const struct profile *profile, bool faults)
+{
+	struct plan *p = need(calloc(1, sizeof(*p)));
+	uint64_t rng = seed ^ UINT64_C(0x5eed5eed5eed5eed);
+
+	p->seed = seed;
+	p->faults = faults;
+	p->profile = sim_random(&rng) % 2 ? &profiles[0] : &profiles[sim_random(&rng) % nprofiles];
+	if (profile)
+		p->profile = profile;
+	draw_geometry(p, &rng);
+	p->in_order = sim_random(&rng) % 8 == 0;
+	p->background = sim_random(&rng) % 2;
+	p->cache_bytes = caches[sim_random(&rng) % COUNT(caches)];
+	p->flags = sim_random(&rng) % 4 ? 0 : VOLUME_DISCARD;
+	p->atime = sim_random(&rng) % 4 ? FS_RELATIME : sim_random(&rng) % 2 ? FS_NOATIME : FS_STRICTATIME;
+	p->nlives = 1 + (unsigned)(sim_random(&rng) % LIVES_MAX);
+	p->life = need(calloc(p->nlives, sizeof(*p->life)));
+	for (unsigned i = 0; i < p->nlives; i++)
+		draw_life(p, &p->life[i], 1000 * i, &rng);
+	return p;
+}
+
+struct plan *plan_copy(const struct plan *p)
+{
+	struct plan *copy = need(malloc(sizeof(*copy)));
+
+	*copy = *p;
+	copy->life = need(calloc(p->nlives ? p->nlives : 1, sizeof(*p->life)));
+	for (unsigned i = 0; i < p->nlives; i++) {
+		struct life *l = &copy->life[i];
+
+		*l = p->life[i];
+		l->op = need(calloc(l->nops + 1, sizeof(*l->op)));
+		memcpy(l->op, p->life[i].op, l->nops * sizeof(*l->op));
+	}
+	return copy;
+}
+
+void plan_free(struct plan *p)
+{
+	for (unsigned i = 0; i < p->nlives; i++)
+		free(p->life[i].op);
+	free(p->life);
+	free(p);
+}

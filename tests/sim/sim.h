@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sim.h - the deterministic simulation: what its files share.
+ *
+ * model*.c    the truth
+ * plan.c      from a seed to a plan: geometry, operations, power cuts.  profile.c: how often what
+ * world.c     a device, a volume on it, the people who live there (coroutines), reboots
+ * target.c    what an operation is about: picks from the model
+ * do_*.c      operations, on both, and the comparison of what they say
+ * tree.c      the whole tree: walked, hashed, compared with the model after each number of changes
+ * run.c       lives one after the other
+ * shrink.c    fewer operations with the same failure
+ * main.c      command line, processes, report
+ *
+ * Everything that is decided comes from the plan, and the plan from the seed.  No address, no time of day, no count of anything that
+ * another seed in the same process has left behind may have a say.
+ */
+#ifndef HOLDFAST_TESTS_SIM_SIM_H
+#define HOLDFAST_TESTS_SIM_SIM_H
+
+#include <stdio.h>
+
+#include "core/dev_sim.h"
+#include "core/sim_store.h"
+#include "fs/fs.h"
+#include "tests/sim/model.h"
+#include "tests/sim/plan.h"
+
+/* --- failures and coverage ---------------------------------------------------------------------- */
+
+/* How often seeds got where it is interesting; a harness that gets nowhere is seen by these. */
+#define COVERAGE(X)                                                                                                    \
+	X(ops, "operations")                                                                                           \
+	X(lives, "lives")                                                                                              \
+	X(cuts, "power cuts")                                                                                          \
+	X(cut_open, "cuts during recovery")                                                                            \
+	X(cut_checkpoint, "cuts during a checkpoint")                                                                  \
+	X(cut_close, "cuts while closing")                                                                             \
+	X(cut_flight, "cuts with writes in flight")                                                                    \
+	X(cut_orphans, "cuts with unlinked open files")                                                                \
+	X(cut_lost, "cuts that took unsynced changes")                                                                 \
+	X(cut_beyond, "cuts that kept unsynced changes")                                                               \
+	X(torn, "torn tails")                                                                                          \
+	X(partly, "operations seen half done")                                                                         \
+	X(replayed, "recoveries with frames to replay")                                                                \
+	X(laps, "laps of the journal")                                                                                 \
+	X(checkpoints, "checkpoints")                                                                                  \
+	X(amid, "operations amid a checkpoint")                                                                        \
+	X(loads, "metadata blocks read")                                                                               \
+	X(enospc, "operations without space")                                                                          \
+	X(shortened, "short writes")                                                                                   \
+	X(syncs, "syncs acknowledged")                                                                                 \
+	X(compared, "trees compared")                                                                                  \
+	X(fscks, "fsck runs")                                                                                          \
+	X(looks, "read-only mounts")                                                                                   \
+	X(faults, "faults that struck")                                                                                \
+	X(errors, "operations that failed for a fault")                                                                \
+	X(refused, "mounts refused for a fault")                                                                       \
+	X(unreadable, "damaged files reported")
+
+struct coverage {
+#define COVERAGE_FIELD(name, text) uint64_t name;
+	COVERAGE(COVERAGE_FIELD)
+#undef COVERAGE_FIELD
+};
+
+/* How a run of a plan ended; lies in memory shared with the parent. */
+struct verdict {
+	bool failed;
+	char kind[32];		/* two failures are the same if this is */
+	char text[2000];
+	uint32_t op;		/* label of the operation under way */
+	uint32_t life;
+	uint32_t cut_op, cut_writes;	/* where the last power cut struck: writes since this operation began */
+	uint32_t digest;
+};
+
+/* --- one seed under way ------------------------------------------------------------------------- */
+
+#define HELD_MAX  6u
+#define IO_ROOM   FS_READ_ROOM(FS_IO_MAX)
+
+struct hook {
+	struct dev_ops ops;
+	const struct dev_ops *real;
+	struct sim *sim;
+};
+
+struct held {
+	uint64_t ino;		/* 0: free */
+	uint64_t label;		/* of the operation that took it */
+};
+
+/* What a process keeps from one seed to the next: nothing that has a say, only what it need not make again. */
+struct lab {
+	struct image *images;
+	struct coverage *cov;
+	uint8_t *room, *other;	/* IO_ROOM bytes each */
+};
+
+struct sim {
+	struct lab *lab;
+	const struct plan *plan;
+	struct coverage *cov;
+	struct verdict *verdict;
+	FILE *trace;		/* NULL: silent */
+	struct diag diag;
+
+	struct hook hook;
+	struct dev *dev;
+	struct dev_queue *q;
+	struct volume *v;
+	struct fs *fs;
+	struct crew *crew;	/* those who work in the background; NULL: checkpoints are made inline */
+	struct model *model;
+	struct timespec clock;
+
+	const struct op *op;	/* under way */
+	uint64_t op_writes;	/* of the device, when it began */
+	unsigned life;
+	unsigned acked;		/* so many changes must survive */
+	struct held held[HELD_MAX];
+	unsigned nunanswered, nlent, nlate;
+	bool cut_seen;		/* by us */
+	bool opening, closing;
+	uint64_t idle_polls;
+
+	/* Faults other than power cuts: see fault.c. */
+	struct faults *faults;
+
+	uint32_t digest;	/* of what operations said */
+};
+
+/* Ends this process's work on the seed. */
+_Noreturn void violation(struct sim *s, const char *kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void trace(struct sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+struct lab *lab_new(struct coverage *cov);
+void lab_free(struct lab *lab);
+
+/* Runs the plan; returns only if nothing was found. */
+void run_plan(struct lab *lab, const struct plan *plan, struct verdict *verdict, FILE *out);
+
+/* --- world.c ------------------------------------------------------------------------------------ */
+
+/* A formatted device and the model of what is on it. */
+void world_begin(struct sim *s);
+void world_end(struct sim *s);
+/* 0, or what volume_open() and fs_open() say; then both are NULL. */
+int world_open(struct sim *s, unsigned flags);
+/* Ends everything that is under way, and closes; returns volume_close()'s result. */
+int world_close(struct sim *s);
+/* After a cut and world_close(). */
+void world_reboot(struct sim *s, uint64_t seed, bool torn);
+bool world_is_cut(struct sim *s);
+void world_cut(struct sim *s);
+/* Lets those in the background go on for a while; inline, does what is due. */
+void world_service(struct sim *s);
+/* Waits for an event as an operation does. */
+void world_wait(struct sim *s, struct dev_event *ev);
+/* Asks those in the background for a checkpoint; false: there is nobody. */
+bool world_want_checkpoint(struct sim *s);
+
+/* --- crew.c: the threads of a mount, as coroutines ---------------------------------------------- */
+
+struct crew *crew_start(struct sim *s);
+void crew_serve(struct crew *c);	/* an fs is open: removals begin */
+void crew_end_service(struct crew *c);
+void crew_end(struct crew *c);
+void crew_force(struct crew *c);
+/* From the hook of dev_poll(): somebody else's turn. */
+void crew_yield(struct crew *c);
+void crew_want_checkpoint(void *crew);
+void crew_want_service(void *crew);
+
+/* --- target.c ----------------------------------------------------------------------------------- */
+
+enum pick { PICK_FILE, PICK_DIR, PICK_LINK, PICK_ANY, PICK_NODIR };
+
+struct target {
+	uint64_t ino;		/* 0: there is none */
+	uint64_t dir;		/* where an entry of it is; 0: it is held, or the root */
+	char name[256];
+	size_t len;
+	bool taken;		/* with a reference to be given back */
+};
+
+/* By rendezvous: which one wins depends on `random` and on each candidate, not on how many there are. */
+struct target target_pick(struct sim *s, enum pick what, uint64_t random);
+/* An entry, never a held inode or the root. */
+struct target target_entry(struct sim *s, enum pick what, uint64_t random);
+uint64_t target_dir(struct sim *s, uint64_t random);
+/* Looks it up as the kernel would; false: that failed (a cut, a fault). */
+bool target_take(struct sim *s, struct target *t);
+void target_drop(struct sim *s, struct target *t);
+size_t name_make(struct sim *s, uint64_t random, char name[256]);
+
+/* --- do_*.c ------------------------------------------------------------------------------------- */
+
+void do_op(struct sim *s, const struct op *op);
+const char *op_name(enum op_kind kind);
+
+void do_names(struct sim *s, const struct op *op);
+void do_attr(struct sim *s, const struct op *op);
+void do_xattr(struct sim *s, const struct op *op);
+void do_io(struct sim *s, const struct op *op);
+void do_sync(struct sim *s, const struct op *op);
+
+/* What the real one says is final for the model too: false if the operation has failed for a reason that the model does not know.
+ * `want`: blocks that it may need. */
+bool judge(struct sim *s, int rc, uint64_t want);
+void same_rc(struct sim *s, int rc, int want);
+void same_attr(struct sim *s, uint64_t ino, const struct fs_attr *attr);
+/* Is it no wonder that `want` blocks were not to be had? */
+bool space_is_short(struct sim *s, uint64_t want);
+/* The model has changed as far as `n`, and that is durable. */
+void acked(struct sim *s, unsigned n);
+/* Waits until every write that has begun is part of the order. */
+void drain(struct sim *s);
+/* ... until nothing at all is under way. */
+void drain_all(struct sim *s);
+/* The file may have been read: takes over whether its time of access changed. */
+void same_atime(struct sim *s, uint64_t ino);
+void pattern(void *buf, size_t len, uint64_t off, uint64_t label);
+
+/* --- tree.c ------------------------------------------------------------------------------------- */
+
+/* The tree is as it was after n changes, acked <= n <= all: the model goes back there. */
+void tree_judge(struct sim *s);
+/* The tree is as the model says. */
+void tree_same(struct sim *s);
+uint64_t tree_hash(struct sim *s);
+/* A fallocate() in several steps has run out of space: finds out how far it got, and takes the model there. */
+void tree_partly(struct sim *s, uint64_t ino, int mode, uint64_t off, uint64_t len);
+/* What SEEK_DATA and SEEK_HOLE say of all files. */
+void tree_holes(struct sim *s);
+/* No finding of fsck; `clean`: not even one that is no error. */
+void tree_fsck(struct sim *s, bool clean);
+
+#endif
