@@ -47,7 +47,7 @@ class Sim:
 
     def run(self, first, last, how, jobs=1, bug=None):
         """None: all seeds pass.  Else (seed, what it said) of the first that does not."""
-        argv = [self.program, "--seeds", f"{first}..{last}", "--jobs", str(jobs), "--first", *how]
+        argv = [self.program, "--seeds", f"{first}..{last}", "--jobs", str(jobs), "--first", "--shrink", "0", *how]
         done = subprocess.run(argv + (["--bug", bug] if bug else []), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS, check=False)
         if done.returncode == 0:

@@ -31,7 +31,7 @@ def test_no_installed_program_has_them():
     for path in installed:
         assert traces(path, names) == [], path
     # The search does find them where they are.
-    test_program = [t["filename"][0] for t in targets if t["name"] == "test_power_cut_bugs"]
+    test_program = [t["filename"][0] for t in targets if t["name"] == "sim_bugs"]
     assert len(traces(test_program[0], names)) == len(names) + 1
 
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* main.c - the simulation's command line: seeds over processes, progress, failures, report. */
+#include "core/bug.h"
 #include "tests/sim/proc.h"
 
 #include <getopt.h>
@@ -32,7 +33,7 @@ struct work {
 	struct slot *slots;	/* one per job, and one for shrinking */
 	struct job job[MAX_JOBS];
 	struct failure failure[MAX_FAILURES];
-	unsigned nfailures;
+	unsigned nfailures, max_failures;
 	double begin;
 };
 
@@ -126,7 +127,7 @@ static void job_ended(struct work *w, struct job *job, int status)
 	fprintf(stderr, "\rseed %llu: %s: %s\n", (unsigned long long)f->seed, f->verdict.kind, f->verdict.text);
 	atomic_fetch_add(&slot->done, 1);
 	job->next = f->seed + w->njobs;
-	if (w->nfailures < MAX_FAILURES && job->next <= w->last)
+	if (w->nfailures < w->max_failures && job->next <= w->last)
 		job_start(w, job);
 }
 
@@ -146,13 +147,13 @@ static void reap(struct work *w)
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		for (unsigned i = 0; i < w->njobs; i++) {
-			if (w->job[i].pid == pid && w->nfailures < MAX_FAILURES)
+			if (w->job[i].pid == pid && w->nfailures < w->max_failures)
 				job_ended(w, &w->job[i], status);
 			else if (w->job[i].pid == pid)
 				w->job[i].pid = 0;
 		}
 	}
-	for (unsigned i = 0; i < w->njobs && w->nfailures == MAX_FAILURES; i++) {
+	for (unsigned i = 0; i < w->njobs && w->nfailures == w->max_failures; i++) {
 		if (w->job[i].pid)
 			kill(w->job[i].pid, SIGKILL);
 	}
@@ -229,7 +230,7 @@ static void report(const struct work *w)
 static void usage(FILE *out)
 {
 	fprintf(out, "usage: sim --seed N | --seeds A..B [--jobs N] [--profile NAME] [--faults] [--minutes M]\n"
-		     "           [--verbose] [--digest] [--shrink SECONDS]\n\nprofiles:");
+		     "           [--verbose] [--digest] [--first] [--shrink SECONDS]\n\nprofiles:");
 	for (unsigned i = 0; i < nprofiles; i++)
 		fprintf(out, " %s", profiles[i].name);
 	fprintf(out, "\n");
@@ -266,6 +267,18 @@ static void range(struct work *w, char *text)
 		bad("an empty range", dots + 2);
 }
 
+/* Only sim_bugs has deliberate mistakes to switch on. */
+static void activate(const char *name)
+{
+#ifdef HOLDFAST_BUGS
+	bug_active = bug_find(name);
+	if (bug_active == BUG_NONE)
+		bad("no such deliberate mistake", name);
+#else
+	bad("deliberate mistakes are in sim_bugs only", name);
+#endif
+}
+
 static void parse(struct work *w, int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -273,7 +286,8 @@ static void parse(struct work *w, int argc, char **argv)
 		{"jobs", required_argument, NULL, 'j'},	   {"profile", required_argument, NULL, 'p'},
 		{"faults", no_argument, NULL, 'f'},	   {"minutes", required_argument, NULL, 'm'},
 		{"verbose", no_argument, NULL, 'v'},	   {"digest", no_argument, NULL, 'd'},
-		{"shrink", required_argument, NULL, 'k'},  {"help", no_argument, NULL, 'h'},
+		{"shrink", required_argument, NULL, 'k'},  {"first", no_argument, NULL, '1'},
+		{"bug", required_argument, NULL, 'b'},	   {"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
 	};
 	bool seeds = false;
@@ -314,6 +328,12 @@ static void parse(struct work *w, int argc, char **argv)
 		case 'k':
 			w->shrink_seconds = (unsigned)number(optarg, "not a number of seconds");
 			break;
+		case '1':
+			w->max_failures = 1;
+			break;
+		case 'b':
+			activate(optarg);
+			break;
 		case 'h':
 			usage(stdout);
 			exit(0);
@@ -350,7 +370,7 @@ static int replay(struct work *w)
 
 int main(int argc, char **argv)
 {
-	static struct work w = {.njobs = 1, .shrink_seconds = 60};
+	static struct work w = {.njobs = 1, .max_failures = MAX_FAILURES, .shrink_seconds = 60};
 
 	parse(&w, argc, argv);
 	/* What one seed gives back the next one takes: no trips to the kernel. */
