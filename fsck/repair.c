@@ -125,7 +125,10 @@ int fsck_repair(struct dev_queue *q, const struct fsck_result *found, const stru
 		if (!err)
 			err = look_again(q, opts, &now);
 	}
-	if (err || !(repair_left(&now, REPAIR_REBUILD) + repair_left(&now, REPAIR_COPY)))
+	if (err)
 		return err;
-	return rebuild_from_root(q, &now, opts, out);
+	if (repair_left(&now, REPAIR_REBUILD) + repair_left(&now, REPAIR_COPY))
+		return rebuild_from_root(q, &now, opts, out);
+	/* A crash without anything to replay, or in the middle of a repair. */
+	return now.root_clean ? 0 : replay(q, opts, out);
 }

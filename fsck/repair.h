@@ -42,8 +42,8 @@ struct repair_result {
 };
 
 /*
- * Repairs what a check with opts.heal has found and not healed: the journal is replayed if it holds something, and the tree rebuilt
- * if anything needs it.  0: done; a new check says how it is.  Negative, and nothing was changed (but for a replay), diag
+ * Repairs what a check with opts.heal has found and not healed: the journal is replayed if it holds something, the tree rebuilt if
+ * anything needs it, and a volume that was not unmounted cleanly is clean afterwards.  0: done; a new check says how it is.  Negative, and nothing was changed (but for a replay), diag
  * says why: -EPERM something would have to be dropped and `all` is not set; -EBADMSG the journal holds changes that cannot be
  * replayed; -ENODATA no root is left to start from; else as rebuild().
  */

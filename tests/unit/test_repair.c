@@ -103,6 +103,115 @@ static void test_refusal_changes_nothing(void **state)
 	}
 }
 
+/* --- repairs that are interrupted -------------------------------------------------------------- */
+
+static bool is_mended(const struct hit *h)
+{
+	return h->mend == MENDS || h->mend == LOSES;
+}
+
+/* What an undisturbed repair leaves, and how many writes and flushes it needs. */
+static uint64_t undisturbed(const struct fixture *f, const struct hit *h, struct sight *out)
+{
+	struct bench b;
+	struct told t;
+
+	bench_clone(&b, &f->b);
+	h->run(&b);
+	uint64_t writes = dev_sim_writes(b.r.dev);
+
+	assert_int_equal(repair(&b, true, &t), 0);
+	writes = dev_sim_writes(b.r.dev) - writes;
+	sight_take(&b, out);
+	rig_destroy(&b.r);
+	return writes;
+}
+
+/* The repair after the one that was disturbed must come to the same. */
+static void repair_again(struct bench *b, const struct hit *h, const struct sight *want, uint64_t n)
+{
+	struct sight after;
+	struct told t;
+
+	int err = repair(b, true, &t);
+
+	if (err)
+		fail_msg("%s, write %llu: the second repair returned %d", h->name, (unsigned long long)n, err);
+	check_result(b, h, true);
+	memset(&t, 0, sizeof(t));
+	sight_take(b, &after);
+	if (sight_missing(want, &after, &t))
+		fail_msg("%s, write %llu: something was lost by the interruption", h->name, (unsigned long long)n);
+	free(after.seen);
+}
+
+static void cut_at(const struct fixture *f, const struct hit *h, const struct sight *want, uint64_t n)
+{
+	struct bench b;
+	struct told t;
+
+	bench_clone(&b, &f->b);
+	h->run(&b);
+	dev_sim_cut_after(b.r.dev, n);
+	repair(&b, true, &t);
+	rig_after_cut(&b.r, n);
+	repair_again(&b, h, want, n);
+	rig_destroy(&b.r);
+}
+
+static void fail_at(const struct fixture *f, const struct hit *h, const struct sight *want, uint64_t n)
+{
+	struct bench b;
+	struct told t;
+
+	bench_clone(&b, &f->b);
+	h->run(&b);
+	dev_sim_fail(b.r.dev, DEV_WRITE, n, SIM_FAULT_ONCE, -EIO, 0, 0);
+	repair(&b, true, &t);
+	dev_sim_fail(b.r.dev, DEV_WRITE, 0, SIM_FAULT_NONE, 0, 0, 0);
+	repair_again(&b, h, want, n);
+	rig_destroy(&b.r);
+}
+
+/* All writes of some; of the others, which use the same mechanism, enough to meet each kind of write now and then. */
+static unsigned step_of(const struct hit *h)
+{
+	static const char *const thorough[] = {"superblock copy", "root copy", "node copy", "bitmap lost", "leaf lost", "unreachable",
+					       "crash"};
+	const char *all = getenv("HOLDFAST_LONG");
+
+	for (unsigned i = 0; i < sizeof(thorough) / sizeof(thorough[0]); i++)
+		if (strcmp(thorough[i], h->name) == 0)
+			return 1;
+	return all && strcmp(all, "1") == 0 ? 1 : 11;
+}
+
+static void disturb(const struct fixture *f,
+		    void (*how)(const struct fixture *, const struct hit *, const struct sight *, uint64_t))
+{
+	for (unsigned i = 0; i < nhits; i++) {
+		struct sight want;
+
+		if (!is_mended(&hits[i]))
+			continue;
+		uint64_t writes = undisturbed(f, &hits[i], &want);
+
+		for (uint64_t n = 1 + i % step_of(&hits[i]); n <= writes; n += step_of(&hits[i]))
+			how(f, &hits[i], &want, n);
+		free(want.seen);
+	}
+}
+
+static void test_power_cut_at_every_write(void **state)
+{
+	disturb(*state, cut_at);
+}
+
+static void test_error_at_every_write(void **state)
+{
+	disturb(*state, fail_at);
+}
+
 /* --- */
 
 static int setup(void **state)
@@ -132,6 +241,8 @@ int main(void)
 		cmocka_unit_test(test_repairs),
 		cmocka_unit_test(test_repairs_what_loses_nothing),
 		cmocka_unit_test(test_refusal_changes_nothing),
+		cmocka_unit_test(test_power_cut_at_every_write),
+		cmocka_unit_test(test_error_at_every_write),
 	};
 
 	return cmocka_run_group_tests_name("repair", tests, setup, teardown);
