@@ -13,7 +13,7 @@
  *   2. Both passes see the same items, or nothing is written.
  *   3. Whatever is dropped is told by name (struct rebuild_note).
  *
- * Memory: 64 bytes an inode, 24 a directory entry, 1 bit a block of groups that are in use, and what is proportional to the damage.
+ * Memory: 64 bytes an inode, 16 a directory entry, 1 bit a block of groups that are in use, and what is proportional to the damage.
  */
 #ifndef HOLDFAST_FSCK_REBUILD_H
 #define HOLDFAST_FSCK_REBUILD_H
