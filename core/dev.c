@@ -9,10 +9,12 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* Linux 6.1's; older headers lack the fields, which sit at fixed places in the 256 bytes. */
@@ -108,6 +110,17 @@ static bool ask_discard(struct dev *dev)
 	return engine_discard_now(dev, (dev->size + MAX_ALIGN) & ~(uint64_t)(MAX_ALIGN - 1), MAX_ALIGN) == 0;
 }
 
+/*
+ * On FUSE (and through it on who knows what) the kernel forgets RWF_DSYNC for writes that complete asynchronously: with io_uring the
+ * file system below was never told to make anything durable.
+ */
+static bool forgets_dsync(const struct dev *dev)
+{
+	struct statfs sf;
+
+	return !dev->is_block && fstatfs(dev->fd, &sf) == 0 && sf.f_type == FUSE_SUPER_MAGIC;
+}
+
 static int ask_device(struct engine_dev *e, unsigned flags)
 {
 	struct dev *dev = &e->pub;
@@ -132,6 +145,7 @@ static int ask_device(struct engine_dev *e, unsigned flags)
 	if (!dev->is_block)
 		dev->sector = direct ? dev->align : MIN_ALIGN;
 	e->grain = direct ? dev->align : 1;
+	e->flush_after = forgets_dsync(dev);
 	dev->can_discard = ask_discard(dev);
 	dev->size &= ~(uint64_t)(dev->align - 1);
 	return 0;

@@ -265,7 +265,7 @@ bool engine_advance(struct dev_io *io, int64_t res, uint32_t grain)
 	if (res == -EINTR || res == -EAGAIN)
 		return false;
 	io->result = res < 0 ? (int)res : 0;
-	if (res < 0 || io->op == DEV_FLUSH || io->op == DEV_DISCARD)
+	if (res < 0 || engine_flushes(io) || io->op == DEV_DISCARD)
 		return true;
 
 	uint64_t step = (uint64_t)res - (uint64_t)res % grain;
@@ -276,7 +276,8 @@ bool engine_advance(struct dev_io *io, int64_t res, uint32_t grain)
 		return true;
 	}
 	io->moved += step;
-	return io->moved == io->len;
+	return io->moved == io->len &&
+	       !(io->flags & DEV_DURABLE && engine_dev_of(io->queue->dev)->flush_after);
 }
 
 /* Takes `excess` bytes off the end of iov[0..n); returns the entries left. */

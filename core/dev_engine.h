@@ -32,6 +32,8 @@ struct engine_dev {
 	/* What a short transfer's progress is rounded down to: the alignment with O_DIRECT, which would
 	 * refuse to go on in mid-sector, else 1. */
 	uint32_t grain;
+	/* RWF_DSYNC is not to be relied on: a flush follows each durable write. */
+	bool flush_after;
 };
 
 /*
@@ -99,9 +101,16 @@ void engine_stats(struct dev *dev, struct dev_stats *out);
 
 /*
  * Digests the result of one system call for `io`: a byte count or negative errno.  True when the
- * operation is over and io->result says how; false when it is to be continued from io->moved.
+ * operation is over and io->result says how; false when it is to be continued from io->moved.  A write continued
+ * from its end wants a flush.
  */
 bool engine_advance(struct dev_io *io, int64_t res, uint32_t grain);
+
+/* Is the next system call for `io` a flush? */
+static inline bool engine_flushes(const struct dev_io *io)
+{
+	return io->op == DEV_FLUSH || (io->op == DEV_WRITE && io->moved == io->len);
+}
 
 /*
  * The iovecs of what is left of `io`, at most ENGINE_IOV_MAX: io's own where they can be used as they are,

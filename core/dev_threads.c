@@ -40,6 +40,10 @@ static int64_t transfer_once(const struct dev *dev, const struct dev_io *io, str
 		rc = preadv(dev->fd, iov, niov, off);
 		break;
 	case DEV_WRITE:
+		if (engine_flushes(io)) {
+			rc = fdatasync(dev->fd);
+			break;
+		}
 		niov = engine_iov_rest(io, &iov, room);
 		rc = pwritev2(dev->fd, iov, niov, off, io->flags & DEV_DURABLE ? RWF_DSYNC : 0);
 		break;

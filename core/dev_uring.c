@@ -62,6 +62,10 @@ static void prep_sqe(struct uring_queue *q, struct slot *slot, struct io_uring_s
 		io_uring_prep_readv(sqe, fd, iov, (unsigned)niov, io->off + io->moved);
 		break;
 	case DEV_WRITE:
+		if (engine_flushes(io)) {
+			io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+			break;
+		}
 		niov = engine_iov_rest(io, &iov, slot->room);
 		io_uring_prep_writev2(sqe, fd, iov, (unsigned)niov, io->off + io->moved,
 				      io->flags & DEV_DURABLE ? RWF_DSYNC : 0);

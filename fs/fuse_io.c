@@ -4,6 +4,7 @@
  *
  * Nothing in a completion waits: it replies and gives memory back.
  */
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "fs/fuse_ops.h"
@@ -69,6 +70,7 @@ struct write_op {
 	fuse_req_t req;
 	struct request *message;
 	unsigned pending;
+	bool durable; /* answered only when it is */
 };
 static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
 
@@ -99,7 +101,7 @@ static void write_done(struct fs_io *io)
 	struct write_op *op = (struct write_op *)io;
 	struct call c = call_of(op->req);
 
-	if (io->result < 0 || !c.glue->sync) {
+	if (io->result < 0 || !op->durable) {
 		write_answer(op, io->result);
 		return;
 	}
@@ -120,7 +122,6 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	struct write_op *op = (struct write_op *)message->room;
 	bool lend = size >= COPY_BELOW;
 
-	(void)fi;
 	/* The payload is the message's: ours to lend.  Only C's types say const. */
 	*op = (struct write_op){
 		.io = {.ino = ino,
@@ -132,6 +133,9 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 		.req = req,
 		.message = message,
 		.pending = lend ? 2 : 1,
+		/* For writes that complete asynchronously (AIO, io_uring) the kernel sends no FSYNC, whatever the caller
+		 * has asked for.  Where it does send one, that costs nothing any more. */
+		.durable = c.glue->sync || fi->flags & (O_DSYNC | O_SYNC),
 	};
 	fs_write(c.fs, c.q, &op->io);
 }

@@ -82,6 +82,16 @@ def test_group_commit_shares_writes(talking):
     assert after["groups"] - before["groups"] < syncs * 0.8
 
 
+@pytest.mark.parametrize("engine", ["psync", "libaio", "io_uring"])
+def test_synchronous_writes_are_durable(talking, engine):
+    """With O_DSYNC a write is acknowledged when it is durable.  Of asynchronous ones the kernel sends no FSYNC by itself."""
+    write_synced(talking.path("f"), b"x" * 409600)
+    before = talking.stats()["groups"]
+    run("fio", "--name=x", "--filename=" + talking.path("f"), "--rw=write", "--bs=4k", "--size=400k", f"--ioengine={engine}",
+        "--direct=1", "--sync=dsync", "--overwrite=1", "--iodepth=1")
+    assert talking.stats()["groups"] - before >= 100
+
+
 def test_idle_costs_nothing(talking):
     (pid,) = daemons(talking.image)
 
