@@ -251,12 +251,11 @@ static int root_verify(struct scrub *s, void *arg, const void *block, uint64_t b
 	return err;
 }
 
-/* -EUCLEAN: no good copy. */
-static int root_load(struct scrub *s, uint64_t generation)
+/* -EUCLEAN: no good copy, and *why. */
+static int root_load(struct scrub *s, uint64_t generation, struct scrub_why *why)
 {
 	auto_free uint8_t *blocks = dev_alloc(2 * BLOCK_SIZE, false);
 	struct scrub_pair p = {.block = {blocks, blocks + BLOCK_SIZE}};
-	struct scrub_why why;
 	const void *good;
 
 	if (!blocks)
@@ -266,14 +265,32 @@ static int root_load(struct scrub *s, uint64_t generation)
 	int err = scrub_read(s, &p, 1);
 	if (err)
 		return err;
-	good = scrub_settle(s, &p, root_verify, &generation, "checkpoint root", &why);
-	if (!good) {
-		scrub_note_damage(s);
-		scrub_lost_meta(s, p.blkno[0], "the newest checkpoint root", &why);
+	good = scrub_settle(s, &p, root_verify, &generation, "checkpoint root", why);
+	if (!good)
 		return -EUCLEAN;
-	}
 	memcpy(s->root, good, BLOCK_SIZE);
 	s->generation = generation;
+	return 0;
+}
+
+/* What it said is still in memory: the next checkpoint writes another one. */
+static int root_replace(struct scrub *s, uint64_t lost, const struct scrub_why *why)
+{
+	uint64_t blkno = root_blkno(&s->v->sb, lost & 1, 0), now;
+
+	scrub_note_damage(s);
+	scrub_checkpoint(s);
+	volume_lock(s->v);
+	now = s->v->generation;
+	volume_unlock(s->v);
+	if (now == lost) {
+		scrub_lost_meta(s, blkno, "the newest checkpoint root", why);
+		return -EIO;
+	}
+	s->res->bad_copies += 2;
+	s->res->repaired += 2;
+	scrub_found(s, SCRUB_COPY, true, blkno,
+		    "checkpoint root: both copies were bad, replaced by a checkpoint: %s", why->text);
 	return 0;
 }
 
@@ -305,22 +322,22 @@ static int hold(struct scrub *s, uint64_t *generation)
 
 int scrub_hold(struct scrub *s)
 {
-	/* A lost root is healed by the next checkpoint, which writes another one. */
-	for (unsigned tries = 0; tries < 3; tries++) {
+	for (;;) {
+		struct scrub_why why;
 		uint64_t generation;
 		int err = hold(s, &generation);
 
 		if (err || generation == s->generation)
 			return err;
-		err = root_load(s, generation);
+		err = root_load(s, generation, &why);
 		if (!err)
 			return 0;
 		scrub_let_go(s);
-		if (err != -EUCLEAN)
+		if (err == -EUCLEAN)
+			err = root_replace(s, generation, &why);
+		if (err)
 			return err;
-		scrub_checkpoint(s);
 	}
-	return -EIO;
 }
 
 void scrub_checkpoint(struct scrub *s)

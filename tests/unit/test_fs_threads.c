@@ -1,24 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * test_fs_threads.c - four threads at the same few names, with a thread that makes checkpoints and removes orphans, as the
- * daemon has them.  For what a thread sanitizer sees, and for what the items must agree on in the end.
+ * test_fs_threads.c - four threads at the same few names, with a thread that makes checkpoints and removes orphans and one that
+ * scrubs, as the daemon has them.  For what a thread sanitizer sees, and for what the items must agree on in the end.
  */
 #include <pthread.h>
 #include <unistd.h>
 
 #include "tests/unit/names_rig.h"
 
+#include "fs/scrub.h"
+
 #define THREADS 4u
 #define OPS 4000u
+#define SCRUBS 3u
 #define DIRS 6u
 #define NAMES 8u
 
 struct shared {
 	struct names n;
 	uint64_t dir[DIRS];
-	_Atomic bool wanted, stop;
+	_Atomic bool wanted, stop, no_scrub;
 	_Atomic unsigned finished; /* workers that have done all their operations */
 	_Atomic unsigned done[8]; /* by operation: how many succeeded */
+	_Atomic unsigned scrubs;
 };
 
 struct worker {
@@ -152,7 +156,7 @@ static void *work(void *arg)
 {
 	struct worker *w = arg;
 
-	for (unsigned i = 0; i < OPS; i++)
+	for (unsigned i = 0; i < OPS || atomic_load(&w->s->scrubs) < SCRUBS; i++)
 		one_op(w);
 	/* Its queue may carry the log's writes, which others wait for: it is served to the end. */
 	atomic_fetch_add(&w->s->finished, 1);
@@ -172,6 +176,28 @@ static void *background(void *arg)
 			assert(!volume_checkpoint(s->n.r.v, w->q, 0));
 		fs_service(s->n.fs, w->q);
 		dev_poll(w->q, 1);
+	}
+	return NULL;
+}
+
+static bool scrub_cancelled(void *arg)
+{
+	return atomic_load(&((struct worker *)arg)->s->no_scrub);
+}
+
+/* Finds nothing, whatever the others do meanwhile. */
+static void *scrubber(void *arg)
+{
+	struct worker *w = arg;
+	struct scrub_config cfg = {.cancelled = scrub_cancelled, .arg = w};
+	struct scrub_result r;
+
+	while (!atomic_load(&w->s->no_scrub)) {
+		int err = scrub_run(w->s->n.fs, w->q, &cfg, &r);
+
+		must_be(err, err == -ECANCELED);
+		assert(scrub_is_clean(&r) && !r.bad_copies);
+		atomic_fetch_add(&w->s->scrubs, err == 0);
 	}
 	return NULL;
 }
@@ -197,17 +223,17 @@ static void open_on_file(struct shared *s, struct dev **dev)
 static void four_threads(void **state)
 {
 	struct shared *s = calloc(1, sizeof(*s));
-	struct worker w[THREADS + 1];
+	static void *(*const extra[])(void *arg) = {background, scrubber};
+	struct worker w[THREADS + 2];
 	struct dev *dev;
 
 	(void)state;
 	open_on_file(s, &dev);
 	for (unsigned i = 0; i < DIRS; i++)
 		s->dir[i] = make(&s->n, INO_ROOT, (char[]){(char)('0' + i), 0}, S_IFDIR | 0755);
-	for (unsigned i = 0; i <= THREADS; i++) {
+	for (unsigned i = 0; i < THREADS + 2; i++) {
 		w[i] = (struct worker){.s = s, .q = rig_queue(dev), .seed = i + 1};
-		assert_int_equal(pthread_create(&w[i].thread, NULL, i == THREADS ? background : work, &w[i]),
-				 0);
+		assert_int_equal(pthread_create(&w[i].thread, NULL, i < THREADS ? work : extra[i - THREADS], &w[i]), 0);
 	}
 	while (atomic_load(&s->finished) < THREADS)
 		dev_poll(s->n.q, 1);
@@ -219,14 +245,18 @@ static void four_threads(void **state)
 	assert_int_equal(known(&s->n), 0);
 	for (unsigned i = 0; i < 8; i++)
 		assert_true(atomic_load(&s->done[i]) > 0);
+	assert_true(atomic_load(&s->scrubs) >= SCRUBS);
 	names_check(&s->n);
+	/* A scrub may wait for a checkpoint: it ends first. */
+	atomic_store(&s->no_scrub, true);
+	pthread_join(w[THREADS + 1].thread, NULL);
 	atomic_store(&s->stop, true);
 	for (unsigned i = 0; i <= THREADS; i++)
 		pthread_join(w[i].thread, NULL);
 	/* From here on nobody else makes checkpoints. */
 	s->n.r.v->want_checkpoint_fn = NULL;
 	fs_close(s->n.fs, s->n.q);
-	for (unsigned i = 0; i <= THREADS; i++)
+	for (unsigned i = 0; i < THREADS + 2; i++)
 		dev_queue_destroy(w[i].q);
 	rig_destroy(&s->n.r);
 	free(s);
