@@ -168,7 +168,7 @@ static int start_engine(const struct engine_dev *e, enum dev_engine engine, stru
 int dev_open_fd(int fd, const char *path, enum dev_engine engine, unsigned flags, const struct diag *diag,
 		struct dev **out)
 {
-	struct engine_dev e = {.pub = {.fd = fd, .diag = diag}};
+	struct engine_dev e = {.pub = {.fd = fd, .diag = diag, .limited = !(flags & DEV_OPEN_UNLIMITED)}};
 	int err;
 
 	e.pub.path = strdup(path);

@@ -100,6 +100,7 @@ struct dev {
 	bool is_block;		/* a block device, not a file */
 	bool can_discard;
 	uint32_t queue_depth;	/* operations of one queue that the engine has under way at most; 0: no limit */
+	bool limited;		/* uring: the kernel refuses in our rings what the engine does not use */
 	int fd;			/* of the device; -1 for sim.  Owned by the dev */
 };
 
@@ -125,6 +126,7 @@ enum dev_engine { DEV_ENGINE_AUTO, DEV_ENGINE_URING, DEV_ENGINE_THREADS };
 
 #define DEV_OPEN_READ_ONLY 1u
 #define DEV_OPEN_BUFFERED  2u	/* no O_DIRECT, even where it would work */
+#define DEV_OPEN_UNLIMITED 4u	/* rings without core/uring_limits.h */
 
 /*
  * Opens `path` (an image file or a block device) with O_DIRECT where the file system below allows it

@@ -215,6 +215,7 @@ int dev_threads_create(const struct engine_dev *proto, struct dev **out)
 	dev->base = *proto;
 	dev->base.pub.ops = &threads_ops;
 	dev->base.pub.queue_depth = MAX_THREADS;
+	dev->base.pub.limited = false;
 	lock_init(&dev->lock);
 	pthread_cond_init(&dev->work, NULL);
 	STAILQ_INIT(&dev->jobs);

@@ -16,10 +16,11 @@
  */
 #include "core/dev_engine.h"
 
-#include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#include "core/uring_limits.h"
 
 #define DEPTH 128u
 #define STUCK_RETRY_MS 10 /* when the kernel had no memory for a submission */
@@ -261,12 +262,12 @@ static int uring_poll(struct dev_queue *dq, int timeout_ms)
 	return ran;
 }
 
-/* The ring, its eventfd and, if the kernel lets us, the registered file. */
-static int setup_ring(struct uring_queue *q)
+/* A ring, its eventfd and, if the kernel lets us, the registered file. */
+static int make_ring(struct uring_queue *q, unsigned flags)
 {
 	/* FAST_POLL stands for Linux 5.7, by when all operations used here had arrived. */
 	const unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL;
-	struct io_uring_params params = {0};
+	struct io_uring_params params = {.flags = flags};
 	int err = io_uring_queue_init_params(DEPTH, &q->ring, &params);
 
 	if (err)
@@ -280,6 +281,26 @@ static int setup_ring(struct uring_queue *q)
 	}
 	q->fixed_file = io_uring_register_files(&q->ring, &q->base.pub.dev->fd, 1) == 0;
 	return 0;
+}
+
+static int make_limited_ring(struct uring_queue *q)
+{
+	int err = make_ring(q, IORING_SETUP_R_DISABLED);
+
+	if (err)
+		return err;
+	err = uring_limit_and_enable(&q->ring);
+	if (err)
+		io_uring_queue_exit(&q->ring);
+	return err;
+}
+
+/* The trial ring of dev_uring_create() finds out whether the kernel knows limits; it is the same for all that follow. */
+static int setup_ring(struct uring_queue *q)
+{
+	if (q->base.pub.dev->limited)
+		return make_limited_ring(q);
+	return make_ring(q, 0);
 }
 
 static int setup_slots(struct uring_queue *q)
@@ -372,6 +393,10 @@ int dev_uring_create(const struct engine_dev *proto, struct dev **out)
 	dev->pub.queue_depth = DEPTH;
 	/* Whoever asks for io_uring learns here that it is denied, not at the first queue. */
 	err = uring_queue_create(&dev->pub, &trial);
+	if (err && dev->pub.limited) {
+		dev->pub.limited = false;
+		err = uring_queue_create(&dev->pub, &trial);
+	}
 	if (err) {
 		free(dev);
 		return err;

@@ -4,12 +4,10 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -19,6 +17,8 @@
 #include "fs/background.h"
 #include "fs/control.h"
 #include "fs/fuse_ops.h"
+#include "fs/keeper.h"
+#include "fs/sandbox.h"
 
 #define MIN_WORKERS 2
 #define MAX_WORKERS 8
@@ -32,6 +32,9 @@ struct daemon {
 	const struct diag *diag;
 	int ready_fd;
 	int signal_fd;
+	int null_fd;
+	struct keeper keeper;
+	struct sandbox sandbox;
 
 	struct dev *dev;
 	struct dev_queue *q; /* this thread's */
@@ -45,10 +48,7 @@ struct daemon {
 	struct fuse_session *se;
 	struct commit_timer timer;
 
-	/* After a signal: a thread of its own, because umount(2) waits for what this one does. */
-	pthread_t unmounter;
-	bool unmounting;
-	int unmounted_fd; /* eventfd: the unmounter has ended.  Not a wake of `q`, which may be gone by then */
+	bool unmounting; /* after a signal */
 	int64_t give_up_ms; /* 0: not yet */
 };
 
@@ -109,6 +109,9 @@ static void report_recovery(const struct daemon *d)
 
 static int open_device(struct daemon *d, unsigned flags)
 {
+	if (d->opts->no_sandbox)
+		flags |= DEV_OPEN_UNLIMITED;
+
 	int err = dev_open_fd(d->src->fd, d->src->path, d->opts->engine, flags, d->diag, &d->dev);
 
 	if (err)
@@ -168,7 +171,7 @@ static int open_fs(struct daemon *d)
 	if (!err && !d->opts->read_only)
 		err = background_start_service(d->bg, d->fs);
 	if (!err)
-		err = scrub_job_create(d->fs, d->dev, &d->scrub);
+		err = scrub_job_serve(d->scrub, d->fs);
 	return err ? failed(d, "the file system cannot be opened", err) : 0;
 }
 
@@ -179,21 +182,16 @@ static unsigned count_workers(void)
 	return n < MIN_WORKERS ? MIN_WORKERS : n > MAX_WORKERS ? MAX_WORKERS : (unsigned)n;
 }
 
-static int make_session(struct daemon *d)
-{
-	auto_free char *text = mount_options_for_fuse(d->opts, d->src->path);
-	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-
-	if (text && fuse_opt_add_arg(&args, d->opts->program) == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
-	    fuse_opt_add_arg(&args, text) == 0)
-		d->se = fuse_session_new(&args, &fuse_glue_ops, sizeof(fuse_glue_ops), &d->glue);
-	fuse_opt_free_args(&args);
-	return d->se ? 0 : failed(d, "libfuse refused to start", -ENOMEM);
-}
-
 static int make_loop(struct daemon *d)
 {
-	int err = loop_create(d->dev, d->fs, count_workers(), d->q, d->diag, &d->loop);
+	int err = loop_create(d->dev, count_workers(), d->q, d->diag, &d->loop);
+
+	return err ? failed(d, "cannot start the workers", err) : 0;
+}
+
+static int start_loop(struct daemon *d)
+{
+	int err = loop_start(d->loop, d->fs);
 
 	if (err)
 		return failed(d, "cannot start the workers", err);
@@ -202,6 +200,7 @@ static int make_loop(struct daemon *d)
 		.scrub = d->scrub,
 		.owner = getuid(),
 		.transport = "fuse",
+		.sandbox = d->sandbox.active,
 		.mounted_sec = (uint64_t)time(NULL),
 	};
 	mount_options_describe(d->opts, d->control.options, sizeof(d->control.options));
@@ -213,7 +212,8 @@ static int make_loop(struct daemon *d)
 		.dirsync = d->opts->dirsync,
 		.max_read = d->opts->max_read,
 	};
-	return make_session(d);
+	d->se = mount_point_session(d->src, d->opts, &fuse_glue_ops, sizeof(fuse_glue_ops), &d->glue);
+	return d->se ? 0 : failed(d, "libfuse refused to start", -ENOMEM);
 }
 
 /* Handled by reading signal_fd, so that they interrupt nothing; every thread inherits the mask. */
@@ -228,15 +228,26 @@ static int block_signals(struct daemon *d)
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	d->unmounted_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return d->signal_fd < 0 || d->unmounted_fd < 0 ? failed(d, "cannot wait for signals", -errno) : 0;
+	return d->signal_fd < 0 ? failed(d, "cannot wait for signals", -errno) : 0;
 }
 
-/* Everything that needs no mount. */
-static int daemon_open(struct daemon *d)
+static void enter_sandbox(struct daemon *d)
 {
-	int err = block_signals(d);
+	if (d->opts->no_sandbox)
+		return;
+	sandbox_enter(&d->sandbox, d->diag);
+	if (d->dev->limited)
+		sandbox_add(&d->sandbox, "io_uring limits");
+}
 
+/* All that takes a privilege or opens a file; nothing of the image is looked at. */
+static int daemon_prepare(struct daemon *d)
+{
+	int err = keeper_start(d->mp, d->src, d->opts, d->diag, &d->keeper);
+
+	if (err)
+		return failed(d, "cannot start a process", err);
+	err = block_signals(d);
 	/* Memory that the kernel frees for us must not be dirty pages that it would hand to us.  Needs a privilege; without
 	 * it the daemon does as any other. */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
@@ -245,14 +256,31 @@ static int daemon_open(struct daemon *d)
 	if (err)
 		return err;
 	err = background_create(d->dev, d->diag, &d->bg);
+	if (!err)
+		err = scrub_job_create(d->dev, &d->scrub);
 	if (err)
 		return failed(d, "cannot set up I/O", err);
+	if (d->ready_fd >= 0) {
+		d->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+		report_open_syslog(d->report);
+	}
+	return make_loop(d);
+}
+
+/* Everything else that needs no mount. */
+static int daemon_open(struct daemon *d)
+{
+	int err = daemon_prepare(d);
+
+	if (err)
+		return err;
+	enter_sandbox(d);
 	err = open_volume(d, d->opts->read_only);
 	if (err)
 		return err;
 	commit_timer_init(&d->timer, d->v, d->q, d->opts->commit_sec);
 	err = open_fs(d);
-	return err ? err : make_loop(d);
+	return err ? err : start_loop(d);
 }
 
 /* --- mounting ----------------------------------------------------------------------------------------- */
@@ -280,15 +308,41 @@ static int tell_ready(struct daemon *d)
 
 static void leave_stdio(struct daemon *d)
 {
-	int null = open("/dev/null", O_RDWR);
-
 	report_to_syslog(d->report);
-	if (null < 0)
-		return;
-	for (int fd = 0; fd < 3; fd++)
-		dup2(null, fd);
-	if (null > 2)
-		close(null);
+	for (int fd = 0; d->null_fd >= 0 && fd < 3; fd++)
+		dup2(d->null_fd, fd);
+}
+
+/* libfuse takes a connection that somebody else has made by this kind of name. */
+static int take_connection(struct daemon *d, int fd)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
+	if (fuse_session_mount(d->se, name) == 0)
+		return 0;
+	close(fd);
+	return failed(d, "libfuse did not take the connection", -EIO);
+}
+
+static int mount_it(struct daemon *d)
+{
+	int fd = keeper_mount(&d->keeper, d->mp);
+
+	/* It has said why, unless it has died. */
+	if (fd == -EPIPE)
+		return failed(d, "cannot be mounted", fd);
+	return fd < 0 ? fd : take_connection(d, fd);
+}
+
+static int start_serving(struct daemon *d)
+{
+	int err = loop_begin(d->loop, d->se, &d->glue.inited);
+
+	if (err)
+		return failed(d, "the kernel's first request", err);
+	err = keeper_settle(&d->keeper, d->ready_fd >= 0);
+	return err ? failed(d, "the process that is to unmount", err) : 0;
 }
 
 static void begin_unmount(struct daemon *d);
@@ -300,24 +354,22 @@ static int daemon_mount(struct daemon *d)
 
 	if (nobody_waits(d))
 		return -EPIPE;
-	err = mount_point_mount(d->mp, d->src, d->opts, d->se, d->diag);
+	err = mount_it(d);
 	if (err)
 		return err;
 	if (d->mp->is_blk)
 		d->control.transport = "fuseblk";
-	err = loop_begin(d->loop, d->se, &d->glue.inited);
+	err = start_serving(d);
 	if (err) {
-		failed(d, "the kernel's first request", err);
-		mount_point_unmount(d->mp);
+		keeper_unmount(&d->keeper);
 		return err;
 	}
-	mount_point_raise_readahead(d->mp);
 	if (tell_ready(d))
 		begin_unmount(d);
 	if (detach)
 		leave_stdio(d);
-	diag(d->diag, DIAG_INFO, "%s: mounted on %s as %s, %s engine", d->src->path, d->mp->dir,
-	     d->mp->is_blk ? "fuseblk" : "fuse", d->dev->ops->name);
+	diag(d->diag, DIAG_INFO, "%s: mounted on %s as %s, %s engine, sandbox: %s", d->src->path, d->mp->dir,
+	     d->mp->is_blk ? "fuseblk" : "fuse", d->dev->ops->name, d->sandbox.active);
 	return 0;
 }
 
@@ -331,36 +383,12 @@ static void log_stats(const struct daemon *d)
 	stats_log(&s, d->src->path, d->diag);
 }
 
-/*
- * What is dirty through mmap is flushed first: a lazy umount with files open would not.  Touching our own mount is safe
- * here and only here: the workers serve it, and nothing waits for this thread before it ends.
- */
-static void *unmounter_main(void *arg)
-{
-	struct daemon *d = arg;
-	int fd = open(d->mp->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd >= 0) {
-		syncfs(fd);
-		close(fd);
-	}
-
-	int err = mount_point_unmount(d->mp);
-
-	if (err)
-		diag(d->diag, DIAG_WARNING, "%s: cannot be unmounted: %s", d->mp->dir, strerror(-err));
-	eventfd_write(d->unmounted_fd, 1);
-	return NULL;
-}
-
 static void begin_unmount(struct daemon *d)
 {
 	/* Once is enough: systemd sends a second signal while the volume is being closed. */
-	if (d->unmounting)
-		return;
-	d->unmounting = pthread_create(&d->unmounter, NULL, unmounter_main, d) == 0;
 	if (!d->unmounting)
-		d->give_up_ms = now_ms();
+		keeper_unmount(&d->keeper);
+	d->unmounting = true;
 }
 
 static void read_signals(struct daemon *d)
@@ -378,10 +406,13 @@ static void read_signals(struct daemon *d)
 /* Detached, but the connection lives on: somebody still has files open. */
 static bool patience_is_over(struct daemon *d)
 {
-	eventfd_t n;
+	int err;
 
-	if (eventfd_read(d->unmounted_fd, &n) == 0)
+	if (keeper_unmounted(&d->keeper, &err)) {
+		if (err)
+			diag(d->diag, DIAG_WARNING, "%s: cannot be unmounted: %s", d->mp->dir, strerror(-err));
 		d->give_up_ms = now_ms() + GRACE_MS;
+	}
 	if (!d->give_up_ms || now_ms() < d->give_up_ms)
 		return false;
 	diag(d->diag, DIAG_WARNING, "%s: still in use, closing it all the same", d->src->path);
@@ -397,13 +428,14 @@ static void daemon_serve(struct daemon *d)
 {
 	struct pollfd p[3] = {
 		{.fd = d->signal_fd, .events = POLLIN},
-		{.fd = d->unmounted_fd, .events = POLLIN},
+		{.fd = -1, .events = POLLIN},
 		{.fd = dev_queue_fd(d->q), .events = POLLIN},
 	};
 
 	while (loop_ended(d->loop) == LOOP_GOES_ON && !patience_is_over(d)) {
 		int64_t left = d->give_up_ms ? d->give_up_ms - now_ms() : -1;
 
+		p[1].fd = d->keeper.unmounting ? d->keeper.fd : -1;
 		poll(p, 3, shorter(commit_timer_run(&d->timer), left < 0 && d->give_up_ms ? 0 : (int)left));
 		read_signals(d);
 		dev_poll(d->q, 0);
@@ -468,12 +500,11 @@ static int daemon_close(struct daemon *d)
 		fuse_session_destroy(d->se);
 	if (d->loop)
 		loop_destroy(d->loop);
-	if (d->unmounting)
-		pthread_join(d->unmounter, NULL);
+	keeper_end(&d->keeper);
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);
-	if (d->unmounted_fd >= 0)
-		close(d->unmounted_fd);
+	if (d->null_fd >= 0)
+		close(d->null_fd);
 	return err;
 }
 
@@ -488,8 +519,12 @@ enum mount_status daemon_run(const struct mount_options *opts, struct mount_sour
 		.diag = &report->diag,
 		.ready_fd = ready_fd,
 		.signal_fd = -1,
-		.unmounted_fd = -1,
+		.null_fd = -1,
+		.keeper = {.fd = -1},
 	};
+
+	sandbox_init(&d.sandbox);
+
 	int err = daemon_open(&d);
 
 	if (!err)
@@ -514,12 +549,16 @@ enum mount_status daemon_try(const struct mount_options *opts, struct mount_sour
 		.diag = &report->diag,
 		.ready_fd = -1,
 		.signal_fd = -1,
-		.unmounted_fd = -1,
+		.null_fd = -1,
+		.keeper = {.fd = -1},
 	};
 	int err = open_device(&d, DEV_OPEN_READ_ONLY);
 
-	if (!err)
+	sandbox_init(&d.sandbox);
+	if (!err) {
+		enter_sandbox(&d);
 		err = open_volume(&d, true);
+	}
 
 	int close_err = close_device(&d);
 

@@ -48,6 +48,7 @@ struct holdfast_stats {
 	char version[32]; /* of the daemon */
 	char reason[192]; /* HOLDFAST_FAILED */
 	uint64_t counter[128]; /* in the order of STATS_COUNTERS, fs/stats.h */
+	char sandbox[128]; /* what the daemon has given up; "off" */
 };
 
 /* --- scrub: starting, cancelling and its findings for root and the owner of the mount --- */

@@ -58,7 +58,7 @@ struct loop {
 	_Atomic unsigned ndrained;
 	_Atomic int end; /* enum loop_end */
 	struct fuse_in_header destroy; /* written once, before `end` */
-	unsigned nworkers;
+	unsigned nworkers, nthreads; /* threads: those that run, the first ones */
 	struct worker workers[];
 };
 
@@ -352,11 +352,7 @@ static int worker_init(struct worker *w, struct loop *l, struct dev *dev)
 	if (w->epfd < 0 || epoll_ctl(w->epfd, EPOLL_CTL_ADD, dev_queue_fd(w->q), &ev) < 0)
 		return -errno;
 	w->current = request_get(w);
-	if (!w->current)
-		return -ENOMEM;
-	err = -pthread_create(&w->thread, NULL, worker_main, w);
-	w->has_thread = !err;
-	return err;
+	return w->current ? 0 : -ENOMEM;
 }
 
 static void worker_fini(struct worker *w)
@@ -377,8 +373,8 @@ static void worker_fini(struct worker *w)
 
 /* --- the owner's side ------------------------------------------------------------------------------- */
 
-int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner,
-		const struct diag *diag, struct loop **out)
+int loop_create(struct dev *dev, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
+		struct loop **out)
 {
 	struct loop *l = calloc(1, sizeof(*l) + nworkers * sizeof(struct worker));
 	int err;
@@ -390,7 +386,6 @@ int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_qu
 		free(l);
 		return err;
 	}
-	l->fs = fs;
 	l->diag = diag;
 	l->owner = owner;
 	l->fd = -1;
@@ -404,6 +399,21 @@ int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_qu
 	}
 	*out = l;
 	return 0;
+}
+
+int loop_start(struct loop *l, struct fs *fs)
+{
+	int err = 0;
+
+	l->fs = fs;
+	for (unsigned i = 0; !err && i < l->nworkers; i++) {
+		struct worker *w = &l->workers[i];
+
+		err = -pthread_create(&w->thread, NULL, worker_main, w);
+		w->has_thread = !err;
+		l->nthreads += !err;
+	}
+	return err;
 }
 
 static void set_phase(struct loop *l, enum phase phase)
@@ -459,7 +469,7 @@ enum loop_end loop_ended(const struct loop *l)
 void loop_drain(struct loop *l)
 {
 	set_phase(l, DRAIN);
-	while (l->ndrained < l->nworkers)
+	while (l->ndrained < l->nthreads)
 		dev_poll(l->owner, -1);
 }
 

@@ -6,7 +6,7 @@
  * what must wait for the device longer is answered from a completion on the same worker, which goes on reading meanwhile.
  * Of what a newer libfuse would do, SYNCFS is answered here.
  *
- * States: HELD (threads exist, wait) -> RUN -> DRAIN (reads nothing more, serves its queue, finishes what it began) ->
+ * States: HELD (threads, once started, wait) -> RUN -> DRAIN (reads nothing more, serves its queue, finishes what it began) ->
  * QUIT.  In DRAIN every queue is still polled: others may wait for I/O that it carries.
  *
  * Always holds for a worker: `busy` counts requests begun but not answered plus buffers lent out; it is drained when that is 0.
@@ -41,11 +41,14 @@ enum loop_end {
 };
 
 /*
- * Makes the workers, held.  `owner` is the queue of the thread that calls all functions here that do not say otherwise; it is
+ * Makes the workers' queues; no threads yet.  `owner` is the queue of the thread that calls all functions here that do not say otherwise; it is
  * woken when the loop ends.
  */
-int loop_create(struct dev *dev, struct fs *fs, unsigned nworkers, struct dev_queue *owner,
-		const struct diag *diag, struct loop **out);
+int loop_create(struct dev *dev, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
+		struct loop **out);
+
+/* Starts the workers' threads, held.  After an error some of them run; the loop can be drained and destroyed all the same. */
+int loop_start(struct loop *l, struct fs *fs);
 
 /* Serves the first request (INIT) of the mounted session, then lets the workers go.  -EPROTO if the init handler has not set
  * *inited by then (libfuse and the kernel do not agree), and what read(2) says. */

@@ -103,6 +103,22 @@ static enum mount_status run(const struct mount_options *o, struct mount_source 
 	return run_in_background(o, src, mp, r);
 }
 
+/* What the caller has left open is none of a daemon's business. */
+static void close_others(const struct mount_source *src)
+{
+	int low = src->fd, high = src->backing_fd;
+
+	if (high >= 0 && high < low) {
+		low = src->backing_fd;
+		high = src->fd;
+	}
+	if (low > 3)
+		close_range(3, (unsigned)low - 1, 0);
+	if (high > low + 1)
+		close_range((unsigned)low + 1, (unsigned)high - 1, 0);
+	close_range((unsigned)(high > low ? high : low) + 1, ~0u, 0);
+}
+
 static enum mount_status open_and_run(const struct mount_options *o, struct report *r)
 {
 	struct mount_source src;
@@ -120,6 +136,7 @@ static enum mount_status open_and_run(const struct mount_options *o, struct repo
 		mount_source_close(&src);
 		return status_of(err);
 	}
+	close_others(&src);
 	st = run(o, &src, &mp, r);
 	mount_point_free(&mp);
 	mount_source_close(&src);

@@ -36,6 +36,7 @@ enum code {
 	CACHE,
 	FOREGROUND,
 	PLAIN,
+	NO_SANDBOX,
 	ALLOW_OTHER,
 	MAX_READ,
 	KERNEL,
@@ -87,6 +88,7 @@ static const struct row table[] = {
 	{"cache", NEEDS_VALUE, CACHE, 0},
 	{"foreground", NO_VALUE, FOREGROUND, 0},
 	{"plain", NO_VALUE, PLAIN, 0},
+	{"nosandbox", NO_VALUE, NO_SANDBOX, 0},
 	{"allow_other", NO_VALUE, ALLOW_OTHER, 0},
 	{"max_read", NEEDS_VALUE, MAX_READ, 0},
 	{"context", NEEDS_VALUE, KERNEL, 0},
@@ -260,6 +262,9 @@ static void apply_flag(struct mount_options *o, const struct row *row)
 	case PLAIN:
 		o->plain = true;
 		break;
+	case NO_SANDBOX:
+		o->no_sandbox = true;
+		break;
 	case ALLOW_OTHER:
 		o->allow_other = true;
 		break;
@@ -392,6 +397,7 @@ void mount_options_usage(const char *program)
 	       "  engine=auto|uring|threads\n"
 	       "  cache=SIZE       memory for clean metadata, at least 4M (1/16 of all, 64M to 1G)\n"
 	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
+	       "  nosandbox        keep privileges and all system calls: for those who look for a fault\n"
 	       "  foreground       stay, and write messages to stderr\n"
 	       "  allow_other      (by users) let others in as well\n",
 	       program);

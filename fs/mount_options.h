@@ -40,6 +40,7 @@ struct mount_options {
 	bool sync, dirsync; /* changes (of directories) are answered only when durable */
 	bool foreground;
 	bool plain; /* never fuseblk */
+	bool no_sandbox; /* nothing of sandbox.h */
 	bool allow_other;
 	enum fs_atime atime;
 	enum dev_engine engine;

@@ -302,25 +302,40 @@ static int mount_blk(struct mount_point *mp, const struct mount_source *src, con
 	return fd;
 }
 
-static int attach(struct fuse_session *se, int fd, const struct mount_point *mp, const struct diag *d)
+struct fuse_session *mount_point_session(const struct mount_source *src, const struct mount_options *o,
+					 const struct fuse_lowlevel_ops *ops, size_t ops_bytes, void *user)
 {
-	char name[32];
+	auto_free char *text = mount_options_for_fuse(o, src->path);
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	struct fuse_session *se = NULL;
 
-	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
-	if (fuse_session_mount(se, name) == 0)
-		return 0;
-	mount_point_unmount(mp);
-	close(fd);
-	return refuse(d, mp->dir, -EIO, "libfuse did not take the connection");
+	if (text && fuse_opt_add_arg(&args, o->program) == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
+	    fuse_opt_add_arg(&args, text) == 0)
+		se = fuse_session_new(&args, ops, ops_bytes, user);
+	fuse_opt_free_args(&args);
+	return se;
 }
 
-static int mount_by_helper(struct mount_point *mp, struct fuse_session *se, const struct diag *d)
+/* libfuse knows how to talk to fusermount3.  All that is wanted of its session is the connection. */
+static int mount_by_helper(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
+			   const struct diag *d)
 {
+	static const struct fuse_lowlevel_ops none;
+	struct fuse_session *se = mount_point_session(src, o, &none, sizeof(none), NULL);
+	int fd;
+
+	if (!se)
+		return refuse(d, mp->dir, -ENOMEM, "libfuse refused to start");
 	/* fusermount3 has said why it would not. */
-	if (fuse_session_mount(se, mp->dir) != 0)
+	if (fuse_session_mount(se, mp->dir) != 0) {
+		fuse_session_destroy(se);
 		return refuse(d, mp->dir, -EPERM, "fusermount3 could not mount here");
+	}
 	mp->by_helper = true;
-	return 0;
+	/* The session's own descriptor goes with it. */
+	fd = fcntl(fuse_session_fd(se), F_DUPFD_CLOEXEC, 3);
+	fuse_session_destroy(se);
+	return fd < 0 ? -errno : fd;
 }
 
 static int mount_failed(const struct mount_point *mp, const struct mount_source *src, int err,
@@ -331,17 +346,17 @@ static int mount_failed(const struct mount_point *mp, const struct mount_source 
 }
 
 int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
-		      struct fuse_session *se, const struct diag *d)
+		      const struct diag *d)
 {
 	int fd = -EPERM;
 
 	if (geteuid() != 0)
-		return mount_by_helper(mp, se, d);
+		return mount_by_helper(mp, src, o, d);
 	if (!o->plain) {
 		fd = mount_blk(mp, src, o);
 		if (fd >= 0) {
 			mp->is_blk = true;
-			return attach(se, fd, mp, d);
+			return fd;
 		}
 		/* The device has another user.  Without the kernel's claim on it we would be two. */
 		if (src->is_block && fd == -EBUSY)
@@ -352,10 +367,8 @@ int mount_point_mount(struct mount_point *mp, const struct mount_source *src, co
 	}
 	fd = mount_as(src->path, mp->dir, false, o);
 	if (fd == -EPERM)
-		return mount_by_helper(mp, se, d);
-	if (fd < 0)
-		return mount_failed(mp, src, fd, d);
-	return attach(se, fd, mp, d);
+		return mount_by_helper(mp, src, o, d);
+	return fd < 0 ? mount_failed(mp, src, fd, d) : fd;
 }
 
 /* The device number of our mount.  From mountinfo: asking the mount itself would be a request to ourselves. */
@@ -377,14 +390,13 @@ static bool find_dev(const struct mount_point *mp, dev_t *dev)
 	return found;
 }
 
-void mount_point_raise_readahead(const struct mount_point *mp)
+void mount_point_settle(struct mount_point *mp)
 {
 	char name[96];
-	dev_t dev;
 
-	if (!find_dev(mp, &dev))
+	if (!find_dev(mp, &mp->dev))
 		return;
-	snprintf(name, sizeof(name), "/sys/class/bdi/%u:%u%s/read_ahead_kb", major(dev), minor(dev),
+	snprintf(name, sizeof(name), "/sys/class/bdi/%u:%u%s/read_ahead_kb", major(mp->dev), minor(mp->dev),
 		 mp->is_blk ? "-fuseblk" : "");
 
 	auto_file *f = fopen(name, "we");
@@ -410,6 +422,11 @@ static int run_fusermount(const char *dir)
 
 int mount_point_unmount(const struct mount_point *mp)
 {
+	dev_t dev;
+
+	/* Somebody has unmounted it, and perhaps mounted something else. */
+	if (mp->dev && (!find_dev(mp, &dev) || dev != mp->dev))
+		return -EINVAL;
 	if (!mp->by_helper && umount2(mp->dir, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
 		return 0;
 	return mp->by_helper ? run_fusermount(mp->dir) : -errno;

@@ -16,11 +16,13 @@
 #include "fs/mount_source.h"
 
 struct fuse_session;
+struct fuse_lowlevel_ops;
 
 struct mount_point {
 	char *dir; /* canonical */
 	bool is_blk; /* mounted as fuseblk */
 	bool by_helper; /* mounted by fusermount3, which must unmount it too */
+	dev_t dev; /* of the mount; 0: not settled */
 };
 
 /* Enters the mount namespace `ns`: a pid or a path.  Single-threaded only. */
@@ -34,16 +36,20 @@ int mount_point_find(const char *dir, const struct mount_source *src, bool look_
 		     struct mount_point *out);
 void mount_point_free(struct mount_point *mp);
 
-/* Mounts, and attaches `se` to the connection.  A message for every failure; nothing is mounted then. */
-int mount_point_mount(struct mount_point *mp, const struct mount_source *src,
-		      const struct mount_options *opts, struct fuse_session *se, const struct diag *diag);
+/* A libfuse session that would mount `src` with these options.  NULL: no memory. */
+struct fuse_session *mount_point_session(const struct mount_source *src, const struct mount_options *opts,
+					 const struct fuse_lowlevel_ops *ops, size_t ops_bytes, void *user);
 
-/* Lets the kernel read further ahead than its default of 128 KiB; where that is not allowed, nothing happens.  The first
- * request must have been served. */
-void mount_point_raise_readahead(const struct mount_point *mp);
+/* Mounts; returns the connection's descriptor, or a negative errno after a message, and then nothing is mounted. */
+int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *opts,
+		      const struct diag *diag);
+
+/* Once the first request has been served: remembers which mount is ours, and lets the kernel read further ahead than its
+ * default of 128 KiB, where that is allowed. */
+void mount_point_settle(struct mount_point *mp);
 
 /*
- * Detaches (lazily).  On fuseblk with no file open this waits until the daemon has answered DESTROY, so it must not be
+ * Detaches (lazily); -EINVAL if a settled mount is not what is on `dir` any more.  On fuseblk with no file open this waits until the daemon has answered DESTROY, so it must not be
  * called by a thread that the answer depends on.
  */
 int mount_point_unmount(const struct mount_point *mp);

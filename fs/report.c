@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <syslog.h>
+#include <time.h>
 
 static void emit(void *arg, enum diag_level level, const char *line)
 {
@@ -68,9 +69,15 @@ static void log_of_libfuse(enum fuse_log_level level, const char *fmt, va_list a
 	vsyslog((int)level, fmt, ap);
 }
 
+void report_open_syslog(struct report *r)
+{
+	/* Both read files, which will be out of reach: the time zone's for the time in each line. */
+	tzset();
+	openlog(r->program, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+}
+
 void report_to_syslog(struct report *r)
 {
-	openlog(r->program, LOG_PID, LOG_DAEMON);
 	fuse_set_log_func(log_of_libfuse);
 	r->to_syslog = true;
 }

@@ -29,6 +29,9 @@ void report_failure(struct report *r, const char *path, const char *why);
 /* It has not: from now on errors are reported as they come. */
 void report_let_go(struct report *r);
 
+/* Opens the way to syslog, while it can be. */
+void report_open_syslog(struct report *r);
+
 /* From now on to syslog, libfuse's messages included.  */
 void report_to_syslog(struct report *r);
 

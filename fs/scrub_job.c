@@ -26,6 +26,7 @@ struct scrub_job {
 	struct fs *fs;
 	struct dev_queue *q;
 	pthread_t thread;
+	bool has_thread;
 	_Atomic bool cancel, stop, ended;
 	struct dev_queue *_Atomic ender; /* whom to wake when `ended` is set */
 
@@ -158,7 +159,7 @@ static void *job_main(void *arg)
 	struct scrub_job *job = arg;
 
 	/* Both are the thread's alone, and hints. */
-	setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
+	setpriority(PRIO_PROCESS, 0, 19);
 	syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
 	while (!job->stop) {
 		if (take_order(job))
@@ -171,45 +172,54 @@ static void *job_main(void *arg)
 	return NULL;
 }
 
-int scrub_job_create(struct fs *fs, struct dev *dev, struct scrub_job **out)
+int scrub_job_create(struct dev *dev, struct scrub_job **out)
 {
 	struct scrub_job *job = calloc(1, sizeof(*job));
 	int err = -ENOMEM;
 
 	if (!job)
 		return err;
-	job->fs = fs;
 	job->findings = calloc(SCRUB_JOB_FINDINGS, sizeof(*job->findings));
 	if (job->findings)
 		err = dev_queue_create(dev, &job->q);
 	if (err)
 		goto free_job;
 	lock_init(&job->lock);
-	err = -pthread_create(&job->thread, NULL, job_main, job);
-	if (err)
-		goto destroy_queue;
 	*out = job;
 	return 0;
 
-destroy_queue:
-	lock_fini(&job->lock);
-	dev_queue_destroy(job->q);
 free_job:
 	free(job->findings);
 	free(job);
 	return err;
 }
 
-void scrub_job_destroy(struct scrub_job *job, struct dev_queue *q)
+int scrub_job_serve(struct scrub_job *job, struct fs *fs)
 {
-	if (!job)
-		return;
+	int err;
+
+	job->fs = fs;
+	err = -pthread_create(&job->thread, NULL, job_main, job);
+	job->has_thread = !err;
+	return err;
+}
+
+static void end_thread(struct scrub_job *job, struct dev_queue *q)
+{
 	job->ender = q;
 	job->stop = true;
 	dev_wake(job->q);
 	while (!job->ended)
 		dev_poll(q, -1);
 	pthread_join(job->thread, NULL);
+}
+
+void scrub_job_destroy(struct scrub_job *job, struct dev_queue *q)
+{
+	if (!job)
+		return;
+	if (job->has_thread)
+		end_thread(job, q);
 	dev_queue_destroy(job->q);
 	lock_fini(&job->lock);
 	forget_findings(job);

@@ -14,8 +14,10 @@
 
 struct scrub_job;
 
-/* Makes the queue and the thread, which waits. */
-int scrub_job_create(struct fs *fs, struct dev *dev, struct scrub_job **out);
+/* Makes the queue. */
+int scrub_job_create(struct dev *dev, struct scrub_job **out);
+/* Starts the thread, which waits. */
+int scrub_job_serve(struct scrub_job *job, struct fs *fs);
 /* Cancels what is running and joins the thread.  Before the fs is closed; `q` is the caller's, and served meanwhile.  NULL is fine. */
 void scrub_job_destroy(struct scrub_job *job, struct dev_queue *q);
 

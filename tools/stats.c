@@ -50,6 +50,7 @@ static void show_text(const struct holdfast_stats *s)
 	printf("volume    %s %s\n", uuid, s->source);
 	printf("mounted   %s as %s, %s engine, version %s\n", when, s->transport, s->engine, s->version);
 	printf("options   %s\n", s->options);
+	printf("sandbox   %s\n", s->sandbox[0] ? s->sandbox : "unknown");
 	for (unsigned g = 0; g < STATS_NGROUPS; g++) {
 		printf("%s\n", stats_group_names[g]);
 		for (unsigned i = 0; i < known_counters(s); i++)
@@ -73,6 +74,7 @@ static void show_json(const struct holdfast_stats *s)
 	json_string(&j, "transport", s->transport);
 	json_string(&j, "engine", s->engine);
 	json_string(&j, "options", s->options);
+	json_string(&j, "sandbox", s->sandbox);
 	json_string(&j, "version", s->version);
 	json_u64(&j, "mounted_sec", s->mounted_sec);
 	json_u64(&j, "now_ms", s->now_ms);

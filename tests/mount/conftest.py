@@ -66,10 +66,11 @@ def daemons(image):
             with open(f"/proc/{pid}/cmdline", "rb") as f:
                 argv = f.read().split(b"\0")
             with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
-                state = f.read().rsplit(")", 1)[1].split()[0]
+                name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
         except OSError:
             continue
-        if state != "Z" and b"mount.holdfast" in os.path.basename(argv[0]) and os.fsencode(str(image)) in argv:
+        # Its keeper (fs/keeper.h) has the same command line, and goes when the daemon goes.
+        if rest.split()[0] != "Z" and name != "holdfast-keeper" and b"mount.holdfast" in os.path.basename(argv[0]) and os.fsencode(str(image)) in argv:
             found.append(int(pid))
     return found
 

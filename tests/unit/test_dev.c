@@ -884,6 +884,42 @@ static int run_plain_fd(void)
 	return run_kind(&kind);
 }
 
+static void is_limited(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(f->dev->limited, !(f->kind->flags & DEV_OPEN_UNLIMITED));
+}
+
+/* A kernel that does not know limits, or has them denied, gives rings without. */
+static void is_not_limited(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_string_equal(f->dev->ops->name, "uring");
+	assert_false(f->dev->limited);
+}
+
+static int run_limits_asked_for(void)
+{
+	static const struct CMUnitTest asked[] = {ON_EACH(is_limited), ON_EACH(round_trip)};
+	static const struct kind kinds[] = {
+		{.name = "uring", .engine = DEV_ENGINE_URING},
+		{.name = "uring, unlimited", .engine = DEV_ENGINE_URING, .flags = DEV_OPEN_UNLIMITED},
+	};
+
+	return run_list(&kinds[0], "limits", asked, COUNT(asked)) + run_list(&kinds[1], "limits", asked, COUNT(asked));
+}
+
+static int run_no_limits(void)
+{
+	static const struct CMUnitTest denied[] = {ON_EACH(is_not_limited), ON_EACH(round_trip)};
+	static const struct kind kind = {.name = "uring, limits denied", .engine = DEV_ENGINE_URING};
+
+	deny_syscall(SYS_io_uring_register, 11 /* IORING_REGISTER_RESTRICTIONS */);
+	return run_list(&kind, "limits", denied, COUNT(denied));
+}
+
 static int run_denied(void)
 {
 	static const struct CMUnitTest tests[] = {cmocka_unit_test(denied_ring_falls_back)};
@@ -951,7 +987,9 @@ int main(int argc, char **argv)
 	if (threads_only)
 		return failed != 0;
 	if (have_uring())
-		return failed + run_forked(run_uring) + run_forked(run_plain_fd) != 0;
+		return failed + run_forked(run_uring) + run_forked(run_plain_fd) +
+			       run_forked(run_limits_asked_for) + run_forked(run_no_limits) !=
+		       0;
 	if (allowed && !strcmp(allowed, "1")) {
 		fprintf(stderr, "SKIPPED: all tests of the uring engine: io_uring is not available here\n");
 		return failed != 0;

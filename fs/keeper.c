@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper.c - see the header.  Orders and answers are messages of a SOCK_SEQPACKET pair. */
+#include "fs/keeper.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fs/sandbox.h"
+
+#define SOCKET_FD 3 /* the keeper's only descriptor beside stdio */
+
+enum order { MOUNT = 1, SETTLE, SETTLE_AND_DETACH, UNMOUNT };
+
+struct answer {
+	int err;
+	bool is_blk;
+};
+
+/* --- the keeper's side -------------------------------------------------------------------------------- */
+
+/* `fd` -1: none goes along. */
+static bool send_answer(const struct answer *a, int fd)
+{
+	char room[CMSG_SPACE(sizeof(int))] __attribute__((aligned(_Alignof(struct cmsghdr)))) = {0};
+	struct iovec iov = {.iov_base = (void *)a, .iov_len = sizeof(*a)};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (fd >= 0) {
+		m.msg_control = room;
+		m.msg_controllen = sizeof(room);
+		CMSG_FIRSTHDR(&m)->cmsg_level = SOL_SOCKET;
+		CMSG_FIRSTHDR(&m)->cmsg_type = SCM_RIGHTS;
+		CMSG_FIRSTHDR(&m)->cmsg_len = CMSG_LEN(sizeof(fd));
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof(fd));
+	}
+	return sendmsg(SOCKET_FD, &m, MSG_NOSIGNAL) == sizeof(*a);
+}
+
+/* False: the daemon has ended. */
+static bool next_order(unsigned char *order)
+{
+	ssize_t n;
+
+	do {
+		n = recv(SOCKET_FD, order, 1, 0);
+	} while (n < 0 && errno == EINTR);
+	return n == 1;
+}
+
+static bool do_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
+		     const struct diag *diag)
+{
+	int fd = mount_point_mount(mp, src, o, diag);
+	struct answer a = {.err = fd < 0 ? fd : 0, .is_blk = mp->is_blk};
+	bool ok = send_answer(&a, fd) && fd >= 0;
+
+	/* Only the daemon's: the connection must end with it. */
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* The command's standard streams belong to whoever waits for it to end. */
+static void leave_stdio(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	for (int fd = 0; null >= 0 && fd < 3; fd++)
+		dup2(null, fd);
+	if (null >= 0)
+		close(null);
+}
+
+static bool do_settle(struct mount_point *mp, bool detach)
+{
+	static const struct answer done;
+
+	mount_point_settle(mp);
+	if (detach)
+		leave_stdio();
+	/* To unmount, and to open a root directory that its owner has closed to others.  fusermount3 has its own privileges. */
+	if (!mp->by_helper) {
+		sandbox_drop_capabilities(UINT64_C(1) << CAP_SYS_ADMIN | UINT64_C(1) << CAP_DAC_READ_SEARCH);
+		sandbox_no_new_privileges();
+	}
+	return send_answer(&done, -1);
+}
+
+static void do_unmount(const struct mount_point *mp)
+{
+	int fd = open(mp->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		syncfs(fd);
+		close(fd);
+	}
+
+	struct answer a = {.err = mount_point_unmount(mp)};
+
+	send_answer(&a, -1);
+}
+
+/* Each order is taken once, and none out of turn; anything else is not from our daemon any more. */
+static void take_orders(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
+			const struct diag *diag)
+{
+	unsigned char order;
+
+	if (!next_order(&order) || order != MOUNT || !do_mount(mp, src, o, diag))
+		return;
+	if (!next_order(&order))
+		return;
+	if (order == SETTLE || order == SETTLE_AND_DETACH) {
+		if (!do_settle(mp, order == SETTLE_AND_DETACH) || !next_order(&order))
+			return;
+	}
+	if (order == UNMOUNT)
+		do_unmount(mp);
+}
+
+_Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mount_source *src,
+				  const struct mount_options *o, const struct diag *diag)
+{
+	/* It goes when the daemon goes, and signals to the whole group tell that. */
+	static const int ignored[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGPIPE};
+
+	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+		signal(ignored[i], SIG_IGN);
+	prctl(PR_SET_NAME, "holdfast-keeper");
+	/* The image and its lock, and the pipe to the waiting command, are the daemon's. */
+	if (dup2(fd, SOCKET_FD) == SOCKET_FD && fcntl(SOCKET_FD, F_SETFD, FD_CLOEXEC) == 0) {
+		closefrom(SOCKET_FD + 1);
+		take_orders(&mp, src, o, diag);
+	}
+	_exit(0);
+}
+
+/* --- the daemon's side ---------------------------------------------------------------------------------- */
+
+int keeper_start(const struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
+		 const struct diag *diag, struct keeper *out)
+{
+	int ends[2], err;
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		return -errno;
+	pid = fork();
+	err = -errno;
+	if (pid == 0)
+		keeper_main(ends[1], *mp, src, o, diag);
+	close(ends[1]);
+	if (pid < 0) {
+		close(ends[0]);
+		return err;
+	}
+	*out = (struct keeper){.fd = ends[0], .pid = pid};
+	return 0;
+}
+
+/* Returns a descriptor that came along, or 0; a negative errno: the keeper's, or -EPIPE without one. */
+static int receive(struct keeper *k, struct answer *a, int flags)
+{
+	char room[CMSG_SPACE(sizeof(int))] __attribute__((aligned(_Alignof(struct cmsghdr))));
+	struct iovec iov = {.iov_base = a, .iov_len = sizeof(*a)};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
+	int fd = 0;
+	ssize_t n;
+
+	do {
+		n = recvmsg(k->fd, &m, flags | MSG_CMSG_CLOEXEC);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN)
+		return -EAGAIN;
+	if (n != sizeof(*a))
+		return -EPIPE;
+	if (CMSG_FIRSTHDR(&m))
+		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(fd));
+	return a->err ? a->err : fd;
+}
+
+static int send_order(struct keeper *k, enum order order)
+{
+	unsigned char byte = (unsigned char)order;
+
+	return send(k->fd, &byte, 1, MSG_NOSIGNAL) == 1 ? 0 : -EPIPE;
+}
+
+static int ask(struct keeper *k, enum order order, struct answer *a)
+{
+	int err = send_order(k, order);
+
+	return err ? err : receive(k, a, 0);
+}
+
+int keeper_mount(struct keeper *k, struct mount_point *mp)
+{
+	struct answer a;
+	int fd = ask(k, MOUNT, &a);
+
+	if (fd > 0)
+		mp->is_blk = a.is_blk;
+	return fd;
+}
+
+int keeper_settle(struct keeper *k, bool detach)
+{
+	struct answer a;
+
+	return ask(k, detach ? SETTLE_AND_DETACH : SETTLE, &a);
+}
+
+/* If the keeper is gone, its end of the socket tells so to who waits for the answer. */
+void keeper_unmount(struct keeper *k)
+{
+	(void)send_order(k, UNMOUNT);
+	k->unmounting = true;
+}
+
+bool keeper_unmounted(struct keeper *k, int *err)
+{
+	struct answer a;
+	int rc = k->unmounting ? receive(k, &a, MSG_DONTWAIT) : -EAGAIN;
+
+	if (rc == -EAGAIN)
+		return false;
+	k->unmounting = false;
+	*err = rc;
+	return true;
+}
+
+void keeper_end(struct keeper *k)
+{
+	struct answer a;
+
+	if (k->fd < 0)
+		return;
+	if (k->unmounting)
+		(void)receive(k, &a, 0);
+	close(k->fd);
+	k->fd = -1;
+	while (waitpid(k->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
