@@ -409,8 +409,7 @@ int alloc_load(struct alloc *a, uint64_t need, struct miss *miss)
 
 int alloc_prepare_reserve(struct alloc *a, uint64_t n, bool urgent, struct miss *miss)
 {
-	uint64_t promised = BUG(SPACE_PROMISED_TWICE) ? 0 : a->reserved;
-	uint64_t need = promised + n + (urgent ? 0 : a->emergency);
+	uint64_t need = a->reserved + n + (urgent ? 0 : a->emergency);
 
 	if (n == 0)
 		return 0;

@@ -8,6 +8,7 @@
  * by shifting, never bit by bit.
  */
 #include "core/alloc_impl.h"
+#include "core/bug.h"
 
 #include <string.h>
 
@@ -211,7 +212,8 @@ static int search(struct alloc *a, struct search *s, uint64_t goal, struct miss 
 int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, bool urgent, struct miss *miss,
 	      uint64_t *blkno, uint64_t *n)
 {
-	uint64_t kept = a->reserved + keep, held = kept + (urgent ? 0 : a->emergency);
+	uint64_t kept = a->reserved + keep;
+	uint64_t held = BUG(DATA_TAKES_PROMISED) ? 0 : kept + (urgent ? 0 : a->emergency);
 	struct search s = {0};
 
 	assert(want > 0);

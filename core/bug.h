@@ -48,7 +48,7 @@
 	X(FREED_BLOCK_REUSED, "freed-block-reused", "a freed block is handed out before the root that forgets it") \
 	X(NFREE_MISCOUNTED, "nfree-miscounted", "the root's count of free blocks lacks those just freed") \
 	X(OLD_NODE_LEAKED, "old-node-leaked", "the second copy of a replaced node is never freed") \
-	X(SPACE_PROMISED_TWICE, "space-promised-twice", "a change is accepted into room that others were promised") \
+	X(DATA_TAKES_PROMISED, "data-takes-promised", "data is given the blocks that were promised to nodes") \
 	/* Contents. */ \
 	X(DATA_NOT_VERIFIED, "data-not-verified", "a read does not compare checksums") \
 	X(SECOND_COPY_NOT_TRIED, "second-copy-not-tried", "a bad copy of metadata is final") \

@@ -222,12 +222,11 @@ uint64_t log_restart_lsn(const struct super *sb, const struct log_tail *tail)
 {
 	uint64_t seen = tail->end_lsn + tail->lost_bytes;
 
+	if (BUG(LAP_JUMP_LEFT_OUT))
+		return block_round_up(tail->end_lsn);
 	/* What could not be read may have been written up to the end of the lap. */
 	if (tail->nunreadable && seen < tail->lap_end)
 		seen = tail->lap_end;
-	seen = block_round_up(seen > tail->proven_lsn ? seen : tail->proven_lsn);
-	if (BUG(LAP_JUMP_LEFT_OUT))
-		return seen;
 	/* A life never writes a whole lap beyond what it knows durable. */
-	return seen + region_bytes(sb);
+	return block_round_up(seen > tail->proven_lsn ? seen : tail->proven_lsn) + region_bytes(sb);
 }

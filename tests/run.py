@@ -3,7 +3,7 @@
 """Runs every test and ends with 'N passed, N failed'.
 
 The unit tests run three times: as they are, with AddressSanitizer and UndefinedBehaviorSanitizer, and (those with threads) with
-ThreadSanitizer; then the tests on real mounts.  meson runs the former, pytest the latter; both leave JUnit files, which are what is
+ThreadSanitizer; then the tests on real mounts.  Between them, some deliberate mistakes that must be found.  meson runs the former, pytest the latter; both leave JUnit files, which are what is
 counted.  A suite that leaves no file, or no test in it, counts as a failure.
 """
 import os
@@ -119,6 +119,7 @@ def mounts(totals):
 def main():
     totals = Totals()
     unit(totals, "build", "unit", "unit tests")
+    unit(totals, "build", "bugs", "deliberate mistakes")
     sanitized(totals)
     mounts(totals)
     for name in totals.failures:

@@ -4,7 +4,7 @@
 
     tests/bugs/bugs.py                 all of them
     tests/bugs/bugs.py NAME...         these
-    tests/bugs/bugs.py --quick         a few that are found at once: what ./setup test runs
+    tests/bugs/bugs.py --quick         a few that are found at once: what ./setup test runs; all with HOLDFAST_LONG=1
     tests/bugs/bugs.py --table         prints rows for docs/testing.md
 
 Each mistake is switched on alone, and seeds run from 1 on until one of them fails: that is the number reported.  The same seeds must
@@ -27,11 +27,16 @@ QUICK = ["data-flush-left-out", "crc-without-lsn", "root-before-nodes", "csum-be
 
 # Seeds of which kind find it; default: power cuts, any profile.
 HOW = {
-    "data-error-swallowed": ["--faults"],
-    "log-error-ignored": ["--faults"],
-    "damage-taken-for-tail": ["--faults"],
-    "data-not-verified": ["--faults"],
-    "second-copy-not-tried": ["--faults"],
+    "data-takes-promised": ["--profile", "full"],
+}
+
+# What no seed has met so far: the unit test that does.
+UNIT = {
+    "journal-overrun": ("test_volume_bugs", "test_laps_of_the_journal"),
+    "damage-taken-for-tail": ("test_volume_bugs", "test_damage_below_durable_is_refused"),
+    "second-copy-not-tried": ("test_volume_bugs", "test_bad_copy_is_repaired"),
+    "data-error-swallowed": ("test_fs_data_faults_bugs", "test_write_error"),
+    "data-not-verified": ("test_fs_data_faults_bugs", "test_bit_flip"),
 }
 
 
@@ -40,14 +45,15 @@ def all_bugs():
         return dict(re.findall(r'^\tX\(\w+, "([a-z0-9-]+)", "([^"]+)"\)', f.read(), re.M))
 
 
-class Sim:
-    def __init__(self, build, limit):
-        self.program = os.path.join(build, "tests", "bugs", "sim_bugs")
-        self.limit = limit
+class Search:
+    def __init__(self, args):
+        self.directory = os.path.join(args.build, "tests", "bugs")
+        self.limit = args.limit
 
-    def run(self, first, last, how, jobs=1, bug=None):
-        """None: all seeds pass.  Else (seed, what it said) of the first that does not."""
-        argv = [self.program, "--seeds", f"{first}..{last}", "--jobs", str(jobs), "--first", "--shrink", "0", *how]
+    def seeds(self, last, how, jobs=1, bug=None):
+        """None: seeds 1 to `last` pass.  Else the first that does not, and what it said."""
+        argv = [os.path.join(self.directory, "sim_bugs"), "--seeds", f"1..{last}", "--jobs", str(jobs), "--first",
+                "--shrink", "0", *how]
         done = subprocess.run(argv + (["--bug", bug] if bug else []), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS, check=False)
         if done.returncode == 0:
@@ -55,10 +61,60 @@ class Sim:
         hit = re.search(r"seed (\d+): (.*)", done.stdout)
         if done.returncode != 1 or not hit:
             raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout[-2000:]}")
-        return int(hit[1]), hit[2].split("\n")[0]
+        return int(hit[1]), hit[2]
+
+    def unit(self, program, test, bug=None):
+        """None: the test passes.  Else how it fails."""
+        env = {k: v for k, v in os.environ.items() if k != "HOLDFAST_BUG"}
+        if bug:
+            env["HOLDFAST_BUG"] = bug
+        done = subprocess.run([os.path.join(self.directory, program)], env=env, stdin=subprocess.DEVNULL, timeout=SECONDS,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+        if re.search(rf"^\[       OK \] {test}$", done.stdout, re.M):
+            return None
+        return f"{program[:-5]}.c::{test} fails, exit {done.returncode}"
 
     def find(self, bug):
-        return self.run(1, self.limit, HOW.get(bug, []), bug=bug)
+        """What found it: a number of seeds (0: a unit test) and what was said; None: nothing."""
+        if bug not in UNIT:
+            return self.seeds(self.limit, HOW.get(bug, []), bug=bug)
+        said = self.unit(*UNIT[bug], bug=bug)
+        return (0, said) if said else None
+
+
+def show(ok, text):
+    """As a line that tests/run.py counts."""
+    print(f"{'[       OK ]' if ok else '[  FAILED  ]'} {text}", flush=True)
+    return 0 if ok else 1
+
+
+def search(s, args, wanted, what):
+    """Returns how many were missed, and the seeds that it took: kind of seeds -> how many."""
+    missed, needed = 0, {}
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for bug, found in zip(wanted, pool.map(s.find, wanted)):
+            how = HOW.get(bug, [])
+            n, said = found or (s.limit, f"not found within {s.limit} seeds")
+            missed += show(found, f"{bug}: {f'seed {n}: ' if found and n else ''}{said[:160]}")
+            if bug not in UNIT:
+                needed[tuple(how)] = max(needed.get(tuple(how), 0), n)
+            if args.table and found:
+                where = f"{n} {' '.join(how)}".strip() if n else f"unit test {UNIT[bug][0][:-5]}.c::{UNIT[bug][1]}"
+                print(f"| {bug} | {what[bug]} | {where} |")
+    return missed, needed
+
+
+def control(s, args, wanted, needed):
+    """The same without a mistake."""
+    missed = 0
+    for how, last in needed.items():
+        found = s.seeds(last, how, jobs=args.jobs)
+        said = f"seed {found[0]}: {found[1][:160]}" if found else "pass"
+        missed += show(not found, f"no mistake active: seeds {' '.join([f'1..{last}', *how])}: {said}")
+    for program, test in sorted({UNIT[bug] for bug in wanted if bug in UNIT}):
+        said = s.unit(program, test)
+        missed += show(not said, f"no mistake active: {said or f'{program[:-5]}.c::{test} passes'}")
+    return missed
 
 
 def main():
@@ -71,34 +127,14 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
     what = all_bugs()
-    wanted = args.bugs or (QUICK if args.quick else list(what))
+    wanted = args.bugs or (QUICK if args.quick and os.environ.get("HOLDFAST_LONG") != "1" else list(what))
     for bug in wanted:
         if bug not in what:
             parser.error(f"no deliberate mistake is called '{bug}'")
-    sim = Sim(args.build, args.limit)
     start = time.time()
-    missed = 0
-    seeds = {}	# kind of seeds -> how many were needed
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for bug, found in zip(wanted, pool.map(sim.find, wanted)):
-            how = tuple(HOW.get(bug, []))
-            if found:
-                seeds[how] = max(seeds.get(how, 0), found[0])
-                print(f"[       OK ] {bug}: seed {found[0]}: {found[1][:150]}", flush=True)
-                if args.table:
-                    print(f"| {bug} | {what[bug]} | {found[0]}{' (faults)' if how else ''} |")
-            else:
-                missed += 1
-                seeds[how] = args.limit
-                print(f"[  FAILED  ] {bug}: not found within {args.limit} seeds", flush=True)
-    for how, last in seeds.items():
-        found = sim.run(1, last, how, jobs=args.jobs)
-        kind = " ".join(["seeds", f"1..{last}", *how])
-        if found:
-            missed += 1
-            print(f"[  FAILED  ] no mistake active: {kind}: seed {found[0]}: {found[1][:150]}")
-        else:
-            print(f"[       OK ] no mistake active: {kind} pass")
+    s = Search(args)
+    missed, needed = search(s, args, wanted, what)
+    missed += control(s, args, wanted, needed)
     print(f"{len(wanted)} deliberate mistakes, {time.time() - start:.0f} s: {f'{missed} FAILED' if missed else 'all found'}")
     return 1 if missed else 0
 
