@@ -100,7 +100,16 @@ static int read_root_copy(struct check *c, unsigned slot, unsigned copy, struct 
 	return 0;
 }
 
-/* One slot's two copies, given whether a crash may be the reason for what they are.  The first good one is what a mount takes. */
+/* Which of a slot's two copies a mount takes: the newer one that is good. */
+static unsigned root_best(const struct root_copy copy[2])
+{
+	return root_generation(&copy[1]) > root_generation(&copy[0]);
+}
+
+/*
+ * One slot's two copies, given whether a crash may be the reason for what they are.  The first is written first: if it is behind the second its
+ * write was lost.
+ */
 static int judge_slot(struct check *c, const struct root_copy copy[2], unsigned slot, bool clean)
 {
 	enum fsck_code code = clean ? FSCK_ROOT_COPY : FSCK_ROOT_INTERRUPTED;
@@ -121,9 +130,12 @@ static int judge_slot(struct check *c, const struct root_copy copy[2], unsigned 
 	}
 	if (err || !copy[0].ok || !copy[1].ok || root_generation(&copy[0]) == root_generation(&copy[1]))
 		return err;
-	found(c, FSCK_ROOT_INTERRUPTED, AT_BLOCK(blkno), "root slot %u: the copies are of checkpoints %llu and %llu", slot,
+	unsigned best = root_best(copy);
+
+	code = best ? FSCK_ROOT_COPY : FSCK_ROOT_INTERRUPTED;
+	found(c, code, AT_BLOCK(root_blkno(&c->sb, slot, !best)), "root slot %u: the copies are of checkpoints %llu and %llu", slot,
 	      (unsigned long long)root_generation(&copy[0]), (unsigned long long)root_generation(&copy[1]));
-	return check_heal(c, FSCK_ROOT_INTERRUPTED, root_blkno(&c->sb, slot, 1), copy[0].block);
+	return check_heal(c, code, root_blkno(&c->sb, slot, !best), copy[best].block);
 }
 
 static void take_root(struct check *c, const struct disk_root *root)
@@ -139,14 +151,14 @@ static void take_root(struct check *c, const struct disk_root *root)
 	res->last_error_sec = get64(root->last_error_sec);
 }
 
-/* As a mount would choose: of each slot the first good copy, of those the newer. */
+/* As a mount would choose: of each slot the newer good copy, of those the newer. */
 static int judge_roots(struct check *c, struct root_copy copy[2][2])
 {
 	const struct root_copy *slot[2], *newest;
 	int err = 0;
 
 	for (unsigned s = 0; s < 2; s++)
-		slot[s] = copy[s][0].ok ? &copy[s][0] : &copy[s][1];
+		slot[s] = &copy[s][root_best(copy[s])];
 	newest = root_generation(slot[1]) > root_generation(slot[0]) ? slot[1] : slot[0];
 	if (!newest->ok) {
 		found(c, FSCK_ROOT_LOST, AT_BLOCK(ROOT_BLKNO), "both checkpoint roots are lost: %s", copy[0][0].why);

@@ -264,12 +264,26 @@ int reader_align(struct log_reader *r, const struct frame *f, const void **paylo
 	return 0;
 }
 
+/*
+ * The end of the log is final for a mount: what lies behind is given up.  So what seems to end it is read once more, from the
+ * device, in case it was the reading that went wrong.
+ */
+static int advance_for_sure(struct log_reader *r, struct frame *f)
+{
+	int err = advance(r, f);
+
+	if (err || f->state == FRAME_OK || f->state == FRAME_SHORT)
+		return err;
+	r->buf_len = 0;
+	return advance(r, f);
+}
+
 int log_reader_next(struct log_reader *r, const void **payload, uint32_t *len, uint64_t *end_lsn)
 {
 	struct frame f;
 
 	while (!r->ended) {
-		int err = advance(r, &f);
+		int err = advance_for_sure(r, &f);
 
 		if (err)
 			return err;

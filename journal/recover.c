@@ -89,18 +89,52 @@ int volume_read_super(struct dev_queue *q, const struct diag *d, struct super *s
 
 /* --- root --------------------------------------------------------------------------------------- */
 
-struct root_read {
-	struct meta_read read;
-	const struct super *sb;
-	unsigned slot;
-};
-
-static int root_verify(struct meta_read *r, uint64_t blkno)
+static int root_read_copy(struct dev_queue *q, const struct super *sb, unsigned slot, unsigned copy, void *block)
 {
-	struct root_read *rr = (struct root_read *)r;
+	int err = dev_read(q, root_blkno(sb, slot, copy) * BLOCK_SIZE, block, BLOCK_SIZE);
 
-	(void)blkno;
-	return root_check(r->block, rr->sb, rr->slot, NULL);
+	return err ? err : root_check(block, sb, slot, NULL);
+}
+
+static uint64_t root_generation(const void *block)
+{
+	return get64(((const struct disk_root *)block)->h.generation);
+}
+
+/* A copy that cannot be rewritten is no reason not to use the good one. */
+static void root_repair(struct dev_queue *q, const struct super *sb, unsigned slot, unsigned copy, const void *good,
+			bool expected)
+{
+	uint64_t blkno = root_blkno(sb, slot, copy);
+
+	if (!dev_write(q, blkno * BLOCK_SIZE, good, BLOCK_SIZE, DEV_DURABLE) && !expected)
+		diag(q->dev->diag, DIAG_WARNING, "%s: root at block %llu repaired from its other copy", q->dev->path,
+		     (unsigned long long)blkno);
+}
+
+/*
+ * The newer of the slot's two copies.  Both are looked at: nothing else says of which checkpoint they must be, so a first copy whose write
+ * was lost is valid, and out of date.  A second one that is behind the first is what a crash leaves between the two writes.
+ */
+static int root_read_slot(struct dev_queue *q, const struct super *sb, unsigned slot, bool repair, void *block)
+{
+	auto_free void *other = dev_alloc(BLOCK_SIZE, false);
+	int err[2];
+
+	if (!other)
+		return -ENOMEM;
+	err[0] = root_read_copy(q, sb, slot, 0, block);
+	err[1] = root_read_copy(q, sb, slot, 1, other);
+	if (err[0] && err[1])
+		return err[0];
+	unsigned best = err[0] || (!err[1] && root_generation(other) > root_generation(block));
+	bool same = !err[0] && !err[1] && root_generation(other) == root_generation(block);
+
+	if (best)
+		memcpy(block, other, BLOCK_SIZE);
+	if (repair && !same)
+		root_repair(q, sb, slot, !best, block, !err[!best] && !best);
+	return 0;
 }
 
 int root_find(struct dev_queue *q, const struct super *sb, const struct diag *d, bool repair, struct root_found *out)
@@ -109,21 +143,11 @@ int root_find(struct dev_queue *q, const struct super *sb, const struct diag *d,
 	int err[2] = {-ENOMEM, -ENOMEM};
 	unsigned newest;
 
-	for (unsigned slot = 0; slot < 2 && block[0] && block[1]; slot++) {
-		struct root_read rr = {
-			.read = {.block = block[slot], .verify = root_verify, .what = "root", .no_repair = !repair},
-			.sb = sb,
-			.slot = slot,
-		};
-
-		for (unsigned copy = 0; copy < 2; copy++)
-			rr.read.blkno[copy] = root_blkno(sb, slot, copy);
-		err[slot] = meta_read_wait(&rr.read, q);
-	}
+	for (unsigned slot = 0; slot < 2 && block[0] && block[1]; slot++)
+		err[slot] = root_read_slot(q, sb, slot, repair, block[slot]);
 	out->both = !err[0] && !err[1];
 	if (out->both)
-		newest = get64(((struct disk_root *)block[1])->h.generation) >
-			 get64(((struct disk_root *)block[0])->h.generation);
+		newest = root_generation(block[1]) > root_generation(block[0]);
 	else
 		newest = err[0] ? 1 : 0;
 	free(block[!newest]);
@@ -204,6 +228,24 @@ static void bases_free(struct bases *b)
 	*b = (struct bases){0};
 }
 
+/*
+ * Nothing here says what checksum the block should have, and what replay makes of it is going to be written back: so it is read until
+ * it comes out the same twice.  What is damaged on the medium stays so, and its file's checksums tell.
+ */
+static int base_read_twice(struct dev_queue *q, uint64_t blkno, void *block)
+{
+	auto_free void *again = dev_alloc(BLOCK_SIZE, false);
+	int err = again ? dev_read(q, blkno * BLOCK_SIZE, block, BLOCK_SIZE) : -ENOMEM;
+
+	for (unsigned tries = 0; !err && tries < 4; tries++) {
+		err = dev_read(q, blkno * BLOCK_SIZE, again, BLOCK_SIZE);
+		if (err || !memcmp(block, again, BLOCK_SIZE))
+			return err;
+		memcpy(block, again, BLOCK_SIZE);
+	}
+	return err ? err : -EIO;
+}
+
 static int bases_add(struct volume *v, struct dev_queue *q, struct bases *b, uint64_t blkno)
 {
 	struct txn_base *bigger = realloc(b->base, (b->n + 1) * sizeof(*bigger));
@@ -216,7 +258,7 @@ static int bases_add(struct volume *v, struct dev_queue *q, struct bases *b, uin
 	block = dev_alloc(BLOCK_SIZE, false);
 	if (!block)
 		return -ENOMEM;
-	err = dev_read(q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
+	err = base_read_twice(q, blkno, block);
 	if (err) {
 		free(block);
 		return err;

@@ -438,6 +438,29 @@ static void passing_device_errors(void **state)
 	rig_close(&r);
 }
 
+/* Nor are bytes that come from another place, once. */
+static void passing_misread(void **state)
+{
+	struct log_reader *reader;
+	const void *payload;
+	uint64_t end;
+	uint32_t len;
+	struct rig r;
+
+	(void)state;
+	five_groups(&r);
+	assert_int_equal(log_reader_open(r.q, &r.sb, 0, &reader), 0);
+	dev_sim_trouble(r.dev, SIM_MISDIRECTED, DEV_READ, 1, SIM_FAULT_ONCE, 0, 0);
+	for (uint32_t i = 0; i < 8; i++) {
+		assert_int_equal(log_reader_next(reader, &payload, &len, &end), 0);
+		assert_int_equal(rig_check_payload(r.salt, payload, len), i);
+	}
+	assert_int_equal(dev_sim_struck(r.dev, SIM_MISDIRECTED, DEV_READ), 1);
+	assert_int_equal(log_reader_next(reader, &payload, &len, &end), -ENOENT);
+	log_reader_close(reader);
+	rig_close(&r);
+}
+
 /* A block that cannot be read is no end of the log: it may be where acknowledged frames are. */
 static void unreadable_blocks(void **state)
 {
@@ -809,6 +832,7 @@ int main(void)
 		cmocka_unit_test(frame_may_not_leave_its_group),
 		cmocka_unit_test(padding_is_checked),
 		cmocka_unit_test(passing_device_errors),
+		cmocka_unit_test(passing_misread),
 		cmocka_unit_test(unreadable_blocks),
 		cmocka_unit_test(unreadable_in_the_last_group),
 		cmocka_unit_test(unreadable_device),

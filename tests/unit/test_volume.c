@@ -311,6 +311,27 @@ static void test_logged_data(void **state)
 	}
 }
 
+/* What replay changes a part of is going to be written back whole: one bad reading must not become what the block holds. */
+static void test_misread_base(void **state)
+{
+	struct block_file f = {0};
+	struct rig r;
+	uint64_t lsn;
+
+	(void)state;
+	rig_create(&r, 4 << 20, MIN_JOURNAL, 70);
+	assert_int_equal(write_logged(&r, &f, 100, "hello", 5, true, &lsn), 0);
+	assert_int_equal(volume_checkpoint(r.v, r.q, 0), 0);
+	assert_int_equal(write_logged(&r, &f, 3000, "second", 6, false, &lsn), 0);
+	assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+	rig_after_cut(&r, 1);
+	dev_sim_trouble(r.dev, SIM_MISDIRECTED, DEV_READ, 1, SIM_FAULT_ONCE, f.blkno * BLOCK_SIZE, BLOCK_SIZE);
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_int_equal(dev_sim_struck(r.dev, SIM_MISDIRECTED, DEV_READ), 1);
+	check_block(&r, &f);
+	rig_destroy(&r);
+}
+
 /* A page that changes while its frozen version is being placed home: the frozen one is what goes home. */
 static void test_stage_freeze_copies(void **state)
 {
@@ -349,6 +370,38 @@ static void test_stage_freeze_copies(void **state)
 static void flip_block(struct rig *r, uint64_t blkno)
 {
 	dev_sim_flip(r->dev, blkno * BLOCK_SIZE + 1234, 3);
+}
+
+/* A root's copy whose write the device has lost is as valid as it was two checkpoints ago: the other copy shows that it is not the last. */
+static void test_lost_root_write(void **state)
+{
+	uint8_t *block = dev_alloc(BLOCK_SIZE, false);
+
+	(void)state;
+	for (unsigned copy = 0; copy < 2; copy++) {
+		struct rig r;
+		uint64_t generation, blkno, lsn;
+
+		rig_create(&r, 8 << 20, MIN_JOURNAL, 80 + copy);
+		for (uint64_t n = 1; n <= 3; n++) {
+			assert_int_equal(commit_step(r.v, r.q, n, &lsn), 0);
+			generation = r.v->generation + 1;
+			blkno = root_blkno(&r.v->sb, generation & 1, copy);
+			if (n == 3)
+				dev_sim_trouble(r.dev, SIM_LOST, DEV_WRITE, 1, SIM_FAULT_ONCE, blkno * BLOCK_SIZE, BLOCK_SIZE);
+			assert_int_equal(volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE), 0);
+		}
+		assert_int_equal(dev_sim_struck(r.dev, SIM_LOST, DEV_WRITE), 1);
+		rig_after_cut(&r, 1);
+		assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+		/* The mount's own checkpoint follows on the one that was made last. */
+		assert_int_equal(r.v->generation, generation + 1);
+		assert_int_equal(prefix_of(r.v, r.q, 3), 3);
+		dev_sim_peek(r.dev, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
+		assert_int_equal(get64(((struct disk_root *)block)->h.generation), generation);
+		rig_destroy(&r);
+	}
+	free(block);
 }
 
 /* Whatever exists in copies: one may rot, the other is used, and the bad one is whole again afterwards. */
@@ -636,6 +689,8 @@ int main(void)
 		cmocka_unit_test(test_failed_volume_closes_with_a_group_in_flight),
 		cmocka_unit_test(test_replay_is_repeatable),
 		cmocka_unit_test(test_damage_below_durable_is_refused),
+		cmocka_unit_test(test_misread_base),
+		cmocka_unit_test(test_lost_root_write),
 		cmocka_unit_test(test_full_and_free),
 	};
 
