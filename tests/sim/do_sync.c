@@ -222,6 +222,7 @@ static void op_run(struct sim *s, const struct op *op)
 		trace(s, "at write %llu from here", (unsigned long long)op->r[0]);
 		break;
 	case OP_FAULT:
+		faults_order(s, op);
 		break;
 	default:
 		do_names(s, op);
@@ -229,12 +230,12 @@ static void op_run(struct sim *s, const struct op *op)
 	}
 }
 
-/* A step of time, and now and then a day: then times of access are due again. */
+/* A step of time, so that no two changes look the same, and now and then a day: then times of access are due again. */
 static void tick(struct sim *s, const struct op *op)
 {
 	uint64_t r = hash_mix(op->label, 77);
 
-	s->clock.tv_nsec += (int64_t)(r % 5 ? r % 1000000 : 0);
+	s->clock.tv_nsec += 1 + (int64_t)(r % 5 ? r % 1000000 : 0);
 	s->clock.tv_sec += r % 16 ? 0 : 1 + (int64_t)(r >> 8) % 90000;
 	if (s->clock.tv_nsec >= 1000000000) {
 		s->clock.tv_nsec -= 1000000000;

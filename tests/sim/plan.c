@@ -84,7 +84,7 @@ static void draw_life(struct plan *p, struct life *l, uint32_t label, uint64_t *
 
 	draw_boot(l, rng);
 	cut_at = (unsigned)(sim_random(rng) % (n + 1));
-	l->op = need(calloc(n + 2, sizeof(*l->op)));
+	l->op = need(calloc(2 * n + 3, sizeof(*l->op)));
 	for (unsigned i = 0; i <= n; i++) {
 		if (i == cut_at && cut) {
 			struct op *op = &l->op[l->nops++];
@@ -93,6 +93,8 @@ static void draw_life(struct plan *p, struct life *l, uint32_t label, uint64_t *
 			op->r[0] = skewed(rng, 5);
 		}
 		/* A life begins with something to work on. */
+		if (p->faults && sim_random(rng) % 16 == 0)
+			l->op[l->nops++] = draw_op(OP_FAULT, label++, rng);
 		if (i == n)
 			break;
 		uint8_t kind = draw_kind(p->profile, rng);

@@ -26,8 +26,11 @@ static void set_label(struct sim *s, const char *what)
 /* The device as the reboot left it, before anything is written. */
 static void look(struct sim *s, const struct life *l)
 {
-	uint64_t writes = dev_sim_writes(s->dev), hash;
+	uint64_t writes = dev_sim_writes(s->dev);
+	struct walk w;
 
+	if (s->plan->faults)
+		return;
 	if (l->fsck)
 		tree_fsck(s, false);
 	if (!l->look)
@@ -37,46 +40,71 @@ static void look(struct sim *s, const struct life *l)
 
 	if (rc)
 		violation(s, "mount", "read-only: %s", strerror(-rc));
-	hash = tree_hash(s);
+	walk_run(&w, s);
+	walk_end(&w);
 	world_close(s);
 	s->cov->looks++;
 	for (unsigned n = s->acked; n <= s->model->nrec; n++) {
-		if (s->model->rec[n].hash == hash && dev_sim_writes(s->dev) == writes)
+		if (s->model->rec[n].hash == w.hash && dev_sim_writes(s->dev) == writes)
 			return;
 	}
 	violation(s, "look", "a read-only mount shows what never was, or has written");
 }
 
-/* Until a mount gets through. */
-static void boot(struct sim *s, const struct life *l)
+/* One mount; 1: the power went.  -errno: it was rightly refused. */
+static int mount_once(struct sim *s, const struct life *l, unsigned i)
 {
-	look(s, l);
-	for (unsigned i = 0;; i++) {
-		dev_sim_schedule(s->dev, hash_mix(s->plan->seed, l->settle[i]), s->plan->in_order);
-		dev_sim_cut_after(s->dev, i < BOOT_CUTS ? l->boot_cut[i] : 0);
-		set_label(s, "mount");
-		int rc = world_open(s, 0);
+	bool again = false;
 
-		trace(s, " %d\n", rc);
-		if (!world_is_cut(s)) {
-			dev_sim_cut_after(s->dev, 0);
-			if (rc)
-				violation(s, "mount", "%s", strerror(-rc));
-			break;
-		}
+	dev_sim_schedule(s->dev, hash_mix(s->plan->seed, l->settle[i % (BOOT_CUTS + 1)]), s->plan->in_order);
+	dev_sim_cut_after(s->dev, i < BOOT_CUTS ? l->boot_cut[i] : 0);
+	set_label(s, "mount");
+	int rc = world_open(s, 0);
+
+	trace(s, " %d\n", rc);
+	if (world_is_cut(s)) {
 		set_label(s, "the power goes while it mounts");
 		world_close(s);
-		world_reboot(s, l->settle[i], l->torn[i]);
+		world_reboot(s, l->settle[i % (BOOT_CUTS + 1)], l->torn[i % (BOOT_CUTS + 1)]);
+		return 1;
+	}
+	dev_sim_cut_after(s->dev, 0);
+	if (!rc)
+		return 0;
+	if (!faults_excuse_mount(s, rc, &again))
+		violation(s, "mount", "%s", strerror(-rc));
+	world_close(s);
+	faults_withdraw(s);
+	faults_new_life(s);
+	return again ? 1 : rc;
+}
+
+/* Until a mount gets through.  False: there will be none, and a fault excuses that. */
+static bool boot(struct sim *s, const struct life *l)
+{
+	int rc = 1;
+
+	look(s, l);
+	for (unsigned i = 0; rc == 1; i++)
+		rc = mount_once(s, l, i);
+	if (rc) {
+		s->cov->refused++;
+		return false;
 	}
 	s->cov->replayed += s->v->recovery.frames > 0;
 	s->cov->torn += s->v->recovery.tail.kind == LOG_TAIL_TORN;
 	tree_judge(s);
 	/* The mount has made a checkpoint of it. */
 	s->acked = s->model->nrec;
+	faults_mounted(s);
+	return true;
 }
 
 static void end_life(struct sim *s, const struct life *l)
 {
+	/* Some go on striking while it closes, and in the next mount. */
+	if (l->settle[0] & 1)
+		faults_withdraw(s);
 	if (world_is_cut(s) || !l->close) {
 		set_label(s, "the power goes");
 		world_cut(s);
@@ -86,9 +114,12 @@ static void end_life(struct sim *s, const struct life *l)
 	int rc = world_close(s);
 
 	if (!world_is_cut(s)) {
+		dev_sim_cut_after(s->dev, 0);
+		/* The volume had failed: as after a cut, only that nothing is lost that the device has seen. */
+		if (rc && (faults_write(s) || faults_any(s)))
+			return;
 		if (rc)
 			violation(s, "close", "%s", strerror(-rc));
-		dev_sim_cut_after(s->dev, 0);
 		s->acked = s->model->nrec;
 		tree_fsck(s, true);
 		return;
@@ -96,18 +127,22 @@ static void end_life(struct sim *s, const struct life *l)
 	world_reboot(s, l->settle[BOOT_CUTS], l->torn[BOOT_CUTS]);
 }
 
-static void live(struct sim *s, const struct life *l)
+/* False: there is no going on. */
+static bool live(struct sim *s, const struct life *l)
 {
 	uint64_t size, start;
 
-	boot(s, l);
+	faults_new_life(s);
+	if (!boot(s, l))
+		return false;
 	size = log_size(s->v->log);
 	start = log_append_lsn(s->v->log);
 	for (unsigned i = 0; i < l->nops && !world_is_cut(s); i++)
 		do_op(s, &l->op[i]);
-	s->cov->laps += (log_append_lsn(s->v->log) - start) / size;
+	s->cov->laps += log_append_lsn(s->v->log) / size - start / size;
 	s->cov->lives++;
 	end_life(s, l);
+	return true;
 }
 
 void run_plan(struct lab *lab, const struct plan *plan, struct verdict *verdict, FILE *out)
@@ -121,12 +156,17 @@ void run_plan(struct lab *lab, const struct plan *plan, struct verdict *verdict,
 	      plan->profile->name, plan->geo.nblocks, plan->geo.journal, plan->geo.sector, plan->cache_bytes,
 	      plan->background ? "with background threads" : "checkpoints inline");
 	world_begin(&s);
-	for (s.life = 0; s.life < plan->nlives; s.life++)
-		live(&s, &plan->life[s.life]);
+	bool alive = true;
+
+	for (s.life = 0; alive && s.life < plan->nlives; s.life++)
+		alive = live(&s, &plan->life[s.life]);
+	faults_withdraw(&s);
+	faults_new_life(&s);
 	/* Everything is there once more, and all of it in order. */
-	boot(&s, &last);
-	tree_holes(&s);
-	end_life(&s, &last);
+	if (alive && boot(&s, &last)) {
+		tree_holes(&s);
+		end_life(&s, &last);
+	}
 	uint32_t dev = dev_sim_digest(s.dev);
 
 	verdict->digest = crc32c(s.digest, &dev, sizeof(dev));

@@ -6,8 +6,9 @@
  * plan.c      from a seed to a plan: geometry, operations, power cuts.  profile.c: how often what
  * world.c     a device, a volume on it, the people who live there (coroutines), reboots
  * target.c    what an operation is about: picks from the model
+ * fault.c     what else may go wrong, and what is excused then
  * do_*.c      operations, on both, and the comparison of what they say
- * tree.c      the whole tree: walked, hashed, compared with the model after each number of changes
+ * walk.c      the whole tree: walked and hashed.  tree.c: compared with the model after each number of changes
  * run.c       lives one after the other
  * shrink.c    fewer operations with the same failure
  * main.c      command line, processes, report
@@ -123,6 +124,7 @@ struct sim {
 	unsigned nunanswered, nlent, nlate;
 	bool cut_seen;		/* by us */
 	bool opening, closing;
+	bool write_ends;	/* an asynchronous one, in the middle of another operation */
 	uint64_t idle_polls;
 
 	/* Faults other than power cuts: see fault.c. */
@@ -173,6 +175,24 @@ void crew_yield(struct crew *c);
 void crew_want_checkpoint(void *crew);
 void crew_want_service(void *crew);
 
+/* --- fault.c: see there what is excused when ----------------------------------------------------- */
+
+struct faults *faults_new(void);
+void faults_order(struct sim *s, const struct op *op);
+void faults_withdraw(struct sim *s);
+void faults_new_life(struct sim *s);
+void faults_mounted(struct sim *s);
+void faults_watch(struct sim *s, const struct dev_io *io);
+bool faults_excuse(const struct sim *s, int rc);
+bool faults_excuse_contents(const struct sim *s, int rc);
+bool faults_excuse_metadata(const struct sim *s, int rc);
+bool faults_excuse_mount(struct sim *s, int rc, bool *again);
+/* The medium is no longer what was written; writes have failed; both copies of anything may be bad. */
+bool faults_damage(const struct sim *s);
+bool faults_write(const struct sim *s);
+bool faults_any(const struct sim *s);
+unsigned faults_floor(const struct sim *s);
+
 /* --- target.c ----------------------------------------------------------------------------------- */
 
 enum pick { PICK_FILE, PICK_DIR, PICK_LINK, PICK_ANY, PICK_NODIR };
@@ -213,6 +233,8 @@ void same_rc(struct sim *s, int rc, int want);
 void same_attr(struct sim *s, uint64_t ino, const struct fs_attr *attr);
 /* Is it no wonder that `want` blocks were not to be had? */
 bool space_is_short(struct sim *s, uint64_t want);
+/* Else it is a violation. */
+void no_space(struct sim *s, uint64_t want);
 /* The model has changed as far as `n`, and that is durable. */
 void acked(struct sim *s, unsigned n);
 /* Waits until every write that has begun is part of the order. */
@@ -223,15 +245,48 @@ void drain_all(struct sim *s);
 void same_atime(struct sim *s, uint64_t ino);
 void pattern(void *buf, size_t len, uint64_t off, uint64_t label);
 
+/* --- walk.c ------------------------------------------------------------------------------------- */
+
+/* An inode as it is found. */
+struct wnode {
+	struct minode i;	/* without what `sum` and `target_hash` stand for */
+	uint64_t target_hash;	/* symlinks */
+	uint64_t sectors;
+	bool bad;		/* entries, extended attributes or target cannot be read: nothing is known of them */
+};
+
+/* A block of a file that cannot be read. */
+struct wbad {
+	uint64_t ino, block;
+};
+
+struct walk {
+	struct sim *s;
+	struct wnode *node;
+	unsigned n, cap;
+	uint32_t *at;		/* by inode number: 1 + its index; 0: not met */
+	uint64_t nat;
+	uint64_t hash;		/* of all, if nothing is unreadable */
+	bool plus;
+	bool holes;		/* a directory, or an inode in one, cannot be read: what is below is unknown */
+	struct wbad *bad;
+	unsigned nbad, cap_bad;
+};
+
+void walk_run(struct walk *w, struct sim *s);
+/* Only this inode. */
+void walk_inode(struct walk *w, struct sim *s, uint64_t ino);
+void walk_end(struct walk *w);
+const struct wnode *walk_get(const struct walk *w, uint64_t ino);
+bool walk_is_whole(const struct walk *w);
+uint64_t wnode_hash(const struct wnode *n);
+
 /* --- tree.c ------------------------------------------------------------------------------------- */
 
 /* The tree is as it was after n changes, acked <= n <= all: the model goes back there. */
 void tree_judge(struct sim *s);
-/* The tree is as the model says. */
-void tree_same(struct sim *s);
-uint64_t tree_hash(struct sim *s);
-/* A fallocate() in several steps has run out of space: finds out how far it got, and takes the model there. */
-void tree_partly(struct sim *s, uint64_t ino, int mode, uint64_t off, uint64_t len);
+/* A fallocate() in several steps has run out of space: finds out how far it got, and takes the model there.  False: the power went. */
+bool tree_partly(struct sim *s, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* What SEEK_DATA and SEEK_HOLE say of all files. */
 void tree_holes(struct sim *s);
 /* No finding of fsck; `clean`: not even one that is no error. */

@@ -222,6 +222,15 @@ static int hook_poll(struct dev_queue *q, int timeout_ms)
 	return ran;
 }
 
+static void hook_submit(struct dev_queue *q, struct dev_io *io)
+{
+	struct sim *s = sim_of(q->dev);
+
+	s->hook.real->submit(q, io);
+	if (s->plan->faults)
+		faults_watch(s, io);
+}
+
 /* Those who wait on a queue are told apart by this: without a crew nobody else could wake them. */
 static int hook_queue_fd(struct dev_queue *q)
 {
@@ -233,6 +242,7 @@ static void hook_on(struct sim *s)
 	s->hook.real = s->dev->ops;
 	s->hook.ops = *s->dev->ops;
 	s->hook.ops.poll = hook_poll;
+	s->hook.ops.submit = hook_submit;
 	s->hook.ops.queue_fd = hook_queue_fd;
 	s->hook.sim = s;
 	s->dev->ops = &s->hook.ops;
@@ -249,6 +259,7 @@ void world_begin(struct sim *s)
 	dev_sim_schedule(s->dev, s->plan->seed, s->plan->in_order);
 	must(dev_queue_create(s->dev, &s->q));
 	s->clock = image_time;
+	s->faults = faults_new();
 }
 
 void world_end(struct sim *s)
@@ -256,6 +267,7 @@ void world_end(struct sim *s)
 	dev_queue_destroy(s->q);
 	dev_close(s->dev);
 	model_free(s->model);
+	free(s->faults);
 }
 
 bool world_is_cut(struct sim *s)
