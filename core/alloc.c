@@ -226,6 +226,7 @@ void alloc_destroy(struct alloc *a)
 	free(a->nonfull);
 	free(a->absent);
 	free(a->dirty);
+	free(a->claim);
 	free((void *)a->sb);
 	free(a);
 }
@@ -352,6 +353,69 @@ int alloc_prepare_free(struct alloc *a, uint64_t blkno, uint64_t n, struct miss 
 			err = -ENOMEM;
 	}
 	return err;
+}
+
+void alloc_claims_begin(struct alloc *a)
+{
+	a->nclaims = 0;
+	a->claiming = true;
+}
+
+int alloc_claim(struct alloc *a, uint64_t blkno, uint64_t n, uint64_t owner)
+{
+	if (!a->claiming)
+		return 0;
+	if (a->nclaims == a->cap_claims) {
+		unsigned cap = a->cap_claims ? 2 * a->cap_claims : 64;
+		struct claim *bigger = realloc(a->claim, cap * sizeof(*bigger));
+
+		if (!bigger)
+			return -ENOMEM;
+		a->claim = bigger;
+		a->cap_claims = cap;
+	}
+	a->claim[a->nclaims++] = (struct claim){blkno, n, owner};
+	return 0;
+}
+
+static int claim_cmp(const void *a, const void *b)
+{
+	const struct claim *x = a, *y = b;
+
+	if (x->blkno != y->blkno)
+		return x->blkno < y->blkno ? -1 : 1;
+	return x->owner < y->owner ? -1 : x->owner > y->owner;
+}
+
+int alloc_claims_check(struct alloc *a)
+{
+	a->claiming = false;
+	if (a->nclaims < 2)
+		return 0;
+	qsort(a->claim, a->nclaims, sizeof(*a->claim), claim_cmp);
+	for (unsigned i = 1; i < a->nclaims; i++) {
+		const struct claim *p = &a->claim[i - 1], *c = &a->claim[i];
+
+		if (c->blkno >= p->blkno + p->n || (c->blkno == p->blkno && c->owner == p->owner))
+			continue;
+		return corrupt(a->diag, "block %" PRIu64 " is to be freed twice", c->blkno);
+	}
+	return 0;
+}
+
+int alloc_prepare_look(struct alloc *a, uint64_t blkno, struct miss *miss)
+{
+	int err = range_check(a, blkno, 1, "written");
+
+	return err ? err : group_provide(a, blkno_group(blkno), miss);
+}
+
+bool alloc_is_used(const struct alloc *a, uint64_t blkno)
+{
+	uint64_t n = 1;
+	struct piece p = piece_take(&blkno, &n);
+
+	return group_all_used(a->group[p.group].mem, &p);
 }
 
 int alloc_prepare_mark(struct alloc *a, uint64_t blkno, uint64_t n, struct miss *miss)

@@ -57,6 +57,21 @@ int alloc_bitmap_arrived(struct alloc *a, uint32_t group, const void *block);
  */
 int alloc_prepare_free(struct alloc *a, uint64_t blkno, uint64_t n, struct miss *miss);
 
+/*
+ * alloc_prepare_free() looks at the state before the transaction.  On a damaged volume extents and nodes may name the same blocks, and
+ * then each of them may be freed, but not both.  So between alloc_claims_begin() and alloc_claims_check() all that the transaction
+ * would free is noted, with who names it; -EUCLEAN from the latter if two do.  The same owner may claim the same blocks again.
+ * Outside these two nothing is noted.  -ENOMEM.
+ */
+void alloc_claims_begin(struct alloc *a);
+int alloc_claim(struct alloc *a, uint64_t blkno, uint64_t n, uint64_t owner);
+int alloc_claims_check(struct alloc *a);
+
+/* Reads the bitmap of a block's group, for alloc_is_used().  -EAGAIN + *miss; -EUCLEAN if it is no data block. */
+int alloc_prepare_look(struct alloc *a, uint64_t blkno, struct miss *miss);
+/* Is it used, and not freed since?  After alloc_prepare_look(). */
+bool alloc_is_used(const struct alloc *a, uint64_t blkno);
+
 /* As alloc_prepare_free() but for replay's OP_ALLOC: all bits must be clear. */
 int alloc_prepare_mark(struct alloc *a, uint64_t blkno, uint64_t n, struct miss *miss);
 

@@ -40,6 +40,10 @@ struct group {
 	bool uninit;		/* never written */
 };
 
+struct claim {
+	uint64_t blkno, n, owner;
+};
+
 #define NODE_COPIES 2
 
 struct alloc {
@@ -61,6 +65,11 @@ struct alloc {
 
 	uint64_t cursor;			/* for new files */
 	uint64_t node_cursor[NODE_COPIES];	/* for tree nodes */
+
+	/* What the transaction being prepared frees; the array stays for the next one. */
+	struct claim *claim;
+	unsigned nclaims, cap_claims;
+	bool claiming;
 
 	struct pend *pending, *frozen;
 	bool frozen_exists;	/* between alloc_freeze() and alloc_release() */

@@ -333,6 +333,9 @@ enum op_type {
 	OP_DATA = 6,	/* object = blkno, at = byte in the block: file data.  type = OP_DATA_FRESH or 0 */
 	OP_NEXT_INO = 7,/* object = next inode number */
 };
+/* What replaying one transaction may need of memory follows from these. */
+#define TXN_MAX_OPS  16384u
+#define TXN_MAX_DATA 1024u	/* OP_DATA among them */
 #define OP_DATA_FRESH 1u	/* the rest of the block is zeros; else it is what the block held */
 
 struct disk_op {

@@ -264,7 +264,7 @@ static const char *xattr_more_wrong(const struct key *key, unsigned len)
 
 	if (key->offset >> 63 != 0 || key->offset >> 7 < HASH_COLLISIONS)
 		return "xattr chunk at a wrong offset";
-	if (chunk > (MAX_XATTR - XATTR_HEAD_MAX + XATTR_CHUNK - 1) / XATTR_CHUNK)
+	if (chunk >= (MAX_XATTR - XATTR_HEAD_MAX + XATTR_CHUNK - 1) / XATTR_CHUNK)
 		return "xattr chunk behind the longest value";
 	if (len == 0 || len > XATTR_CHUNK)
 		return "length of an xattr chunk";

@@ -37,6 +37,7 @@ static void meta_got(struct dev_io *io, int err)
 	}
 	if (!err) {
 		if (r->no_repair || r->q->dev->read_only) {
+			r->bad_copy = true;
 			meta_finish(r, 0);
 			return;
 		}
@@ -66,6 +67,7 @@ void meta_read_start(struct meta_read *r, struct dev_queue *q)
 	r->copy = 0;
 	r->err0 = 0;
 	r->nrepaired = 0;
+	r->bad_copy = false;
 	meta_try(r);
 }
 
@@ -102,5 +104,6 @@ int meta_read_wait(struct meta_read *r, struct dev_queue *q)
 	meta_read_start(&w.read, q);
 	dev_event_wait(&w.ev);
 	r->nrepaired = w.read.nrepaired;
+	r->bad_copy = w.read.bad_copy;
 	return w.err;
 }

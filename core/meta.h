@@ -21,6 +21,7 @@ struct meta_read {
 	void (*done)(struct meta_read *r, int err);
 	const char *what;	/* for messages: "tree node", ... */
 	bool no_repair;
+	bool bad_copy;		/* out: copy 0 was not good, and is as it was */
 	unsigned nrepaired;	/* out: copies rewritten */
 
 	/* private */

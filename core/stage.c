@@ -197,13 +197,12 @@ int stage_prepare(struct stage *s, unsigned n)
 int stage_flight_begin(struct stage *s, uint64_t blkno, uint64_t n, const void *bytes)
 {
 	for (uint64_t i = 0; i < n; i++) {
-		struct staged *e = malloc(sizeof(*e));
+		struct staged *e = stage_find(s, blkno + i) ? NULL : malloc(sizeof(*e));
 
 		if (!e) {
 			stage_flight_end(s, blkno, i, bytes);
-			return -ENOMEM;
+			return stage_find(s, blkno + i) ? -EUCLEAN : -ENOMEM;
 		}
-		assert(!stage_find(s, blkno + i));
 		stage_add(s, e, blkno + i)->flight = (const char *)bytes + i * BLOCK_SIZE;
 	}
 	return 0;

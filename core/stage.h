@@ -28,7 +28,8 @@ const void *stage_get(const struct stage *s, uint64_t blkno);
 
 /*
  * n blocks from blkno are being written from `bytes`, which stays in place until stage_flight_end() with the same
- * arguments.  Newly allocated blocks only: none of them is staged.  -ENOMEM (nothing changed).
+ * arguments.  Blocks that hold nothing yet: one that is staged, -EUCLEAN, has another owner on a damaged volume.  -ENOMEM.  Nothing
+ * changed then.
  */
 int stage_flight_begin(struct stage *s, uint64_t blkno, uint64_t n, const void *bytes);
 void stage_flight_end(struct stage *s, uint64_t blkno, uint64_t n, const void *bytes);

@@ -53,6 +53,13 @@ void tree_destroy(struct tree *t);
 void tree_get_stats(const struct tree *t, struct tree_stats *out);
 
 /*
+ * Between hold and let go nothing is evicted: for one who works alone and needs more nodes at once than the cache may have room for (a
+ * transaction of a damaged journal can name any number), and who would otherwise wait for them for ever.
+ */
+void tree_hold(struct tree *t);
+void tree_let_go(struct tree *t);
+
+/*
  * Does the tree still lack, and point to, the node that *miss asked for?  It may have arrived or been replaced since, and its blocks may
  * even belong to others by now; or the way to it has been evicted, then the next descent asks again.
  */

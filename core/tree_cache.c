@@ -178,7 +178,7 @@ static void cache_evict(struct tree *t)
 	uint64_t paths = 2 * (t->level + 1);
 	uint64_t limit = t->limit > paths ? t->limit : paths;
 
-	while (t->nclean > limit) {
+	while (t->nclean > limit && !t->held) {
 		struct node *n = TAILQ_FIRST(&t->clean);
 
 		clean_remove(t, n);
@@ -186,6 +186,17 @@ static void cache_evict(struct tree *t)
 		node_free(t, n);
 		t->evictions++;
 	}
+}
+
+void tree_hold(struct tree *t)
+{
+	t->held = true;
+}
+
+void tree_let_go(struct tree *t)
+{
+	t->held = false;
+	cache_evict(t);
 }
 
 bool tree_wants(struct tree *t, const struct miss *miss)

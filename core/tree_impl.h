@@ -51,6 +51,7 @@ struct tree {
 	uint64_t temp;		/* the last temporary address given */
 
 	bool prune;		/* a leaf may be empty */
+	bool held;		/* nothing is evicted */
 	struct tree_frozen_node *frozen_array;	/* of the freeze that is not thawed yet */
 
 	uint64_t lookups, misses, splits, merges, copies, evictions;

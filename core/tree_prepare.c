@@ -39,8 +39,11 @@ static int prepare_node(struct tree *t, const struct node *n, struct tree_cost *
 	if (n->state == NODE_DIRTY)
 		return 0;
 	for (copy = 0; copy < 2; copy++) {
-		int err = alloc_prepare_free(t->alloc, get64(n->page->h.blkno[copy]), 1, miss);
+		uint64_t blkno = get64(n->page->h.blkno[copy]);
+		int err = alloc_prepare_free(t->alloc, blkno, 1, miss);
 
+		if (!err)
+			err = alloc_claim(t->alloc, blkno, 1, n->addr);
 		if (err)
 			return err;
 	}

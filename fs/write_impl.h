@@ -89,7 +89,8 @@ static inline bool wpart_whole(const struct write *w, unsigned i)
 bool write_needs_copy(const struct write *w);
 int write_make_copy(struct write *w);
 
-/* In the step, before the commit: makes w->run of the direct blocks and lets readers see them.  -ENOMEM: nothing changed. */
+/* In the step, before the commit: makes w->run of the direct blocks and lets readers see them.  -ENOMEM, -EUCLEAN: nothing
+ * changed. */
 int write_runs_begin(struct write *w);
 /* The commit failed. */
 void write_runs_undo(struct write *w);

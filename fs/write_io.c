@@ -95,6 +95,8 @@ int write_runs_begin(struct write *w)
 		if (err)
 			runs_end(w, i);
 	}
+	if (err == -EUCLEAN)
+		return inode_corrupt(w->fs, w->ino, "blocks that it is given or owns unwritten have contents already");
 	return err;
 }
 

@@ -22,6 +22,7 @@ struct stake {
 	struct path_want *want;	/* inodes that change, and directories of entries that do */
 	unsigned nwants, listed;
 	struct volume *v;	/* NULL: cannot be opened, so numbers must do */
+	struct catcher said;	/* what the volume reports, as long as it is open */
 };
 
 static const struct path_want *want_of(const struct stake *s, uint64_t ino)
@@ -104,7 +105,6 @@ static int find_paths(struct stake *s)
 {
 	/* The user's word is asked for before anything is written; this is in memory. */
 	struct volume_config cfg = {.flags = VOLUME_READ_ONLY | VOLUME_TRUNCATE_LOG};
-	struct catcher k;
 
 	/* Directories of entries are among the inodes: their items are. */
 	s->want = calloc(s->log.ninos + 1, sizeof(*s->want));
@@ -113,8 +113,8 @@ static int find_paths(struct stake *s)
 	s->nwants = s->log.ninos;
 	for (unsigned i = 0; i < s->nwants; i++)
 		s->want[i].ino = s->log.ino[i];
-	catcher_init(&k);
-	if (volume_open(s->c->q, &cfg, &k.diag, &s->v)) {
+	catcher_init(&s->said);
+	if (volume_open(s->c->q, &cfg, &s->said.diag, &s->v)) {
 		s->v = NULL;
 		return 0;
 	}

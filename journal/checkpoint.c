@@ -310,12 +310,9 @@ static void ckpt_finish(struct ckpt *c)
 
 int checkpoint_run(struct volume *v, struct dev_queue *q, unsigned flags, uint64_t jump)
 {
-	struct ckpt c = {.v = v, .q = q, .flags = flags};
+	struct ckpt c = {.v = v, .q = q, .flags = flags, .root = v->root_block};
 	int err;
 
-	c.root = dev_alloc(BLOCK_SIZE, true);
-	if (!c.root)
-		return -ENOMEM;
 	volume_lock(v);
 	assert(!v->checkpoint_running);
 	v->checkpoint_running = true;
@@ -337,7 +334,6 @@ int checkpoint_run(struct volume *v, struct dev_queue *q, unsigned flags, uint64
 	v->checkpoint_running = false;
 	ckpt_wake(v, err);
 	volume_unlock(v);
-	free(c.root);
 	return err;
 }
 

@@ -61,8 +61,8 @@ static bool op_shape_ok(const struct super *sb, const struct disk_op *op)
 	case OP_FREE:
 		return op->type == 0 && at == 0 && len == 0 && run_in_range(sb, object, offset);
 	case OP_DATA:
-		return (op->type == 0 || op->type == OP_DATA_FRESH) && offset == 0 && len <= BLOCK_SIZE &&
-		       at <= BLOCK_SIZE - len && run_in_range(sb, object, 1);
+		return (op->type == 0 || op->type == OP_DATA_FRESH) && offset == 0 && len > 0 &&
+		       len <= BLOCK_SIZE && at <= BLOCK_SIZE - len && run_in_range(sb, object, 1);
 	case OP_NEXT_INO:
 		return op->type == 0 && at == 0 && len == 0 && offset == 0 && object > INO_FIRST;
 	default:
@@ -73,7 +73,7 @@ static bool op_shape_ok(const struct super *sb, const struct disk_op *op)
 int payload_check(const struct volume *v, const void *payload, uint32_t len)
 {
 	const struct disk_txn *head = payload;
-	uint32_t pos = sizeof(*head), nops = 0;
+	uint32_t pos = sizeof(*head), nops = 0, ndata = 0;
 
 	if (len < sizeof(*head) || head->type != RECORD_TXN)
 		return corrupt(v->diag, "%s: journal: a record that is not a transaction", v->dev->path);
@@ -96,6 +96,9 @@ int payload_check(const struct volume *v, const void *payload, uint32_t len)
 			return -EUCLEAN;
 		pos += (uint32_t)sizeof(op) + ((bytes + 7) & ~7u);
 		nops++;
+		ndata += op.op == OP_DATA;
+		if (nops > TXN_MAX_OPS || ndata > TXN_MAX_DATA)
+			return corrupt(v->diag, "%s: journal: a transaction of too many operations", v->dev->path);
 	}
 	if (nops != get32(head->nops))
 		return corrupt(v->diag, "%s: journal: %u operations where %u are announced", v->dev->path, nops,
@@ -112,39 +115,25 @@ static int wrong_target(const struct volume *v, const struct disk_op *op)
 		       (unsigned long long)get64(op->offset));
 }
 
-static int run_cmp(const void *a, const void *b)
-{
-	const struct txn_run *x = a, *y = b;
+/* Nodes claim their blocks by their own addresses, which are block numbers; so extents are numbered from another place. */
+#define OWNER_EXTENT (UINT64_C(1) << 62)
 
-	return x->blkno < y->blkno ? -1 : x->blkno > y->blkno;
+static int prepare_free(struct volume *v, const struct disk_op *op, unsigned number, struct miss *miss)
+{
+	uint64_t blkno = get64(op->object), n = get64(op->offset);
+	int err = alloc_prepare_free(v->alloc, blkno, n, miss);
+
+	return err ? err : alloc_claim(v->alloc, blkno, n, OWNER_EXTENT | number);
 }
 
-/*
- * Extents that share blocks, on a damaged volume, would free them twice: each time rightly, as far as the state before the transaction
- * can tell.
- */
-static int prepare_frees(struct volume *v, const void *payload, uint32_t len, unsigned n)
-{
-	auto_free struct txn_run *run = malloc(n * sizeof(*run));
-	const struct disk_op *op;
-	uint32_t pos = sizeof(struct disk_txn);
-	unsigned i = 0;
+/* What a payload needs. */
+struct needs {
+	struct tree_cost cost;
+	unsigned npages, nfrees;
+	uint64_t nmarks;	/* blocks that replay takes without asking; txn_alloc() has taken its own already */
+};
 
-	if (!run)
-		return -ENOMEM;
-	while ((op = payload_next(payload, len, &pos)))
-		if (op->op == OP_FREE)
-			run[i++] = (struct txn_run){get64(op->object), get64(op->offset)};
-	qsort(run, n, sizeof(*run), run_cmp);
-	for (i = 1; i < n; i++)
-		if (run[i].blkno < run[i - 1].blkno + run[i - 1].n)
-			return corrupt(v->diag, "%s: block %llu is to be freed twice", v->dev->path,
-				       (unsigned long long)run[i].blkno);
-	return 0;
-}
-
-static int prepare_op(struct volume *v, const struct disk_op *op, bool replay, struct tree_cost *cost,
-		      unsigned *npages, struct miss *miss)
+static int prepare_op(struct volume *v, const struct disk_op *op, bool replay, struct needs *n, struct miss *miss)
 {
 	struct key key = op_key(op);
 
@@ -152,55 +141,68 @@ static int prepare_op(struct volume *v, const struct disk_op *op, bool replay, s
 	case OP_PUT:
 	case OP_PATCH:
 	case OP_DEL:
-		return tree_prepare(v->tree, &key, get32(op->len), cost, miss);
+		return tree_prepare(v->tree, &key, get32(op->len), &n->cost, miss);
 	case OP_FREE:
-		return alloc_prepare_free(v->alloc, get64(op->object), get64(op->offset), miss);
+		return prepare_free(v, op, n->nfrees++, miss);
 	case OP_ALLOC:
+		n->nmarks += replay ? get64(op->offset) : 0;
 		return replay ? alloc_prepare_mark(v->alloc, get64(op->object), get64(op->offset), miss) : 0;
 	case OP_DATA:
-		++*npages;
-		return 0;
+		n->npages++;
+		return replay ? alloc_prepare_look(v->alloc, get64(op->object), miss) : 0;
 	default:
 		return 0;
 	}
 }
 
-int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool urgent, bool replay, struct miss *miss)
+int payload_touch(struct volume *v, const struct disk_op *op, struct miss *miss)
 {
-	struct tree_cost cost = {0};
+	struct needs n = {0};
+
+	return prepare_op(v, op, true, &n, miss);
+}
+
+static int prepare_ops(struct volume *v, const void *payload, uint32_t len, bool replay, struct needs *n, struct miss *miss)
+{
 	const struct disk_op *op;
 	uint32_t pos = sizeof(struct disk_txn);
-	unsigned npages = 0, nfrees = 0;
-	uint64_t nmarks = 0;	/* blocks that replay takes without asking; txn_alloc() has taken its own already */
-	int err;
+	int err = 0;
 
-	while ((op = payload_next(payload, len, &pos))) {
-		err = prepare_op(v, op, replay, &cost, &npages, miss);
-		if (err)
-			return err;
-		if (replay && op->op == OP_ALLOC)
-			nmarks += get64(op->offset);
-		nfrees += op->op == OP_FREE;
-	}
-	if (nfrees > 1) {
-		err = prepare_frees(v, payload, len, nfrees);
-		if (err)
-			return err;
-	}
-	err = alloc_prepare_reserve(v->alloc, 2 * cost.nodes + nmarks, urgent, miss);
+	alloc_claims_begin(v->alloc);
+	while (!err && (op = payload_next(payload, len, &pos)))
+		err = prepare_op(v, op, replay, n, miss);
+	int clash = alloc_claims_check(v->alloc);
+
+	return err ? err : clash;
+}
+
+int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool urgent, bool replay, struct miss *miss)
+{
+	struct needs n = {0};
+	int err = prepare_ops(v, payload, len, replay, &n, miss);
+
+	if (!err)
+		err = alloc_prepare_reserve(v->alloc, 2 * n.cost.nodes + n.nmarks, urgent, miss);
 	if (err)
 		return err;
-	return npages ? stage_prepare(v->stage, npages) : 0;
+	return n.npages ? stage_prepare(v->stage, n.npages) : 0;
 }
 
 /* --- apply ------------------------------------------------------------------------------------ */
 
+int txn_base_cmp(const void *a, const void *b)
+{
+	const struct txn_base *x = a, *y = b;
+
+	return x->blkno < y->blkno ? -1 : x->blkno > y->blkno;
+}
+
 static const void *find_base(const struct txn_base *base, unsigned nbases, uint64_t blkno)
 {
-	for (unsigned i = 0; i < nbases; i++)
-		if (base[i].blkno == blkno)
-			return base[i].base;
-	return NULL;
+	struct txn_base key = {.blkno = blkno};
+	const struct txn_base *found = nbases ? bsearch(&key, base, nbases, sizeof(*base), txn_base_cmp) : NULL;
+
+	return found ? found->base : NULL;
 }
 
 /*
@@ -227,6 +229,8 @@ static int replay_target(struct volume *v, const struct disk_op *op, const struc
 	case OP_FREE:
 		return alloc_prepare_free(v->alloc, get64(op->object), get64(op->offset), &miss);
 	case OP_DATA:
+		if (!alloc_is_used(v->alloc, get64(op->object)))
+			return wrong_target(v, op);
 		/* Staged when the bases were read, and freed since, by an operation of this very transaction. */
 		if (op->type != OP_DATA_FRESH && !stage_get(v->stage, get64(op->object)) &&
 		    !find_base(base, nbases, get64(op->object)))

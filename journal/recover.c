@@ -1,22 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * recover.c - from a device to an open volume: superblock, root, replay.
+ * recover.c - from a device to an open volume: superblock, root, tables; replay.c does the rest.
  *
  * Replay is in memory, by the code that committed the transactions.  A read-write open then makes a checkpoint of the result, whose root
  * starts the log one whole lap further on: every remain of a torn write on the device has an LSN below that, and since a
  * frame's CRC covers its LSN none can ever be taken for a new frame.  A crash before that root is durable replays again.
+ *
+ * Nothing is written, bad copies are not repaired either, before everything that can refuse the volume has been looked at.
  */
-#include "core/bug.h"
 #include "journal/volume_impl.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "journal/log_stake.h"
-
-/* Inodes that a refusal names. */
-#define STAKE_SHOWN 6u
+#define DEFAULT_CACHE (64u << 20)
 
 /* --- superblock --------------------------------------------------------------------------------- */
 
@@ -115,8 +112,10 @@ static void root_repair(struct dev_queue *q, const struct super *sb, unsigned sl
 /*
  * The newer of the slot's two copies.  Both are looked at: nothing else says of which checkpoint they must be, so a first copy whose write
  * was lost is valid, and out of date.  A second one that is behind the first is what a crash leaves between the two writes.
+ * *bad is set if they differ and stay so.
  */
-static int root_read_slot(struct dev_queue *q, const struct super *sb, unsigned slot, bool repair, void *block)
+static int root_read_slot(struct dev_queue *q, const struct super *sb, unsigned slot, bool repair, void *block,
+			  bool *bad)
 {
 	auto_free void *other = dev_alloc(BLOCK_SIZE, false);
 	int err[2];
@@ -134,6 +133,8 @@ static int root_read_slot(struct dev_queue *q, const struct super *sb, unsigned 
 		memcpy(block, other, BLOCK_SIZE);
 	if (repair && !same)
 		root_repair(q, sb, slot, !best, block, !err[!best] && !best);
+	else if (!same)
+		*bad = true;
 	return 0;
 }
 
@@ -141,11 +142,13 @@ int root_find(struct dev_queue *q, const struct super *sb, const struct diag *d,
 {
 	void *block[2] = {dev_alloc(BLOCK_SIZE, false), dev_alloc(BLOCK_SIZE, false)};
 	int err[2] = {-ENOMEM, -ENOMEM};
+	bool bad = false;
 	unsigned newest;
 
 	for (unsigned slot = 0; slot < 2 && block[0] && block[1]; slot++)
-		err[slot] = root_read_slot(q, sb, slot, repair, block[slot]);
+		err[slot] = root_read_slot(q, sb, slot, repair, block[slot], &bad);
 	out->both = !err[0] && !err[1];
+	out->bad_copy = bad;
 	if (out->both)
 		newest = root_generation(block[1]) > root_generation(block[0]);
 	else
@@ -194,7 +197,7 @@ static int tables_read(struct volume *v, struct dev_queue *q, const struct disk_
 	for (uint32_t t = 0; t < v->sb.ntables; t++) {
 		struct table_read tr = {
 			.read = {.block = tables + (size_t)t * BLOCK_SIZE, .verify = table_verify, .what = "allocation table",
-				 .no_repair = v->flags & VOLUME_READ_ONLY},
+				 .no_repair = volume_no_repair(v)},
 			.sb = &v->sb,
 			.diag = v->diag,
 			.index = t,
@@ -208,240 +211,12 @@ static int tables_read(struct volume *v, struct dev_queue *q, const struct disk_
 		err = meta_read_wait(&tr.read, q);
 		if (err)
 			return err;
+		v->bad_copies |= tr.read.bad_copy;
 	}
 	return 0;
-}
-
-/* --- replay ------------------------------------------------------------------------------------- */
-
-/* The bases of one transaction's data ops: blocks that are on the device only. */
-struct bases {
-	struct txn_base *base;
-	unsigned n;
-};
-
-static void bases_free(struct bases *b)
-{
-	for (unsigned i = 0; i < b->n; i++)
-		free((void *)b->base[i].base);
-	free(b->base);
-	*b = (struct bases){0};
-}
-
-/*
- * Nothing here says what checksum the block should have, and what replay makes of it is going to be written back: so it is read until
- * it comes out the same twice.  What is damaged on the medium stays so, and its file's checksums tell.
- */
-static int base_read_twice(struct dev_queue *q, uint64_t blkno, void *block)
-{
-	auto_free void *again = dev_alloc(BLOCK_SIZE, false);
-	int err = again ? dev_read(q, blkno * BLOCK_SIZE, block, BLOCK_SIZE) : -ENOMEM;
-
-	for (unsigned tries = 0; !err && tries < 4; tries++) {
-		err = dev_read(q, blkno * BLOCK_SIZE, again, BLOCK_SIZE);
-		if (err || !memcmp(block, again, BLOCK_SIZE))
-			return err;
-		memcpy(block, again, BLOCK_SIZE);
-	}
-	return err ? err : -EIO;
-}
-
-static int bases_add(struct volume *v, struct dev_queue *q, struct bases *b, uint64_t blkno)
-{
-	struct txn_base *bigger = realloc(b->base, (b->n + 1) * sizeof(*bigger));
-	void *block;
-	int err;
-
-	if (!bigger)
-		return -ENOMEM;
-	b->base = bigger;
-	block = dev_alloc(BLOCK_SIZE, false);
-	if (!block)
-		return -ENOMEM;
-	err = base_read_twice(q, blkno, block);
-	if (err) {
-		free(block);
-		return err;
-	}
-	(void)v;
-	b->base[b->n++] = (struct txn_base){blkno, block};
-	return 0;
-}
-
-static int bases_read(struct volume *v, struct dev_queue *q, const void *payload, uint32_t len, struct bases *b)
-{
-	const struct disk_op *op;
-	uint32_t pos = sizeof(struct disk_txn);
-
-	while ((op = payload_next(payload, len, &pos))) {
-		bool staged;
-		int err;
-
-		if (op->op != OP_DATA || op->type == OP_DATA_FRESH)
-			continue;
-		volume_lock(v);
-		staged = stage_get(v->stage, get64(op->object)) != NULL;
-		volume_unlock(v);
-		err = staged ? 0 : bases_add(v, q, b, get64(op->object));
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-static int replay_one(struct volume *v, struct dev_queue *q, const void *unaligned, uint32_t len)
-{
-	auto_free void *payload = malloc(len);
-	struct bases bases = {0};
-	struct miss miss;
-	int err = payload ? 0 : -ENOMEM;
-
-	if (!err) {
-		memcpy(payload, unaligned, len);
-		err = payload_check(v, payload, len);
-	}
-
-	if (!err)
-		err = bases_read(v, q, payload, len, &bases);
-	while (!err) {
-		miss = (struct miss){0};
-		volume_lock(v);
-		err = payload_prepare(v, payload, len, true, true, &miss);
-		if (!err)
-			err = payload_apply(v, payload, len, bases.base, bases.n, true);
-		volume_unlock(v);
-		if (err != -EAGAIN)
-			break;
-		/* Nothing can be checkpointed in the middle of a replay; the crashed daemon had room for the same changes. */
-		err = miss.kind == MISS_SPACE ? -ENOSPC : volume_provide(v, q, &miss);
-	}
-	bases_free(&bases);
-	return err;
-}
-
-/* "inodes 17, 18 and 3 more", or nothing. */
-static void stake_text(const struct log_stake *s, char *text, size_t size)
-{
-	unsigned shown = s->ninos < STAKE_SHOWN ? s->ninos : STAKE_SHOWN;
-	int n = snprintf(text, size, "%s", shown ? ", of inodes " : "");
-
-	for (unsigned i = 0; i < shown && n >= 0 && (size_t)n < size; i++)
-		n += snprintf(text + n, size - (size_t)n, "%s%llu", i ? ", " : "", (unsigned long long)s->ino[i]);
-	if (s->ninos > shown && n >= 0 && (size_t)n < size)
-		snprintf(text + n, size - (size_t)n, " and %u%s more", s->ninos - shown, s->more ? " or" : "");
-}
-
-/* One line: why, and what would be lost. */
-static int refuse_tail(struct volume *v, struct log_reader *r)
-{
-	const struct log_tail *t = &v->recovery.tail;
-	auto_free struct log_stake *stake = malloc(sizeof(*stake));
-	struct log_tail again;
-	char inodes[120];
-
-	if (!stake)
-		return -ENOMEM;
-	log_stake_init(stake, &v->sb, v->dev);
-	int err = log_reader_tail_each(r, &again, log_stake_add, stake);
-
-	if (!err && t->kind == LOG_TAIL_DAMAGED) {
-		stake_text(stake, inodes, sizeof(inodes));
-		corrupt(v->diag,
-			"%s: the journal is damaged at LSN %llu, %llu bytes before what was durable; acknowledged changes would be "
-			"lost, %llu whole transactions among them%s",
-			v->dev->path, (unsigned long long)t->end_lsn,
-			(unsigned long long)(t->proven_lsn > t->end_lsn ? t->proven_lsn - t->end_lsn : 0),
-			(unsigned long long)stake->txns, inodes);
-	} else if (!err) {
-		corrupt(v->diag,
-			"%s: the journal cannot be read at LSN %llu (device error, %llu blocks in all): acknowledged changes may be "
-			"lost",
-			v->dev->path, (unsigned long long)t->end_lsn, (unsigned long long)t->nunreadable);
-	}
-	log_stake_fini(stake);
-	return err ? err : -EBADMSG;
-}
-
-static void report_tail(struct volume *v)
-{
-	const struct log_tail *t = &v->recovery.tail;
-
-	if (t->kind == LOG_TAIL_TORN)
-		diag(v->diag, DIAG_NOTICE,
-		     "%s: journal: cut a torn tail of %llu bytes, %llu frames, none of which was acknowledged",
-		     v->dev->path, (unsigned long long)t->lost_bytes, (unsigned long long)t->lost_frames);
-	else if (t->nunreadable)
-		diag(v->diag, DIAG_WARNING, "%s: journal: %llu blocks behind its end cannot be read", v->dev->path,
-		     (unsigned long long)t->nunreadable);
-}
-
-static int replay_tail(struct volume *v, struct log_reader *r)
-{
-	int err = log_reader_tail(r, &v->recovery.tail);
-
-	if (err)
-		return err;
-	if (log_tail_refuses(v->recovery.tail.kind) && !(v->flags & VOLUME_TRUNCATE_LOG))
-		return refuse_tail(v, r);
-	report_tail(v);
-	return 0;
-}
-
-/* A transaction behind applied_lsn.  Those behind the place where the user wants the log cut off are only counted. */
-static int replay_or_drop(struct volume *v, struct dev_queue *q, const void *payload, uint32_t len, uint64_t end_lsn)
-{
-	struct volume_recovery *rec = &v->recovery;
-	int err;
-
-	if (v->replay_stop && end_lsn > v->replay_stop) {
-		rec->dropped_frames++;
-		rec->dropped_bytes += len + FRAME_OVERHEAD;
-		return 0;
-	}
-	err = replay_one(v, q, payload, len);
-	if (err)
-		return err;
-	rec->frames++;
-	rec->bytes += len + FRAME_OVERHEAD;
-	rec->replayed_lsn = end_lsn;
-	return 0;
-}
-
-int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root *root, bool both_roots, uint64_t *end)
-{
-	uint64_t start = get64(root->replay_lsn), applied = get64(root->applied_lsn), lsn = start;
-	struct log_reader *r;
-	const void *payload;
-	uint32_t len;
-	int err = log_reader_open(q, &v->sb, start, &r);
-
-	if (err)
-		return err;
-	v->recovery.replayed_lsn = applied > start ? applied : start;
-	while (!(err = log_reader_next(r, &payload, &len, &lsn))) {
-		if (lsn <= applied && !BUG(APPLIED_LSN_IGNORED))
-			continue;
-		err = replay_or_drop(v, q, payload, len, lsn);
-		if (err)
-			break;
-	}
-	if (err == -ENOENT) {
-		/* A clean root with no frame behind it needs no look at the whole region, unless a newer root may be lost. */
-		v->recovery.was_clean = (get64(root->flags) & ROOT_CLEAN) && both_roots && !v->recovery.frames &&
-					!v->recovery.dropped_frames;
-		v->recovery.tail.end_lsn = start;
-		err = v->recovery.was_clean ? 0 : replay_tail(v, r);
-	}
-	*end = v->recovery.tail.end_lsn;
-	log_reader_close(r);
-	return err;
 }
 
 /* --- open and close ----------------------------------------------------------------------------- */
-
-#define DEFAULT_CACHE (64u << 20)
-/* Foreground work waits while dirty nodes are frozen (0.5 to 0.8 us each), so their number is bounded however large the cache. */
-#define MAX_DIRTY     (128u << 20)
 
 int volume_new(struct dev *dev, const struct super *sb, const struct volume_config *cfg, const struct diag *d,
 	       struct volume **out)
@@ -460,11 +235,12 @@ int volume_new(struct dev *dev, const struct super *sb, const struct volume_conf
 	v->clock = cfg->clock;
 	v->clock_arg = cfg->clock_arg;
 	v->dirty_limit = (cfg->cache_bytes ? cfg->cache_bytes : DEFAULT_CACHE) / 2;
-	if (v->dirty_limit > MAX_DIRTY)
-		v->dirty_limit = MAX_DIRTY;
+	if (v->dirty_limit > VOLUME_MAX_DIRTY)
+		v->dirty_limit = VOLUME_MAX_DIRTY;
 	lock_init(&v->lock);
 	STAILQ_INIT(&v->waiters);
-	if (stage_create(&v->stage)) {
+	v->root_block = dev_alloc(BLOCK_SIZE, true);
+	if (!v->root_block || stage_create(&v->stage)) {
 		volume_free(v);
 		return -ENOMEM;
 	}
@@ -481,6 +257,7 @@ void volume_free(struct volume *v)
 	if (v->alloc)
 		alloc_destroy(v->alloc);
 	stage_destroy(v->stage);
+	free(v->root_block);
 	lock_fini(&v->lock);
 	free(v);
 }
@@ -510,21 +287,50 @@ static int volume_load(struct volume *v, struct dev_queue *q, const struct disk_
 	return err;
 }
 
-/* The replayed state becomes a root, and the log starts behind everything that a crash may have left on the device. */
-static int volume_go_on(struct volume *v, struct dev_queue *q, uint64_t end)
+/* What was read from a second copy while nothing was to be written.  Nodes among them wait until they are read again. */
+static void repair_copies(struct volume *v, struct dev_queue *q, const struct disk_root *root, unsigned bad_supers)
+{
+	auto_free uint8_t *blocks = dev_alloc(((uint64_t)v->sb.ntables + 1) * BLOCK_SIZE, false);
+	struct root_found again;
+
+	v->opening = false;
+	/* A copy that stays bad for want of memory, or because it cannot be written, is found again by the next who reads it. */
+	if (!blocks)
+		return;
+	if (bad_supers)
+		super_repair(q, &v->sb, bad_supers, blocks);
+	if (!v->bad_copies)
+		return;
+	if (!root_find(q, &v->sb, v->diag, true, &again))
+		free(again.block);
+	(void)tables_read(v, q, root, blocks);
+}
+
+/*
+ * The replayed state becomes a root, and the log starts behind everything that a crash may have left on the device.  Its LSN follows from
+ * what was read, so the log is made first: it may refuse.
+ */
+static int volume_go_on(struct volume *v, struct dev_queue *q, const struct disk_root *root, unsigned bad_supers, uint64_t end)
 {
 	uint64_t lsn = v->recovery.was_clean ? end : log_restart_lsn(&v->sb, &v->recovery.tail);
 	void (*want)(void *arg) = v->want_checkpoint_fn;
-	int err;
+	struct log *log;
+	int err = log_create(v->dev, &v->sb, lsn, v->diag, volume_log_failed, v, &log);
 
+	if (err)
+		return err;
+	repair_copies(v, q, root, bad_supers);
 	v->mount_count++;
 	v->want_checkpoint_fn = NULL;
 	err = checkpoint_run(v, q, 0, lsn);
 	v->want_checkpoint_fn = want;
-	if (err)
+	if (err) {
+		log_destroy(log);
 		return err;
+	}
 	v->applied_lsn = v->checkpoint_lsn = lsn;
-	return log_create(v->dev, &v->sb, lsn, v->diag, volume_log_failed, v, &v->log);
+	v->log = log;
+	return 0;
 }
 
 static int features_check(struct dev *dev, const struct super *sb, unsigned flags, const struct diag *d)
@@ -543,22 +349,25 @@ static int features_check(struct dev *dev, const struct super *sb, unsigned flag
 	return 0;
 }
 
-static int volume_open_root(struct volume *v, struct dev_queue *q, uint64_t cache_bytes)
+static int volume_open_root(struct volume *v, struct dev_queue *q, unsigned bad_supers, uint64_t cache_bytes)
 {
 	struct root_found found;
 	uint64_t end = 0;
-	int err = root_find(q, &v->sb, v->diag, !(v->flags & VOLUME_READ_ONLY), &found);
+	int err = root_find(q, &v->sb, v->diag, false, &found);
 
 	if (err)
 		return err;
+	v->opening = true;
+	v->bad_copies = found.bad_copy;
 	err = volume_load(v, q, found.block, cache_bytes);
 	if (!err && !(v->flags & VOLUME_NO_RECOVERY)) {
 		/* Provide no checkpoints to a replay: inline ones would be made of half of it. */
 		err = recover_replay(v, q, found.block, found.both, &end);
 	}
-	free(found.block);
 	if (!err && !(v->flags & VOLUME_READ_ONLY))
-		err = volume_go_on(v, q, end);
+		err = volume_go_on(v, q, found.block, bad_supers, end);
+	v->opening = false;
+	free(found.block);
 	return err;
 }
 
@@ -579,14 +388,12 @@ int volume_open(struct dev_queue *q, const struct volume_config *cfg, const stru
 	err = super_find(q, d, &sb, &bad, block);
 	if (!err)
 		err = features_check(q->dev, &sb, cfg->flags, d);
-	if (!err && bad && writing)
-		super_repair(q, &sb, bad, block);
 	free(block);
 	if (!err)
 		err = volume_new(q->dev, &sb, cfg, d, &v);
 	if (err)
 		return err;
-	err = volume_open_root(v, q, cfg->cache_bytes);
+	err = volume_open_root(v, q, bad, cfg->cache_bytes);
 	if (cfg->recovery)
 		*cfg->recovery = v->recovery;
 	if (err) {

@@ -17,7 +17,7 @@ void txn_begin(struct txn *t, struct volume *v)
 	t->buf = t->small;
 	t->cap = sizeof(t->small);
 	t->len = sizeof(struct disk_txn);
-	t->nops = 0;
+	t->nops = t->ndata = 0;
 	t->run = NULL;
 	t->nruns = t->cap_runs = 0;
 	t->base = NULL;
@@ -81,6 +81,9 @@ static void txn_op(struct txn *t, const struct disk_op *op, const void *bytes)
 	memset(t->buf + t->len + len, 0, padded - len);
 	t->len += padded;
 	t->nops++;
+	t->ndata += op->op == OP_DATA;
+	if (t->nops > TXN_MAX_OPS || t->ndata > TXN_MAX_DATA)
+		t->err = -EFBIG;
 }
 
 static struct disk_op key_op(enum op_type op, const struct key *key, unsigned at, unsigned len)
@@ -229,7 +232,12 @@ int txn_commit(struct txn *t, struct dev_queue *q, unsigned flags, struct miss *
 	if (err)
 		return -EROFS;
 	memcpy(t->buf, &head, sizeof(head));
+	if (t->nbases > 1)
+		qsort(t->base, t->nbases, sizeof(*t->base), txn_base_cmp);
 	err = payload_prepare(v, t->buf, t->len, flags & TXN_URGENT, false, miss);
+	/* Each mention of it is one meeting with damage, as elsewhere; the operation fails, the volume goes on. */
+	if (err == -EUCLEAN)
+		volume_note_damage(v);
 	if (err)
 		return err;
 	err = txn_append(t, q, miss, hold, &end);

@@ -27,15 +27,17 @@ struct txn_base {
 	uint64_t blkno;
 	const void *base;
 };
+/* For qsort(3) and bsearch(3): by block. */
+int txn_base_cmp(const void *a, const void *b);
 
 struct txn {
 	struct volume *v;
 	uint8_t *buf;		/* the frame's payload so far */
 	uint32_t len, cap;
-	uint32_t nops;
+	uint32_t nops, ndata;	/* operations; OP_DATA among them */
 	struct txn_run *run;	/* allocated by txn_alloc(), given back if not committed */
 	unsigned nruns, cap_runs;
-	struct txn_base *base;	/* txn_data()'s bases, in order of the calls that have one */
+	struct txn_base *base;	/* txn_data()'s bases; sorted by txn_commit() */
 	unsigned nbases, cap_bases;
 	int err;
 	bool committed;
@@ -95,8 +97,14 @@ int payload_check(const struct volume *v, const void *payload, uint32_t len);
 int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool urgent, bool replay, struct miss *miss);
 
 /*
+ * For replay: gets what one operation needs into memory, before the payload as a whole is prepared.  Looking at all of them
+ * again after each miss would take time that grows with the square of what a damaged journal can ask for.
+ */
+int payload_touch(struct volume *v, const struct disk_op *op, struct miss *miss);
+
+/*
  * Applies it; cannot fail, except in replay: -EUCLEAN if an operation does not fit what it meets (the volume is then to be
- * thrown away).  `base`: the bases of data ops that need one.
+ * thrown away).  `base`: the bases of data ops that need one, sorted by block.
  */
 int payload_apply(struct volume *v, const void *payload, uint32_t len, const struct txn_base *base, unsigned nbases,
 		  bool replay);

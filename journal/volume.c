@@ -308,7 +308,7 @@ static void provide_block(struct provide *p, struct dev_queue *q)
 		r->done = provide_bitmap_done;
 		r->what = "allocation bitmap";
 	}
-	r->no_repair = v->flags & VOLUME_READ_ONLY;
+	r->no_repair = volume_no_repair(v);
 	volume_unlock(v);
 	meta_read_start(r, q);
 }

@@ -83,6 +83,10 @@ struct volume {
 	void *clock_arg;
 	struct volume_recovery recovery;
 	struct log *log;	/* NULL if read-only */
+	/* Of volume_open(), before anybody else knows the volume. */
+	bool opening;		/* it may yet be refused: nothing is written */
+	bool bad_copies;	/* met meanwhile, of roots or tables */
+	struct disk_root *root_block;	/* of the checkpoint under way; here, so that beginning one needs no memory */
 
 	struct lock lock;	/* everything below */
 	struct tree *tree;

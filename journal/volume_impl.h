@@ -12,6 +12,15 @@ int volume_new(struct dev *dev, const struct super *sb, const struct volume_conf
 void volume_free(struct volume *v);
 uint64_t volume_now_sec(const struct volume *v);
 
+/* Foreground work waits while dirty nodes are frozen (0.5 to 0.8 us each), so their number is bounded however large the cache. */
+#define VOLUME_MAX_DIRTY (128u << 20)
+
+/* Bad copies are left as they are. */
+static inline bool volume_no_repair(const struct volume *v)
+{
+	return v->opening || (v->flags & VOLUME_READ_ONLY);
+}
+
 /* log.h's log_failed_fn. */
 void volume_log_failed(void *arg, int err, const char *what);
 
@@ -24,6 +33,7 @@ int checkpoint_run(struct volume *v, struct dev_queue *q, unsigned flags, uint64
 struct root_found {
 	void *block;		/* dev_alloc()ed, 4096 bytes */
 	bool both;
+	bool bad_copy;		/* some copy was bad and was not repaired */
 };
 int root_find(struct dev_queue *q, const struct super *sb, const struct diag *diag, bool repair,
 	      struct root_found *out);

@@ -1085,8 +1085,8 @@ static void test_item_xattr_more(void **state)
 	len_verdict(&it, 1, 0);
 	len_verdict(&it, 0, -EUCLEAN);
 	len_verdict(&it, 1025, -EUCLEAN);
-	key_verdict(&it, key_make(30, ITEM_XATTR_MORE, (UINT64_C(256) << 7) + 64), 0);
-	key_verdict(&it, key_make(30, ITEM_XATTR_MORE, (UINT64_C(256) << 7) + 65), -EUCLEAN);
+	key_verdict(&it, key_make(30, ITEM_XATTR_MORE, (UINT64_C(256) << 7) + 63), 0);
+	key_verdict(&it, key_make(30, ITEM_XATTR_MORE, (UINT64_C(256) << 7) + 64), -EUCLEAN);
 	key_verdict(&it, key_make(30, ITEM_XATTR_MORE, UINT64_C(255) << 7), -EUCLEAN);
 	key_verdict(&it, key_make(30, ITEM_XATTR_MORE, UINT64_C(1) << 63), -EUCLEAN);
 }
