@@ -128,3 +128,28 @@ def test_bad_contents_stay_an_error(broken):
     with pytest.raises(OSError):
         open(vol.path("dir", "data"), "rb").read()
     vol.umount()
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_one_question_on_a_terminal(broken, answer):
+    vol = broken("link count")
+    before = open(vol.image, "rb").read()
+    ours, theirs = os.openpty()
+    os.write(ours, (answer + "\n").encode())
+    done = run(FSCK, "-f", vol.image, check=False, stdin=theirs)
+    os.close(ours)
+    os.close(theirs)
+    assert done.stdout.count("(y/N)") == 1 and "1 problem found. Repair" in done.stdout
+    assert done.returncode == (1 if answer == "y" else 4)
+    assert (open(vol.image, "rb").read() == before) == (answer == "n")
+
+
+def test_undo_of_a_repair(broken, folder):
+    """What was there before comes back, byte by byte."""
+    vol = broken("leaf lost")
+    before = open(vol.image, "rb").read()
+    undo = os.path.join(folder, "undo")
+    assert run(FSCK, "-y", "-f", "--undo", undo, vol.image, check=False).returncode == 1
+    assert open(vol.image, "rb").read() != before
+    run(os.path.join(BUILD, "tools", "holdfast"), "undo", undo, vol.image)
+    assert open(vol.image, "rb").read() == before
