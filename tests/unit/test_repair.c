@@ -212,6 +212,100 @@ static void test_error_at_every_write(void **state)
 	disturb(*state, fail_at);
 }
 
+/* --- what is written when ---------------------------------------------------------------------- */
+
+/* As if the power had gone when everything but the roots was written. */
+static void repair_without_roots(struct bench *b)
+{
+	struct super sb = bench_super(b);
+	uint8_t root[4][BLOCK_SIZE];
+	struct told t;
+
+	for (unsigned i = 0; i < 4; i++)
+		block_peek(b, root_blkno(&sb, i / 2, i % 2), root[i]);
+	assert_int_equal(repair(b, true, &t), 0);
+	for (unsigned i = 0; i < 4; i++)
+		block_poke(b, root_blkno(&sb, i / 2, i % 2), root[i]);
+}
+
+/* Until the root is there the damaged volume is as it was: the same findings, as often. */
+static void old_state_stays(const struct bench *from, const struct hit *h)
+{
+	uint64_t before[FSCK_NCODES];
+	struct bench b;
+
+	bench_clone(&b, from);
+	h->run(&b);
+	assert_int_equal(bench_check(&b, true), 0);
+	memcpy(before, b.found, sizeof(before));
+	repair_without_roots(&b);
+	assert_int_equal(bench_check(&b, true), 0);
+	for (unsigned code = 0; code < FSCK_NCODES; code++)
+		if (b.found[code] != before[code])
+			fail_msg("%s: %s found %llu times, before it was %llu", h->name, fsck_code_info(code)->name,
+				 (unsigned long long)b.found[code], (unsigned long long)before[code]);
+	rig_destroy(&b.r);
+}
+
+/* Damage that only a rebuild repairs; what a mount would do about the journal writes other things. */
+static bool needs_rebuild(const struct hit *h)
+{
+	bool needs = false;
+
+	for (unsigned code = 0; code < FSCK_NCODES; code++)
+		if (h->want >> code & 1 && repair_way(code) == REPAIR_REBUILD)
+			needs = true;
+	return needs && is_mended(h) && !(h->want & SET(LOG_UNCLEAN));
+}
+
+/* Again on a volume that comes from a rebuild: its nodes are where the next one would look for blocks first. */
+static void test_old_state_stays_until_the_root(void **state)
+{
+	const struct fixture *f = *state;
+	struct bench again;
+	struct told t;
+
+	bench_clone(&again, &f->b);
+	bench_open(&again);
+	inode_add(&again, again.dir, 1, 0, 0);
+	bench_close(&again);
+	assert_int_equal(repair(&again, true, &t), 0);
+	for (unsigned i = 0; i < nhits; i++) {
+		if (!needs_rebuild(&hits[i]))
+			continue;
+		old_state_stays(&f->b, &hits[i]);
+		old_state_stays(&again, &hits[i]);
+	}
+	rig_destroy(&again.r);
+}
+
+/* Neither slot names the old tree any more, whose blocks are free now. */
+static void test_both_roots_are_new(void **state)
+{
+	const struct fixture *f = *state;
+
+	for (unsigned i = 0; i < nhits; i++) {
+		struct disk_root root[2];
+		struct bench b;
+		struct told t;
+
+		if (!needs_rebuild(&hits[i]))
+			continue;
+		bench_clone(&b, &f->b);
+		hits[i].run(&b);
+		assert_int_equal(repair(&b, true, &t), 0);
+		struct super sb = bench_super(&b);
+
+		for (unsigned slot = 0; slot < 2; slot++) {
+			block_peek(&b, root_blkno(&sb, slot, 0), &root[slot]);
+			assert_int_equal(root_check(&root[slot], &sb, slot, NULL), 0);
+		}
+		assert_memory_equal(&root[0].tree, &root[1].tree, sizeof(root[0].tree));
+		assert_memory_equal(root[0].table_csum, root[1].table_csum, sizeof(root[0].table_csum));
+		rig_destroy(&b.r);
+	}
+}
+
 /* --- */
 
 static int setup(void **state)
@@ -241,6 +335,8 @@ int main(void)
 		cmocka_unit_test(test_repairs),
 		cmocka_unit_test(test_repairs_what_loses_nothing),
 		cmocka_unit_test(test_refusal_changes_nothing),
+		cmocka_unit_test(test_old_state_stays_until_the_root),
+		cmocka_unit_test(test_both_roots_are_new),
 		cmocka_unit_test(test_power_cut_at_every_write),
 		cmocka_unit_test(test_error_at_every_write),
 	};
