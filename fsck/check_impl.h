@@ -44,6 +44,14 @@ struct list {
 	uint64_t n, cap;
 };
 
+/* What a node that cannot be read was to hold: keys in [lo, hi). */
+struct lost_range {
+	struct key lo, hi;
+	uint64_t generation;	/* of the pointer to it */
+	bool has_hi;
+	uint8_t level;
+};
+
 struct data_reader;
 struct item_state;
 
@@ -62,6 +70,7 @@ struct check {
 	uint64_t lost_nodes;
 	bool gap;			/* items are missing just before the next one */
 	bool lenient;			/* a repair walks: see walk.c */
+	struct list *lost;		/* struct lost_range, ascending: those of lost nodes.  NULL: nobody wants to know */
 
 	struct list recs;		/* struct inode_rec, ascending */
 	struct list entries;		/* struct entry_rec */
@@ -115,6 +124,11 @@ struct walk_leaf {
 int walk_open(struct check *c, struct walk **out);
 int walk_next(struct walk *w, struct walk_leaf *out);
 void walk_close(struct walk *w);
+
+/* source_walk.c, for sources above it: the lost ranges of the pass so far, and the blocks of nodes that were good. */
+struct item_source;
+const struct list *walk_source_lost(const struct item_source *s);
+const struct blockset *walk_source_nodes(const struct item_source *s);
 
 int check_supers(struct check *c);
 int check_roots(struct check *c);

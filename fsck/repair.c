@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fsck/salvage.h"
 #include "journal/volume.h"
 
 enum repair_way repair_way(enum fsck_code code)
@@ -105,6 +106,12 @@ static int rebuild_from_root(struct dev_queue *q, const struct fsck_result *now,
 	return err;
 }
 
+/* Nodes are missing that only a search of the device can replace; a replay would trip over them. */
+static bool needs_salvage(const struct fsck_result *now)
+{
+	return now->count[FSCK_ROOT_LOST] || now->count[FSCK_NODE_LOST] || now->count[FSCK_NODE_SHARED];
+}
+
 int fsck_repair(struct dev_queue *q, const struct fsck_result *found, const struct repair_opts *opts,
 		struct repair_result *out)
 {
@@ -116,10 +123,13 @@ int fsck_repair(struct dev_queue *q, const struct fsck_result *found, const stru
 		diag(opts->diag, DIAG_ERR, "%s: the journal is damaged; a repair would lose what it holds", q->dev->path);
 		return -EBADMSG;
 	}
-	if (now.count[FSCK_ROOT_LOST]) {
-		diag(opts->diag, DIAG_ERR, "%s: no checkpoint root is left", q->dev->path);
+	if (now.count[FSCK_ROOT_LOST] && !opts->all) {
+		diag(opts->diag, DIAG_ERR, "%s: no checkpoint root is left; -y would search the device for what is left of the tree",
+		     q->dev->path);
 		return -ENODATA;
 	}
+	if (needs_salvage(&now) && opts->all)
+		return salvage(q, &now, opts, out);
 	if (now.log_frames) {
 		err = replay(q, opts, out);
 		if (!err)

@@ -19,6 +19,7 @@ struct walk_source {
 	struct walk_leaf leaf;
 	unsigned next;		/* slot of it */
 	bool have_leaf;
+	struct list lost;	/* struct lost_range: met in this pass */
 	struct key last;	/* handed out */
 	bool have_last;
 };
@@ -44,6 +45,7 @@ static int walk_source_rewind(struct item_source *s)
 	sets_free(ws);
 	ws->have_leaf = ws->have_last = false;
 	ws->c.lost_nodes = 0;
+	ws->lost.n = 0;
 	ws->s.nlost = 0;
 	err = blockset_init(&ws->c.used, &ws->c.sb);
 	if (!err)
@@ -107,8 +109,19 @@ int walk_source_open(struct dev_queue *q, const struct super *sb, const struct d
 		return -ENOMEM;
 	}
 	memcpy(ws->c.root, root, BLOCK_SIZE);
+	ws->c.lost = &ws->lost;
 	*out = &ws->s;
 	return 0;
+}
+
+const struct list *walk_source_lost(const struct item_source *s)
+{
+	return &((const struct walk_source *)s)->lost;
+}
+
+const struct blockset *walk_source_nodes(const struct item_source *s)
+{
+	return &((const struct walk_source *)s)->c.nodes;
 }
 
 void walk_source_close(struct item_source *s)
@@ -119,6 +132,7 @@ void walk_source_close(struct item_source *s)
 		return;
 	walk_close(ws->w);
 	sets_free(ws);
+	free(ws->lost.item);
 	free(ws->c.root);
 	free(ws);
 }

@@ -153,12 +153,24 @@ static bool copy_ok(struct check *c, const struct siblings *s, unsigned i, unsig
 			  &k->diag) == 0;
 }
 
+static int range_lost(struct check *c, const struct child *ch, unsigned level)
+{
+	c->lost_nodes++;
+	c->gap = true;
+	if (!c->lost)
+		return 0;
+	struct lost_range *r = list_add(c->lost, sizeof(*r));
+
+	if (!r)
+		return -ENOMEM;
+	*r = (struct lost_range){ch->lo, ch->hi, get64(ch->ptr.generation), ch->has_hi, (uint8_t)level};
+	return 0;
+}
+
 static void node_lost(struct check *c, const struct child *ch, unsigned level, const char *why)
 {
 	uint64_t blkno = get64(ch->ptr.blkno[0]);
 
-	c->lost_nodes++;
-	c->gap = true;
 	if (ch->has_hi)
 		found(c, FSCK_NODE_LOST, AT_BLOCK(blkno),
 		      "node of level %u at block %llu: both copies are bad: %s; inodes %llu to %llu cannot be checked", level,
@@ -203,11 +215,8 @@ static int child_pick(struct check *c, const struct siblings *s, unsigned i, con
 	int err = 0;
 
 	*out = NULL;
-	if (ch->skip || (c->lenient && child_is_known(c, ch, s->level))) {
-		c->lost_nodes++;
-		c->gap = true;
-		return 0;
-	}
+	if (ch->skip || (c->lenient && child_is_known(c, ch, s->level)))
+		return range_lost(c, ch, s->level);
 	for (unsigned copy = 0; copy < 2; copy++)
 		ok[copy] = copy_ok(c, s, i, copy, &k[copy]);
 	if (ok[0] || ok[1])
@@ -216,7 +225,7 @@ static int child_pick(struct check *c, const struct siblings *s, unsigned i, con
 		*out = child_pick_form(c, s, i);
 	if (!*out) {
 		node_lost(c, ch, s->level, catcher_reason(&k[0]));
-		return 0;
+		return range_lost(c, ch, s->level);
 	}
 	for (unsigned copy = 0; !err && ok[0] != ok[1] && copy < 2; copy++)
 		if (!ok[copy])
