@@ -3,8 +3,9 @@
 """Runs every test and ends with 'N passed, N failed'.
 
 The unit tests run three times: as they are, with AddressSanitizer and UndefinedBehaviorSanitizer, and (those with threads) with
-ThreadSanitizer; then the tests on real mounts.  Between them, some deliberate mistakes that must be found.  meson runs the former, pytest the latter; both leave JUnit files, which are what is
-counted.  A suite that leaves no file, or no test in it, counts as a failure.
+ThreadSanitizer.  Between them, some deliberate mistakes that must be found; after them the simulation, and the tests on real mounts.
+meson and pytest leave JUnit files, which are what is counted; of the simulation, the lines that tell of a test.  A suite that leaves
+no file, or has no test in it, counts as a failure.
 """
 import os
 import subprocess
@@ -20,6 +21,7 @@ SANITIZED = [
     ("build-asan", "address,undefined", "unit"),
     ("build-tsan", "thread", "threads"),
 ]
+SIMULATED = "build-asan"	# in which the simulation runs, too
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
@@ -96,10 +98,27 @@ def sanitized(totals):
                 continue
             os.unlink(os.path.join(TOP, f"{build}.log"))
         log = os.path.join(TOP, build, "ninja.log")
-        if run(["ninja", "-C", build, "unit-tests"], log=log):
+        if run(["ninja", "-C", build, "unit-tests"] + (["tests/sim/sim"] if build == SIMULATED else []), log=log):
             totals.fail(f"{build}: does not build, see {build}/ninja.log")
             continue
         unit(totals, build, suite, f"unit tests ({sanitize})")
+
+
+def simulation(totals):
+    """What it says is shown as it comes: the numbers of new seeds, and all about a failure."""
+    argv = [os.path.join(TOP, "tests", "sim", "suite.py"), "--sanitized", os.path.join(TOP, SIMULATED)]
+    before = totals.passed, totals.failed
+    with subprocess.Popen(argv, cwd=TOP, env=dict(os.environ, **SANITIZER_ENV), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace") as suite:
+        for line in suite.stdout:
+            if line.startswith("[       OK ]"):
+                totals.passed += 1
+            elif line.startswith("[  FAILED  ]"):
+                totals.fail(line[12:].strip())
+            if not line.startswith("[       OK ] refused"):
+                print(line, end="", flush=True)
+    if totals.passed == before[0] or (suite.returncode and totals.failed == before[1]):
+        totals.fail(f"simulation: no test passed, or it ended with {suite.returncode}")
 
 
 def mounts(totals):
@@ -121,6 +140,7 @@ def main():
     unit(totals, "build", "unit", "unit tests")
     unit(totals, "build", "bugs", "deliberate mistakes")
     sanitized(totals)
+    simulation(totals)
     mounts(totals)
     for name in totals.failures:
         print(f"FAILED: {name}")
