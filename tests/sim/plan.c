@@ -12,14 +12,14 @@
 
 /* Tiny ones, so that everything is full and every journal wraps all the time; some that leave room. */
 static const struct geometry geometries[] = {
-	{1024, 128, 512, false},  {1024, 128, 4096, false}, {1100, 128, 512, false},  {1100, 150, 512, false},
-	{1280, 160, 4096, false}, {1536, 128, 512, false},  {1536, 256, 512, false},  {2048, 128, 512, false},
-	{2048, 192, 4096, false}, {4096, 128, 512, false},  {4096, 512, 4096, false}, {33000, 300, 512, false},
+	{1024, 128, 512, false, false},  {1024, 128, 4096, false, false}, {1100, 128, 512, false, false},  {1100, 150, 512, false, false},
+	{1280, 160, 4096, false, false}, {1536, 128, 512, false, false},  {1536, 256, 512, false, false},  {2048, 128, 512, false, false},
+	{2048, 192, 4096, false, false}, {4096, 128, 512, false, false},  {4096, 512, 4096, false, false}, {33000, 300, 512, false, false},
 };
 static const struct geometry comb_geometries[] = {
-	{2560, 160, 512, true},
-	{2560, 128, 4096, true},
-	{4096, 256, 512, true},
+	{2560, 160, 512, true, false},
+	{2560, 128, 4096, true, false},
+	{4096, 256, 512, true, false},
 };
 static const uint32_t caches[] = {128 << 10, 256 << 10, 1 << 20, 4 << 20, 0};
 
@@ -107,12 +107,28 @@ static void draw_life(struct plan *p, struct life *l, uint32_t label, uint64_t *
 
 static void draw_geometry(struct plan *p, uint64_t *rng)
 {
-	if (p->profile->comb)
+	switch (p->profile->devices) {
+	case DEVICES_COMB:
 		p->geo = comb_geometries[sim_random(rng) % COUNT(comb_geometries)];
-	else if (!strcmp(p->profile->name, "full"))
-		p->geo = geometries[sim_random(rng) % 6];
-	else
+		return;
+	case DEVICES_TINY:
+		p->geo = geometries[sim_random(rng) % 3];
+		p->geo.used = true;
+		return;
+	default:
 		p->geo = geometries[sim_random(rng) % COUNT(geometries)];
+		p->geo.used = sim_random(rng) % 2;
+	}
+}
+
+/* What is full and what wraps breaks most. */
+static const struct profile *draw_profile(uint64_t *rng)
+{
+	unsigned dice = (unsigned)(sim_random(rng) % 12);
+
+	if (dice < 6)
+		return &profiles[dice < 4 ? 0 : dice - 3];
+	return &profiles[sim_random(rng) % nprofiles];
 }
 
 struct plan *plan_make(uint64_t seed, const struct profile *profile, bool faults)
@@ -122,7 +138,7 @@ struct plan *plan_make(uint64_t seed, const struct profile *profile, bool faults
 
 	p->seed = seed;
 	p->faults = faults;
-	p->profile = sim_random(&rng) % 2 ? &profiles[0] : &profiles[sim_random(&rng) % nprofiles];
+	p->profile = draw_profile(&rng);
 	if (profile)
 		p->profile = profile;
 	draw_geometry(p, &rng);

@@ -52,6 +52,7 @@ struct life {
 struct geometry {
 	uint32_t nblocks, journal, sector;
 	bool comb;		/* files of many extents are there from the start */
+	bool used;		/* the journal is in its third lap soon, all of it full of old frames */
 };
 
 struct profile;
@@ -70,6 +71,12 @@ struct plan {
 
 /* --- profiles: what is done how often, and how large ------------------------------------------- */
 
+enum devices {
+	DEVICES_ANY,
+	DEVICES_TINY,		/* the smallest that can be, and every journal used */
+	DEVICES_COMB,
+};
+
 struct profile {
 	const char *name;
 	uint8_t weight[OP_KINDS];
@@ -77,7 +84,7 @@ struct profile {
 	uint8_t nnames;			/* different names in a directory */
 	uint16_t ops;			/* in a life, at most */
 	uint32_t span;			/* bytes of a file that are used */
-	bool comb;
+	enum devices devices;
 };
 
 extern const struct profile profiles[];

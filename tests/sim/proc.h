@@ -7,7 +7,7 @@
 
 #include "tests/sim/sim.h"
 
-#define SEED_SECONDS 20	/* no seed takes that long; sanitizers included */
+#define SEED_SECONDS 60	/* no seed takes that long; sanitizers included */
 
 /* Shared with a child. */
 struct slot {

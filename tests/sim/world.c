@@ -16,6 +16,7 @@
 #include "fs/fs_impl.h"
 
 #define COMB_EXTENTS 850u
+#define USED_LEFT    (24u << 10)
 #define IDLE_LIMIT   200000u
 
 struct image {
@@ -116,7 +117,25 @@ static void image_comb(struct fs *fs, struct dev_queue *q, struct model *m, cons
 	fs_forget(fs, q, attr.ino, 1);
 }
 
-static void image_fill(struct dev_queue *q, struct model *m)
+/* One block over and over, through the log, until this is about to begin its third lap. */
+static void image_use(struct volume *v, struct fs *fs, struct dev_queue *q, struct model *m)
+{
+	const struct fs_cred cred = {0, 0};
+	const struct mcred mcred = {0, 0};
+	struct fs_attr attr;
+	uint8_t page[MODEL_PAGE];
+
+	must(fs_create(fs, q, &cred, MODEL_ROOT, "old", 3, S_IFREG | 0644, 0, &attr));
+	must(model_create(m, &mcred, MODEL_ROOT, "old", 3, S_IFREG | 0644, 0, attr.ino));
+	while (log_append_lsn(v->log) + USED_LEFT < 2 * log_size(v->log)) {
+		pattern(page, sizeof(page), 0, log_append_lsn(v->log));
+		must(fs_pwrite(fs, q, attr.ino, page, sizeof(page), 0) == sizeof(page) ? 0 : -EIO);
+		must(model_write(m, attr.ino, page, sizeof(page), 0));
+	}
+	fs_forget(fs, q, attr.ino, 1);
+}
+
+static void image_fill(struct dev_queue *q, struct model *m, const struct geometry *geo)
 {
 	struct volume_config vcfg = {.clock = image_clock};
 	struct fs_config cfg = {.clock = image_clock};
@@ -126,8 +145,12 @@ static void image_fill(struct dev_queue *q, struct model *m)
 	must(volume_open(q, &vcfg, NULL, &v));
 	must(fs_open(v, q, &cfg, &fs));
 	m->now = image_time;
-	image_comb(fs, q, m, "comb", 900000);
-	image_comb(fs, q, m, "teeth", 900001);
+	if (geo->comb) {
+		image_comb(fs, q, m, "comb", 900000);
+		image_comb(fs, q, m, "teeth", 900001);
+	}
+	if (geo->used)
+		image_use(v, fs, q, m);
 	fs_close(fs, q);
 	must(volume_close(v, q));
 	model_rebase(m);
@@ -149,8 +172,8 @@ static struct image *image_make(struct lab *lab, const struct geometry *geo)
 	must(dev_queue_create(image->dev, &q));
 	image->model = model_new(0755, &image_time);
 	image_format(q, geo);
-	if (geo->comb)
-		image_fill(q, image->model);
+	if (geo->comb || geo->used)
+		image_fill(q, image->model, geo);
 	dev_queue_destroy(q);
 	image->next = lab->images;
 	lab->images = image;
@@ -159,7 +182,8 @@ static struct image *image_make(struct lab *lab, const struct geometry *geo)
 
 static bool same_geometry(const struct geometry *a, const struct geometry *b)
 {
-	return a->nblocks == b->nblocks && a->journal == b->journal && a->sector == b->sector && a->comb == b->comb;
+	return a->nblocks == b->nblocks && a->journal == b->journal && a->sector == b->sector && a->comb == b->comb &&
+	       a->used == b->used;
 }
 
 static const struct image *image_get(struct lab *lab, const struct geometry *geo)
