@@ -83,7 +83,7 @@ static int collect(struct rebuilder *r)
 	if (err)
 		return err;
 	if (r->src->nlost)
-		err = note(r, REBUILD_LOST, FSCK_NOWHERE, "%llu parts of the tree cannot be read: what only they held is lost",
+		err = note(r, REBUILD_LOST, FSCK_NOWHERE, "parts of the tree that cannot be read: %llu; what only they held is lost",
 			   (unsigned long long)r->src->nlost);
 	return err;
 }

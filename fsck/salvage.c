@@ -82,14 +82,14 @@ static void tell_before(const struct salvage *s)
 		tell(s, REBUILD_LOST, "no root is left: the newest tree that was found on the device is of checkpoint %llu",
 		     (unsigned long long)get64(s->root->h.generation));
 	if (st->leaves)
-		tell(s, REBUILD_KEPT, "%llu leaves of the tree were found by searching the device", (unsigned long long)st->leaves);
+		tell(s, REBUILD_KEPT, "leaves of the tree that were found by searching the device: %llu", (unsigned long long)st->leaves);
 	if (st->stale)
-		tell(s, REBUILD_LOST, "%llu of them may be out of date: names and files may be as they were some time ago",
+		tell(s, REBUILD_LOST, "of these may be out of date: %llu; names and files may be as they were some time ago",
 		     (unsigned long long)st->stale);
 	if (s->scan.unreadable)
-		tell(s, REBUILD_LOST, "%llu blocks cannot be read", (unsigned long long)s->scan.unreadable);
+		tell(s, REBUILD_LOST, "blocks that cannot be read: %llu", (unsigned long long)s->scan.unreadable);
 	if (overlay_txns(s->overlay))
-		tell(s, REBUILD_KEPT, "%llu transactions of the journal were taken over",
+		tell(s, REBUILD_KEPT, "transactions of the journal that were taken over: %llu",
 		     (unsigned long long)overlay_txns(s->overlay));
 	if (s->log.gap)
 		tell(s, REBUILD_LOST, "parts of the journal are damaged: changes that were acknowledged may be lost");

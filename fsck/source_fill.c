@@ -20,6 +20,9 @@
 #include "core/crc32c.h"
 #include "fsck/salvage.h"
 
+/* Leaves out of date that are told of one by one. */
+#define STALE_TOLD 50u
+
 /* A leaf, or the part of it, that may fill keys in [lo, hi). */
 struct filler {
 	struct key lo, hi;
@@ -261,6 +264,24 @@ static int sweep(struct fill_source *f, const struct filler *x, uint64_t n, stru
 	return err;
 }
 
+/* With a root the stale ones are few, and it is known that something newer was there. */
+static void tell_stale(const struct fill_source *f)
+{
+	const struct segment *seg = f->segments.item;
+	unsigned told = 0;
+	char text[160];
+
+	for (uint64_t i = 0; f->map->root && f->opts->note && i < f->segments.n && told < STALE_TOLD; i++) {
+		if (seg[i].trusted)
+			continue;
+		told++;
+		snprintf(text, sizeof(text), "inodes %llu to %llu are as they were at checkpoint %llu, what came later is lost",
+			 (unsigned long long)seg[i].lo.object, (unsigned long long)seg[i].hi.object,
+			 (unsigned long long)seg[i].node->generation);
+		f->opts->note(f->opts->arg, &(struct rebuild_note){.what = REBUILD_LOST, .ino = FSCK_NOWHERE, .text = text});
+	}
+}
+
 static int choose_leaves(struct fill_source *f)
 {
 	struct list fillers = {0};
@@ -274,6 +295,8 @@ static int choose_leaves(struct fill_source *f)
 	}
 	free(h.item);
 	free(fillers.item);
+	if (!err)
+		tell_stale(f);
 	return err;
 }
 
