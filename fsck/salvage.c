@@ -95,10 +95,13 @@ static void tell_before(const struct salvage *s)
 		tell(s, REBUILD_LOST, "parts of the journal are damaged: changes that were acknowledged may be lost");
 }
 
-/* A clean root's log goes on where it is: nothing was ever written behind. */
+/* A clean root's log goes on where it is: nothing was ever written behind.  Unless it was, and the root lies: then what was laid over
+ * the tree must not validate once more. */
 static uint64_t next_lsn(const struct salvage *s)
 {
-	return s->have_root && s->found->root_clean ? get64(s->root->replay_lsn) : s->log.restart_lsn;
+	bool empty = s->have_root && s->found->root_clean && !s->found->log_frames;
+
+	return empty ? get64(s->root->replay_lsn) : s->log.restart_lsn;
 }
 
 static uint64_t next_ino(const struct salvage *s)
