@@ -121,6 +121,38 @@ def simulation(totals):
         totals.fail(f"simulation: no test passed, or it ended with {suite.returncode}")
 
 
+def build_fuzz():
+    """The fuzz targets, with clang; what went wrong, or None."""
+    build = "build-fuzz"
+    if not os.path.exists(os.path.join(TOP, build, "build.ninja")):
+        log = os.path.join(TOP, f"{build}.log")
+        if run(["meson", "setup", build, "-Dfuzz=true", "-Dtests=false", "-Db_sanitize=address,undefined", "-Db_lundef=false"],
+               {"CC": "clang"}, log):
+            return f"{build}: meson setup failed, see {build}.log"
+        os.unlink(log)
+    if run(["ninja", "-C", build, "fuzz-targets"], log=os.path.join(TOP, build, "ninja.log")):
+        return f"{build}: does not build, see {build}/ninja.log"
+    return None
+
+
+def fuzz(totals):
+    """Each target for a moment, the same inputs every time."""
+    start = time.time()
+    trouble = build_fuzz()
+    junit = os.path.join(TOP, "build-fuzz", "fuzz.xml")
+    if trouble:
+        totals.fail(trouble)
+        return
+    if os.path.exists(junit):
+        os.unlink(junit)
+    before = totals.failed
+    status = run(["/usr/bin/python3", "tests/fuzz/run.py", "build-fuzz", "short"])
+    totals.read(junit, "fuzz")
+    if status and totals.failed == before:
+        totals.fail(f"fuzz: ended with {status}")
+    print(f"fuzz targets: {time.time() - start:.0f} s", flush=True)
+
+
 def mounts(totals):
     start = time.time()
     junit = os.path.join(TOP, "build", "pytest.xml")
@@ -141,6 +173,7 @@ def main():
     unit(totals, "build", "bugs", "deliberate mistakes")
     sanitized(totals)
     simulation(totals)
+    fuzz(totals)
     mounts(totals)
     for name in totals.failures:
         print(f"FAILED: {name}")
@@ -149,4 +182,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(build_fuzz() if sys.argv[1:] == ["--build-fuzz"] else main())
