@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/tsan.h"
 #include "core/uring_limits.h"
 
 #define DEPTH 128u
@@ -84,12 +85,36 @@ static void prep_sqe(struct uring_queue *q, struct slot *slot, struct io_uring_s
 	io_uring_sqe_set_data(sqe, slot);
 }
 
+/* The whole operation although a part may have been done: it is the kernel's as a whole until its completion. */
+static void give_buffers(struct slot *slot)
+{
+	const struct dev_io *io = slot->io;
+
+	if (io->op == DEV_WRITE)
+		tsan_reads(io->iov, io->niov);
+	if (io->op == DEV_READ)
+		tsan_wrote(io->iov, io->niov);
+	tsan_give(slot);
+}
+
+static void take_buffers(struct slot *slot)
+{
+	const struct dev_io *io = slot->io;
+
+	tsan_take(slot);
+	if (io->op == DEV_WRITE)
+		tsan_reads(io->iov, io->niov);
+	if (io->op == DEV_READ)
+		tsan_wrote(io->iov, io->niov);
+}
+
 static void slot_send(struct uring_queue *q, struct slot *slot)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
 
 	assert(sqe);
 	prep_sqe(q, slot, sqe);
+	give_buffers(slot);
 	STAILQ_INSERT_TAIL(&q->unsent, slot, link);
 	q->nunsent++;
 }
@@ -216,6 +241,7 @@ static int reap(struct engine_queue *base)
 		int res = cqe->res;
 
 		io_uring_cqe_seen(&q->ring, cqe);
+		take_buffers(slot);
 		if (!engine_advance(slot->io, res, grain)) {
 			if (!q->dead) {
 				slot_send(q, slot);
@@ -262,6 +288,15 @@ static int uring_poll(struct dev_queue *dq, int timeout_ms)
 	return ran;
 }
 
+/* Stands, for the sanitizer, for the address space: a ring is mapped unseen, perhaps where another thread's has been. */
+static const char ring_memory;
+
+static void unmap_ring(struct uring_queue *q)
+{
+	tsan_give(&ring_memory);
+	io_uring_queue_exit(&q->ring);
+}
+
 /* A ring, its eventfd and, if the kernel lets us, the registered file. */
 static int make_ring(struct uring_queue *q, unsigned flags)
 {
@@ -272,11 +307,12 @@ static int make_ring(struct uring_queue *q, unsigned flags)
 
 	if (err)
 		return err;
+	tsan_take(&ring_memory);
 	err = (params.features & needed) == needed ? 0 : -ENOSYS;
 	if (!err)
 		err = io_uring_register_eventfd(&q->ring, q->base.efd);
 	if (err) {
-		io_uring_queue_exit(&q->ring);
+		unmap_ring(q);
 		return err;
 	}
 	q->fixed_file = io_uring_register_files(&q->ring, &q->base.pub.dev->fd, 1) == 0;
@@ -291,7 +327,7 @@ static int make_limited_ring(struct uring_queue *q)
 		return err;
 	err = uring_limit_and_enable(&q->ring);
 	if (err)
-		io_uring_queue_exit(&q->ring);
+		unmap_ring(q);
 	return err;
 }
 
@@ -355,7 +391,7 @@ static void uring_queue_destroy(struct dev_queue *dq)
 	/* Else the kernel lets go of the file only when it takes down the ring, some time after close(2). */
 	if (q->fixed_file)
 		io_uring_unregister_files(&q->ring);
-	io_uring_queue_exit(&q->ring);
+	unmap_ring(q);
 	munmap(q->rooms, ROOMS_BYTES);
 	engine_queue_fini(&q->base);
 	free(q);

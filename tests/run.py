@@ -22,6 +22,13 @@ SANITIZED = [
     ("build-tsan", "thread", "threads"),
 ]
 SIMULATED = "build-asan"	# in which the simulation runs, too
+# What a mount needs, and which tests run on mounts of daemons with a sanitizer.
+PROGRAMS = ["fs/mount.holdfast", "mkfs/mkfs.holdfast", "fsck/fsck.holdfast", "tools/holdfast"]
+SANITIZED_MOUNTS = {
+    "build-asan": ["tests/mount/test_race.py"] + [f"tests/mount/test_posix.py::test_{name}" for name in (
+        "names_of_any_bytes", "links", "rename", "directories", "attributes")],
+    "build-tsan": ["tests/mount/test_race.py"],
+}
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
@@ -98,7 +105,8 @@ def sanitized(totals):
                 continue
             os.unlink(os.path.join(TOP, f"{build}.log"))
         log = os.path.join(TOP, build, "ninja.log")
-        if run(["ninja", "-C", build, "unit-tests"] + (["tests/sim/sim"] if build == SIMULATED else []), log=log):
+        targets = ["unit-tests", *PROGRAMS] + (["tests/sim/sim"] if build == SIMULATED else [])
+        if run(["ninja", "-C", build, *targets], log=log):
             totals.fail(f"{build}: does not build, see {build}/ninja.log")
             continue
         unit(totals, build, suite, f"unit tests ({sanitize})")
@@ -153,18 +161,19 @@ def fuzz(totals):
     print(f"fuzz targets: {time.time() - start:.0f} s", flush=True)
 
 
-def mounts(totals):
+def mounts(totals, build, tests, label):
+    """Tests on real mounts, with the programs of one build directory."""
     start = time.time()
-    junit = os.path.join(TOP, "build", "pytest.xml")
+    junit = os.path.join(TOP, build, "pytest.xml")
     if os.path.exists(junit):
         os.unlink(junit)
-    argv = ["/usr/bin/python3", "-m", "pytest", "-q", "--durations=8", f"--junitxml={junit}", "tests/mount"]
+    argv = ["/usr/bin/python3", "-m", "pytest", "-q", "--durations=8", f"--junitxml={junit}", *tests]
     before = totals.failed
-    status = run(argv)
-    totals.read(junit, "mount")
+    status = run(argv, {"HOLDFAST_BUILD": build})
+    totals.read(junit, label)
     if status and totals.failed == before:
-        totals.fail(f"mount: pytest ended with {status}")
-    print(f"mount tests: {time.time() - start:.0f} s", flush=True)
+        totals.fail(f"{label}: pytest ended with {status}")
+    print(f"{label}: {time.time() - start:.0f} s", flush=True)
 
 
 def main():
@@ -174,7 +183,10 @@ def main():
     sanitized(totals)
     simulation(totals)
     fuzz(totals)
-    mounts(totals)
+    mounts(totals, "build", ["tests/mount"], "mount tests")
+    for build, sanitize, _ in SANITIZED:
+        if os.path.exists(os.path.join(TOP, build, PROGRAMS[0])):
+            mounts(totals, build, SANITIZED_MOUNTS[build], f"mount tests ({sanitize})")
     for name in totals.failures:
         print(f"FAILED: {name}")
     print(f"{totals.passed} passed, {totals.failed} failed" + (f", {totals.skipped} skipped" if totals.skipped else ""))

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A volume of its own for every test: image, mount point, daemon; all gone afterwards, whatever happened.
 
-HOLDFAST_BUILD names the build directory (default: build).  HOLDFAST_ENGINE=threads runs everything on that engine.
+HOLDFAST_BUILD names the build directory (default: build); with a sanitizer in it, any report fails the test.  HOLDFAST_ENGINE=threads
+runs everything on that engine.
 """
 import ctypes
+import glob
 import hashlib
 import os
 import shutil
@@ -20,6 +22,8 @@ MKFS = os.path.join(BUILD, "mkfs", "mkfs.holdfast")
 FSCK = os.path.join(BUILD, "fsck", "fsck.holdfast")
 MOUNT = os.path.join(BUILD, "fs", "mount.holdfast")
 LONG = os.environ.get("HOLDFAST_LONG") == "1"
+# Is it one with a sanitizer, and which.
+SANITIZED = next((name for name in ("asan", "tsan") if os.path.basename(BUILD).endswith(name)), "")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -135,8 +139,32 @@ class Volume:
         wait_for(lambda: not daemons(self.image), what="death")
 
 
+@pytest.fixture(autouse=True)
+def sanitizer(monkeypatch):
+    """Reports go to files, as a daemon has no stderr; it goes on after one, so that one run shows all of them."""
+    if not SANITIZED:
+        yield
+        return
+    path = tempfile.mkdtemp(prefix="holdfast-reports-", dir="/var/tmp")
+    common = f"log_path={path}/report exitcode=66 "
+    # io_sync=0: else ThreadSanitizer takes reading requests and writing answers, which all workers do on one descriptor, for
+    # an order between them, and nothing between requests could race.
+    monkeypatch.setenv("TSAN_OPTIONS", common + "halt_on_error=0 io_sync=0 second_deadlock_stack=1")
+    monkeypatch.setenv("ASAN_OPTIONS", common + "detect_leaks=1 allocator_may_return_null=1")
+    monkeypatch.setenv("UBSAN_OPTIONS", common + "halt_on_error=1 print_stacktrace=1")
+    try:
+        yield
+        found = ""
+        for name in sorted(glob.glob(os.path.join(path, "report.*"))):
+            with open(name, encoding="utf-8", errors="replace") as f:
+                found += f.read()
+        assert not found, found[:20000]
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture
-def folder():
+def folder(sanitizer):  # pylint: disable=unused-argument,redefined-outer-name
     """A folder on a real disk (not in memory), removed afterwards."""
     path = tempfile.mkdtemp(prefix="holdfast-test-", dir=os.environ.get("HOLDFAST_TMP", "/var/tmp"))
     os.chmod(path, 0o755)

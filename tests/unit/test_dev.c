@@ -976,16 +976,12 @@ static bool have_uring(void)
 	return !err;
 }
 
-/* "test_dev threads": without the parts that need io_uring, for -fsanitize=thread, which cannot see the kernel. */
-int main(int argc, char **argv)
+int main(void)
 {
 	const char *allowed = getenv("HOLDFAST_ALLOW_NO_URING");
-	bool threads_only = argc > 1 && !strcmp(argv[1], "threads");
 	int failed = run_forked(run_others);
 
 	failed += run_forked(run_denied);
-	if (threads_only)
-		return failed != 0;
 	if (have_uring())
 		return failed + run_forked(run_uring) + run_forked(run_plain_fd) +
 			       run_forked(run_limits_asked_for) + run_forked(run_no_limits) !=

@@ -191,16 +191,12 @@ static void test_threads(void **state)
 	party_run(DEV_ENGINE_THREADS);
 }
 
-/* "threads": only on the engine that ThreadSanitizer understands. */
-int main(int argc, char **argv)
+int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_uring),
 	};
-	const struct CMUnitTest threads[] = {cmocka_unit_test(test_threads)};
 
-	if (argc > 1 && !strcmp(argv[1], "threads"))
-		return cmocka_run_group_tests(threads, NULL, NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
