@@ -35,17 +35,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GROUPS_KEPT 4u
+/* A group of the journal that was submitted: where it begins, and what had been acknowledged by then. */
+struct group {
+	uint64_t start;
+	unsigned acked;
+};
 
 struct faults {
 	/* What has struck: the first three in this life. */
 	bool read, read_sticky, write;
 	bool data, log, any;
 	unsigned nmeta;		/* blocks of metadata of which a copy is bad */
-	/* Numbers of the last groups that were submitted, and what was acknowledged by then. */
-	uint64_t ngroups;
-	unsigned acked[GROUPS_KEPT];
-	uint64_t bad_group;	/* if `log` */
+	/* The last two groups; there is never more than one in flight, and it begins where durable_lsn is. */
+	struct group top, prev;
+	uint64_t durable;
+	/* If `log`: so much is safe; and all, once a group behind this one is durable, which proves that something is missing. */
+	unsigned floor;
+	uint64_t bad_start;
+	bool proven;
 	bool sticky;
 	uint64_t struck[SIM_NTROUBLES][SIM_NOPS];
 };
@@ -107,13 +114,40 @@ static void damaged_metadata(struct faults *f)
 		f->any = true;
 }
 
-static void damaged_log(struct faults *f)
+/* Of the top group, if it was written, else of the one before: nothing behind either tells that it is gone. */
+static void damaged_log(struct faults *f, bool top)
 {
 	/* Two damages: which of them is the last group's cannot be said. */
 	if (f->log)
 		f->any = true;
 	f->log = true;
-	f->bad_group = f->ngroups;
+	f->proven = false;
+	f->floor = top ? f->top.acked : f->prev.acked;
+	f->bad_start = f->top.start;
+}
+
+/* The log has gone on. */
+static void note_durable(struct sim *s)
+{
+	struct faults *f = s->faults;
+
+	if (!s->v)
+		return;
+	f->durable = log_durable_lsn(s->v->log);
+	if (f->top.start > f->bad_start && f->durable > f->top.start)
+		f->proven = true;
+}
+
+static void note_group(struct sim *s)
+{
+	struct faults *f = s->faults;
+
+	note_durable(s);
+	/* At the end of the region a group is two writes. */
+	if (!s->v || f->durable == f->top.start)
+		return;
+	f->prev = f->top;
+	f->top = (struct group){.start = f->durable, .acked = s->acked};
 }
 
 static void rot(struct sim *s, uint64_t random)
@@ -135,8 +169,9 @@ static void rot(struct sim *s, uint64_t random)
 	s->cov->faults++;
 	dev_sim_peek(s->dev, blkno << BLOCK_SHIFT, block, BLOCK_SIZE);
 	trace(s, "a bit of block %llu rots", (unsigned long long)blkno);
+	note_durable(s);
 	if (in_journal(s, blkno))
-		damaged_log(s->faults);
+		damaged_log(s->faults, s->faults->durable > s->faults->top.start);
 	else if (is_metadata(block))
 		damaged_metadata(s->faults);
 	else
@@ -169,6 +204,13 @@ void faults_order(struct sim *s, const struct op *op)
 		dev_sim_trouble(s->dev, kinds[k].what, kinds[k].op, n, sticky ? SIM_FAULT_STICKY : SIM_FAULT_ONCE, 0, 0);
 }
 
+/* Something is acknowledged, or the volume is about to be closed. */
+void faults_note(struct sim *s)
+{
+	if (s->plan->faults)
+		note_durable(s);
+}
+
 void faults_withdraw(struct sim *s)
 {
 	for (unsigned i = 0; i < NKINDS; i++) {
@@ -191,9 +233,10 @@ void faults_new_life(struct sim *s)
 /* A mount has replaced the journal. */
 void faults_mounted(struct sim *s)
 {
-	s->faults->log = false;
-	s->faults->ngroups = 0;
-	memset(s->faults->acked, 0, sizeof(s->faults->acked));
+	struct faults *f = s->faults;
+
+	f->log = f->proven = false;
+	f->top = f->prev = (struct group){0};
 }
 
 /* --- seeing them strike ------------------------------------------------------------------------ */
@@ -215,7 +258,7 @@ static void lost_write(struct sim *s, const struct dev_io *io)
 	unsigned nmeta = metadata_in(io);
 
 	if (in_journal(s, io->off >> BLOCK_SHIFT))
-		damaged_log(f);
+		damaged_log(f, true);
 	else if (nmeta && io->len > BLOCK_SIZE)
 		f->any = true;
 	else if (nmeta)
@@ -264,7 +307,7 @@ void faults_watch(struct sim *s, const struct dev_io *io)
 	struct faults *f = s->faults;
 
 	if (io->op == DEV_WRITE && in_journal(s, io->off >> BLOCK_SHIFT))
-		f->acked[++f->ngroups % GROUPS_KEPT] = s->acked;
+		note_group(s);
 	for (unsigned what = 0; what < SIM_NTROUBLES; what++) {
 		uint64_t n = dev_sim_struck(s->dev, (enum sim_trouble)what, io->op);
 
@@ -371,10 +414,5 @@ unsigned faults_floor(const struct sim *s)
 		return s->acked;
 	if (f->any)
 		return 0;
-	if (!f->log || f->bad_group + 1 < f->ngroups)
-		return s->acked;
-	/* A group behind the bad one has been acknowledged: then the bad one's absence is proven. */
-	if (f->bad_group < f->ngroups && s->acked > f->acked[f->ngroups % GROUPS_KEPT])
-		return s->acked;
-	return f->acked[f->bad_group % GROUPS_KEPT];
+	return f->log && !f->proven ? f->floor : s->acked;
 }

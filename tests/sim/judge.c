@@ -183,6 +183,7 @@ void same_atime(struct sim *s, uint64_t ino)
 void acked(struct sim *s, unsigned n)
 {
 	s->cov->syncs++;
+	faults_note(s);
 	if (n > s->acked)
 		s->acked = n;
 }

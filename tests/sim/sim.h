@@ -179,6 +179,7 @@ void crew_want_service(void *crew);
 
 struct faults *faults_new(void);
 void faults_order(struct sim *s, const struct op *op);
+void faults_note(struct sim *s);
 void faults_withdraw(struct sim *s);
 void faults_new_life(struct sim *s);
 void faults_mounted(struct sim *s);

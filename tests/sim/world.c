@@ -363,6 +363,7 @@ int world_close(struct sim *s)
 	if (s->v) {
 		s->cov->checkpoints += s->v->stats.checkpoints;
 		s->cov->loads += s->v->stats.loads;
+		faults_note(s);
 		err = volume_close(s->v, s->q);
 	}
 	s->v = NULL;
