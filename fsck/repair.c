@@ -132,6 +132,9 @@ int fsck_repair(struct dev_queue *q, const struct fsck_result *found, const stru
 		return salvage(q, &now, opts, out);
 	if (now.log_frames) {
 		err = replay(q, opts, out);
+		/* Not the journal's fault: with the nodes that are lost a salvage can do without. */
+		if (err == -EBADMSG && needs_salvage(&now))
+			err = -EPERM;
 		if (!err)
 			err = look_again(q, opts, &now);
 	}
