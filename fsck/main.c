@@ -443,11 +443,16 @@ static int truncate_log(struct job *job)
 	err = truncate_journal(job->q, &job->diag, rec);
 	if (err == -ENODATA)
 		return give_up(job, "the journal is not damaged; nothing was truncated");
+	job->o.force = true;
+	if (err && job->o.mode == MODE_YES) {
+		diag(&job->diag, DIAG_WARNING, "%s: the journal cannot be truncated by itself: %s; the repair does it", job->o.path,
+		     strerror(-err));
+		return 0;
+	}
 	if (err)
-		return give_up(job, "the journal cannot be truncated: %s", strerror(-err));
+		return give_up(job, "the journal cannot be truncated: %s; with -y as well a repair may do it", strerror(-err));
 	job->oc.status |= EXIT_CORRECTED;
 	job->oc.was_truncated = true;
-	job->o.force = true;
 	output_truncated(&job->out, &job->oc);
 	return look_at_roots(job);
 }

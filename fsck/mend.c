@@ -45,7 +45,9 @@ static void say_why(struct job *job, int err)
 		job->oc.advice = "run fsck.holdfast -y: a repair has to drop something";
 		break;
 	case -EBADMSG:
-		job->oc.advice = "the journal is in the way; --truncate-journal gives up what it cannot give back";
+		job->oc.advice = job->res.count[FSCK_NODE_LOST] ?
+					 "the journal is in the way; -y --truncate-journal gives up what it cannot give back" :
+					 "the journal is in the way; --truncate-journal gives up what it cannot give back";
 		break;
 	case -ENODATA:
 		job->oc.advice = "no checkpoint root is left";
@@ -59,6 +61,7 @@ static int run_repair(struct job *job, struct repair_result *rr)
 {
 	struct repair_opts opts = {
 		.all = job->o.mode == MODE_YES,
+		.drop_log = job->o.truncate,
 		.note = show_note,
 		.progress = job->out.progress_fd >= 0 ? show_progress : NULL,
 		.cancelled = is_cancelled,

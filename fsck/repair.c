@@ -119,7 +119,7 @@ int fsck_repair(struct dev_queue *q, const struct fsck_result *found, const stru
 	int err = 0;
 
 	memset(out, 0, sizeof(*out));
-	if (repair_left(&now, REPAIR_LOG)) {
+	if (repair_left(&now, REPAIR_LOG) && !(opts->all && opts->drop_log && needs_salvage(&now))) {
 		diag(opts->diag, DIAG_ERR, "%s: the journal is damaged; a repair would lose what it holds", q->dev->path);
 		return -EBADMSG;
 	}

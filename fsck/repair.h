@@ -27,6 +27,7 @@ uint64_t repair_left(const struct fsck_result *found, enum repair_way way);
 
 struct repair_opts {
 	bool all;		/* also where something must be dropped */
+	bool drop_log;		/* a salvage takes what a damaged journal holds up to the damage */
 	void (*note)(void *arg, const struct rebuild_note *n);
 	void (*progress)(void *arg, unsigned pass, uint64_t done, uint64_t total);
 	bool (*cancelled)(void *arg);

@@ -153,3 +153,56 @@ def test_superblocks(used):
     used.fsck()
     disk.destroy(*disk.supers)
     assert "no superblock found" in used.fsck("-y", expect=8)
+
+
+def crash_with_bad_journal(vol):
+    """Killed; of what is only in the journal, everything from "dir-lost" on is behind the damage."""
+    vol.mount()
+    for name in ("dir-before", "dir-lost", "dir-behind"):
+        os.mkdir(vol.path(name))
+        os.sync()
+    vol.kill()
+    disk = Disk(vol.image)
+    with open(vol.image, "r+b") as f:
+        f.seek(disk.journal_blkno * 4096)
+        at = f.read(disk.journal_nblocks * 4096).find(b"dir-lost")
+        assert at > 0
+        f.seek(disk.journal_blkno * 4096 + at)
+        f.write(b"DIR")
+    return disk
+
+
+def test_root_node_and_journal(used):
+    """Neither a replay nor a cut is possible by itself; both words together let the salvage do it."""
+    disk = crash_with_bad_journal(used)
+    disk.destroy(*disk.nodes()[0].blkno)
+    before = sha256(used.image)
+    assert "-y --truncate-journal" in used.fsck("-y", "-f", expect=4)
+    assert "with -y as well" in used.fsck("--truncate-journal", expect=8)
+    assert sha256(used.image) == before
+    assert "may be lost" in used.fsck("-y", "--truncate-journal", expect=1)
+    used.fsck("-n", "-f", "--data")
+    after = now(used)
+    assert set(after[0]) == set(used.before[0]) | {"dir-before"}
+    assert all(after[0][path] == what for path, what in used.before[0].items() if path != ".")
+
+
+def test_leaf_and_pending_journal(used):
+    """-p does not blame the journal for a leaf that is lost, and -y loses none of the two."""
+    used.mount()
+    # The leaf that the journal is about must be one that has to be read.
+    with open(used.path("small", "file 700"), "ab", buffering=0) as f:
+        f.write(b"more")
+        os.fsync(f.fileno())
+    used.kill()
+    disk = Disk(used.image)
+    leaf = next(n for n in disk.nodes() if n.level == 0 and any(val[:4] == b"700 " for _, val in n.items))
+    disk.destroy(*leaf.blkno)
+    text = used.fsck("-p", "-f", expect=4)
+    assert "run fsck.holdfast -y" in text and "truncate" not in text
+    used.fsck("-y", "-f", expect=1)
+    used.fsck("-n", "-f", "--data")
+    used.mount("ro")
+    with open(used.path("small", "file 700"), "rb") as f:
+        assert f.read() == b"700 " * (700 % 200) + b"more"
+    used.umount()
