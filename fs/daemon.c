@@ -368,6 +368,9 @@ static int daemon_mount(struct daemon *d)
 		begin_unmount(d);
 	if (detach)
 		leave_stdio(d);
+	err = report_start_queue(d->report);
+	if (err)
+		diag(d->diag, DIAG_WARNING, "messages are not queued: %s", strerror(-err));
 	diag(d->diag, DIAG_INFO, "%s: mounted on %s as %s, %s engine, sandbox: %s", d->src->path, d->mp->dir,
 	     d->mp->is_blk ? "fuseblk" : "fuse", d->dev->ops->name, d->sandbox.active);
 	return 0;
@@ -536,6 +539,7 @@ enum mount_status daemon_run(const struct mount_options *opts, struct mount_sour
 
 	if (!err && !close_err)
 		diag(&report->diag, DIAG_INFO, "%s: unmounted", src->path);
+	report_end_queue(report);
 	return err || close_err ? MOUNT_FAILED : MOUNT_OK;
 }
 
