@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/bits.h"
 #include "fsck/salvage.h"
 
 struct candidate {
@@ -26,6 +27,7 @@ struct prober {
 	const struct super *sb;
 	const struct scan *scan;
 	uint8_t *block[MAX_LEVEL];	/* by level */
+	uint64_t *seen;			/* bit i: node i of the scan has been met below the candidate */
 };
 
 /* Nodes below `n` that the scan has.  Leaves are not read again. */
@@ -33,6 +35,12 @@ static int probe(struct prober *p, const struct scan_node *n, struct candidate *
 {
 	const struct disk_node *block = (const struct disk_node *)p->block[n->level];
 
+	uint64_t index = (uint64_t)(n - (const struct scan_node *)p->scan->nodes.item);
+
+	/* Pointers can be made that lead to one node many times, on every level. */
+	if (bit_get(p->seen, index))
+		return 0;
+	bits_set(p->seen, index, index + 1);
 	c->reached++;
 	if (n->level == 0) {
 		if (!c->leaves++)
@@ -59,7 +67,9 @@ static int probe(struct prober *p, const struct scan_node *n, struct candidate *
 
 static int probe_candidate(struct prober *p, struct candidate *c)
 {
-	int err = 0;
+	free(p->seen);
+	p->seen = calloc(BITS_WORDS(p->scan->nodes.n), sizeof(p->seen[0]));
+	int err = p->seen ? 0 : -ENOMEM;
 
 	for (unsigned level = 0; !err && level <= c->node->level; level++) {
 		if (!p->block[level])
@@ -173,6 +183,7 @@ int salvage_root(struct dev_queue *q, const struct super *sb, const struct scan 
 		err = choose(&p, &o, &best);
 	for (unsigned level = 0; level < MAX_LEVEL; level++)
 		free(p.block[level]);
+	free(p.seen);
 	if (!err) {
 		memset(root, 0, BLOCK_SIZE);
 		if (best.node && !is_part(scan, &best)) {
