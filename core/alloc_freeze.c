@@ -77,6 +77,7 @@ static int images_alloc(struct alloc_freeze *out, unsigned nimages)
 	blocks = aligned_alloc(BLOCK_SIZE, (size_t)nimages * BLOCK_SIZE);
 	if (!out->image || !blocks) {
 		free(out->image);
+		out->image = NULL;	/* alloc_freeze_drop() follows */
 		free(blocks);
 		return -ENOMEM;
 	}
