@@ -132,17 +132,18 @@ static void *queue_main(void *arg)
 }
 
 /*
- * What led to a failed assertion may still be queued: the thread gets a second to write it.  Only what a signal handler may do; it
- * returns, and the signal then takes its course.
+ * What led to a failed assertion may still be queued: the thread gets a second to write it.  Only what a signal handler may do; the
+ * signal then takes its course.
  */
 static void before_death(int sig)
 {
 	const struct report_queue *q = queue_of_process;
 	const struct timespec pause = {.tv_nsec = 10000000};
 
-	(void)sig;
 	for (int i = 0; q && i < 100 && atomic_load(&q->unwritten); i++)
 		nanosleep(&pause, NULL);
+	/* Somebody else may have sent it, and then nothing brings it again.  Delivered when this returns. */
+	raise(sig);
 }
 
 static void catch_death(void)
