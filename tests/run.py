@@ -30,7 +30,7 @@ SANITIZED_MOUNTS = {
     "build-tsan": ["tests/mount/test_race.py"],
 }
 SANITIZER_ENV = {
-    "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:allocator_may_return_null=1",
+    "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=1:allocator_may_return_null=1:quarantine_size_mb=32",
     "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1:abort_on_error=1",
 }
@@ -84,7 +84,8 @@ def unit(totals, build, suite, label):
         os.unlink(junit)
     log = os.path.join(TOP, build, "unit.log")
     argv = ["meson", "test", "-C", build, "--suite", suite, "--print-errorlogs", "--no-rebuild"]
-    status = run(argv + (["-t", "20"] if LONG else []), SANITIZER_ENV, log)
+    # Limits are there to end a hang, and the machine may have other work.
+    status = run(argv + ["-t", "20" if LONG else "3"], SANITIZER_ENV, log)
     before = totals.failed
     totals.read(junit, label)
     if status and totals.failed == before:
