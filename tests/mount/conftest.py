@@ -27,6 +27,9 @@ SANITIZED = next((name for name in ("asan", "tsan") if os.path.basename(BUILD).e
 
 libc = ctypes.CDLL(None, use_errno=True)
 
+# In a shell's background jobs it is ignored, and whoever is started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def run(*argv, check=True, timeout=120, **kwargs):
     """Runs a command; its output is in the result and, if it fails, in the exception's text."""
