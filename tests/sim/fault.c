@@ -20,7 +20,8 @@
  *     of contents              EIO for those blocks, and everything else is right, the rest of that file included.
  *     of the journal           A mount may be refused, which changes nothing.  If it gets through, nothing acknowledged is missing, with
  *                              one exception (README.md, "What the last group held"): if that group was the last, and no later one
- *                              had become durable, then what was acknowledged by it may be.
+ *                              had become durable, then what was acknowledged by it may be, and blocks of files that a checkpoint had
+ *                              begun to place home with it end in EIO.
  *
  *   a misdirected write,  The device lies in more places than one can know of: both copies of anything, or data and metadata.  Anything
  *   a lost flush, a lost  may be unreadable and the mount refused; what was acknowledged may be missing, since a flush or durable
@@ -28,7 +29,7 @@
  *   two of the above
  *
  *   a misdirected read    Of contents: as a read error.  Of metadata: nothing is excused, the other copy is right.  Of the journal, while
- *                         mounting: nothing, what seems to be its end is read twice.
+ *                         mounting: nothing, what seems to be its end is read twice; of a journal that is damaged as well: two of the above.
  */
 #include "tests/sim/sim.h"
 
@@ -230,11 +231,18 @@ void faults_new_life(struct sim *s)
 	f->read = f->read_sticky = f->write = false;
 }
 
+/* The journal's last group may be gone without a trace. */
+static bool last_group_lost(const struct faults *f)
+{
+	return f->log && !f->proven;
+}
+
 /* A mount has replaced the journal. */
 void faults_mounted(struct sim *s)
 {
 	struct faults *f = s->faults;
 
+	f->data |= last_group_lost(f);
 	f->log = f->proven = false;
 	f->top = f->prev = (struct group){0};
 }
@@ -291,7 +299,7 @@ static void struck(struct sim *s, enum sim_trouble what, const struct dev_io *io
 			f->any = true;
 		break;
 	case SIM_MISDIRECTED:
-		if (io->op == DEV_WRITE)
+		if (io->op == DEV_WRITE || (f->log && in_journal(s, io->off >> BLOCK_SHIFT)))
 			f->any = true;
 		else
 			f->read = true;
@@ -347,7 +355,7 @@ bool faults_excuse_contents(const struct sim *s, int rc)
 {
 	const struct faults *f = s->faults;
 
-	return (rc == -EIO || rc == -EUCLEAN) && (f->read || f->write || f->data || f->any);
+	return (rc == -EIO || rc == -EUCLEAN) && (f->read || f->write || f->data || f->any || last_group_lost(f));
 }
 
 bool faults_excuse_metadata(const struct sim *s, int rc)
@@ -414,5 +422,5 @@ unsigned faults_floor(const struct sim *s)
 		return s->acked;
 	if (f->any)
 		return 0;
-	return f->log && !f->proven ? f->floor : s->acked;
+	return last_group_lost(f) ? f->floor : s->acked;
 }
