@@ -57,11 +57,8 @@ static bool job_cancelled(void *arg)
 }
 
 /* Lock held. */
-static void put_result(struct scrub_job *job, const struct scrub_result *r)
+void scrub_status_put(struct holdfast_scrub_status *st, const struct scrub_result *r)
 {
-	struct holdfast_scrub_status *st = &job->st;
-
-	st->ms = now_ms() - job->begun_ms;
 	st->done = r->done;
 	st->total = r->total;
 	st->meta_blocks = r->meta_blocks;
@@ -71,6 +68,12 @@ static void put_result(struct scrub_job *job, const struct scrub_result *r)
 	st->lost_meta = r->lost_meta;
 	st->lost_data = r->lost_data;
 	st->lost_files = r->lost_files;
+}
+
+static void put_result(struct scrub_job *job, const struct scrub_result *r)
+{
+	job->st.ms = now_ms() - job->begun_ms;
+	scrub_status_put(&job->st, r);
 }
 
 static void job_progress(void *arg, const struct scrub_result *so_far)

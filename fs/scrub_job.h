@@ -27,4 +27,7 @@ int scrub_job_cancel(struct scrub_job *job);
 void scrub_job_status(struct scrub_job *job, struct holdfast_scrub_status *out);
 int scrub_job_finding(struct scrub_job *job, struct holdfast_scrub_finding *io);
 
+/* What a result says, into a status; also for who scrubs an image without a daemon. */
+void scrub_status_put(struct holdfast_scrub_status *st, const struct scrub_result *r);
+
 #endif

@@ -109,8 +109,17 @@ static int item_dirent(struct check *c, struct item_state *s, uint64_t offset, c
 	return 0;
 }
 
-/* May an inode of this type have such an item? */
-static bool kind_fits(uint32_t mode, uint8_t type)
+static const char *kind_name(uint8_t type)
+{
+	static const char *const name[] = {
+		[ITEM_INODE] = "an inode",	     [ITEM_INLINE] = "inline contents", [ITEM_XATTR] = "an extended attribute",
+		[ITEM_XATTR_MORE] = "part of an xattr", [ITEM_DIRENT] = "a directory entry", [ITEM_EXTENT] = "an extent",
+	};
+
+	return name[type];
+}
+
+bool item_fits(uint32_t mode, uint8_t type)
 {
 	switch (type) {
 	case ITEM_INLINE:
@@ -124,19 +133,9 @@ static bool kind_fits(uint32_t mode, uint8_t type)
 	}
 }
 
-static const char *kind_name(uint8_t type)
-{
-	static const char *const name[] = {
-		[ITEM_INODE] = "an inode",	     [ITEM_INLINE] = "inline contents", [ITEM_XATTR] = "an extended attribute",
-		[ITEM_XATTR_MORE] = "part of an xattr", [ITEM_DIRENT] = "a directory entry", [ITEM_EXTENT] = "an extent",
-	};
-
-	return name[type];
-}
-
 static void judge_kind(struct check *c, struct item_state *s, uint8_t type)
 {
-	if (s->exists && !kind_fits(item_mode(s), type))
+	if (s->exists && !item_fits(item_mode(s), type))
 		found(c, FSCK_ITEM_KIND, AT_INO(s->ino), "inode %llu: has %s, which its type (mode %o) cannot have",
 		      (unsigned long long)s->ino, kind_name(type), item_mode(s));
 	/* The inode item has the lowest key, so it will not come any more. */

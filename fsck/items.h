@@ -55,6 +55,9 @@ int item_xattr_more(struct check *c, struct item_state *s, uint64_t offset, unsi
 /* Whatever can be said only when all items have been seen. */
 void contents_judge(struct check *c, struct item_state *s);
 
+/* May an inode of this type have such an item? */
+bool item_fits(uint32_t mode, uint8_t type);
+
 /* Is this name in the set of its hash value already?  If not it is now. */
 bool name_seen(struct name_set *set, uint8_t type, uint64_t offset, const uint8_t *name, uint8_t len);
 

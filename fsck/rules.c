@@ -416,20 +416,6 @@ static int object_begin(struct rebuilder *r, uint64_t ino)
 	return 0;
 }
 
-static bool kind_fits(uint8_t type, uint32_t mode)
-{
-	switch (type) {
-	case ITEM_INLINE:
-		return S_ISREG(mode) || S_ISLNK(mode);
-	case ITEM_DIRENT:
-		return S_ISDIR(mode);
-	case ITEM_EXTENT:
-		return S_ISREG(mode);
-	default:
-		return true;
-	}
-}
-
 /* The inode item would have come first, so there is none.  What the item says about the inode that had it. */
 static int object_make(struct rebuilder *r, uint8_t type)
 {
@@ -519,7 +505,7 @@ int rules_item(struct rebuilder *r, const struct key *key, const void *val, unsi
 		/* The attributes of one that is made later count. */
 		return attr && r->pass == PASS_COLLECT ? content_item(r, key, val, len) : 0;
 	}
-	if (!kind_fits(key->type, get32(o->di.mode))) {
+	if (!item_fits(get32(o->di.mode), key->type)) {
 		o->nmisfit++;
 		return 0;
 	}

@@ -16,7 +16,7 @@
 #include "core/image_lock.h"
 #include "core/size.h"
 #include "core/stop.h"
-#include "fs/scrub.h"
+#include "fs/scrub_job.h"
 #include "tools/scrub_output.h"
 
 enum action { RUN, START, STATUS, CANCEL };
@@ -184,15 +184,7 @@ static void put_result(struct run *run, const struct scrub_result *r)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	st->ms = (uint64_t)((now.tv_sec - run->begun.tv_sec) * 1000 +
 			    (now.tv_nsec - run->begun.tv_nsec) / 1000000);
-	st->done = r->done;
-	st->total = r->total;
-	st->meta_blocks = r->meta_blocks;
-	st->data_blocks = r->data_blocks;
-	st->bad_copies = r->bad_copies;
-	st->repaired = r->repaired;
-	st->lost_meta = r->lost_meta;
-	st->lost_data = r->lost_data;
-	st->lost_files = r->lost_files;
+	scrub_status_put(st, r);
 }
 
 static bool run_cancelled(void *arg)
