@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -128,6 +129,9 @@ static const int allowed[] = {
 
 #define ANY UINT32_MAX
 
+/* <linux/ioprio.h> is younger than the call. */
+#define IOPRIO_WHO_PROCESS 1
+
 /* With arguments that fit: an argument (by number) of which the bits in `mask` are `value`; `arg2` ANY: one condition only. */
 static const struct {
 	int nr;
@@ -143,9 +147,9 @@ static const struct {
 	{SCMP_SYS(clone), 0, CLONE_THREAD, CLONE_THREAD, ANY, 0, 0},
 	{SCMP_SYS(prctl), 0, ~0u, PR_SET_NAME, ANY, 0, 0},
 	{SCMP_SYS(prctl), 0, ~0u, PR_SET_VMA, ANY, 0, 0},
-	/* Of the calling thread only; downwards, as it has no privilege. */
-	{SCMP_SYS(setpriority), 1, ~0u, 0, ANY, 0, 0},
-	{SCMP_SYS(ioprio_set), 1, ~0u, 0, ANY, 0, 0},
+	/* Of the calling thread only, not of its user's other processes; downwards, as it has no privilege. */
+	{SCMP_SYS(setpriority), 0, ~0u, PRIO_PROCESS, 1, ~0u, 0},
+	{SCMP_SYS(ioprio_set), 0, ~0u, IOPRIO_WHO_PROCESS, 1, ~0u, 0},
 	/* Asking only. */
 	{SCMP_SYS(prlimit64), 0, ~0u, 0, 2, ~0ull, 0},
 	{SCMP_SYS(newfstatat), 3, AT_EMPTY_PATH, AT_EMPTY_PATH, ANY, 0, 0},

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -171,6 +172,7 @@ static void *thread_main(void *arg)
 
 static void refused(void)
 {
+	MUST(setsid() > 0);
 	MUST(sandbox_no_new_privileges() == 0);
 	MUST(filter_system_calls() == 0);
 	MUST_FAIL(open("/etc/passwd", O_RDONLY), EPERM);
@@ -193,6 +195,11 @@ static void refused(void)
 	MUST_FAIL(syscall(SYS_io_uring_register, 0, 0, NULL, 0), EPERM);
 	MUST_FAIL(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), EPERM);
 	MUST_FAIL(fcntl(0, F_SETOWN, 1), EPERM);
+	/* Not even of the group, which is ours alone behind setsid(2); nor of what else there may be ("the user's" are all of root's). */
+	MUST_FAIL(setpriority(PRIO_PGRP, 0, 19), EPERM);
+	MUST_FAIL(setpriority(PRIO_USER + 1, 0, 19), EPERM);
+	MUST_FAIL(syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS + 1, 0, 3 << 13), EPERM);
+	MUST_FAIL(setpriority(PRIO_PROCESS, getppid(), 19), EPERM);
 	MUST_FAIL(syscall(SYS_ioctl, 0, 0x5401 /* TCGETS */, NULL), EPERM);
 	errno = 0;
 	MUST(mmap(NULL, BLOCK, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED &&
@@ -209,6 +216,8 @@ static void granted(void)
 	MUST(sandbox_no_new_privileges() == 0);
 	MUST(filter_system_calls() == 0);
 	MUST(write(fd, "x", 1) == 1 && fdatasync(fd) == 0);
+	MUST(setpriority(PRIO_PROCESS, 0, 19) == 0);
+	MUST(syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 3 << 13) == 0);
 	MUST(pthread_create(&t, NULL, thread_main, &ok) == 0 && pthread_join(t, NULL) == 0 && ok == 1);
 	p = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	MUST(p != MAP_FAILED && mprotect(p, BLOCK, PROT_READ) == 0);
