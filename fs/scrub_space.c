@@ -92,11 +92,14 @@ int scrub_other_root(struct scrub *s)
 	bool repaired = false;
 
 	if (s->repair) {
+		uint64_t newest = s->generation;
+
 		scrub_checkpoint(s);
 		err = scrub_hold(s);
 		if (err)
 			return err;
-		repaired = get64(s->root->h.blkno[0]) == blkno || get64(s->root->h.blkno[1]) == blkno;
+		/* The next one was written there; by now it may be the older one itself. */
+		repaired = s->generation > newest;
 		scrub_let_go(s);
 	}
 	s->res->bad_copies++;
