@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/printable.h"
+
 #define LINE_MAX_BYTES 512
 
 static void vdiag(const struct diag *d, enum diag_level level, const char *fmt, va_list ap)
@@ -14,6 +16,8 @@ static void vdiag(const struct diag *d, enum diag_level level, const char *fmt, 
 	if (!d || !d->emit)
 		return;
 	vsnprintf(line, sizeof(line), fmt, ap);
+	/* Names on a volume may be in it. */
+	printable_make(line);
 	d->emit(d->arg, level, line);
 }
 

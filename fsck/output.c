@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <uuid/uuid.h>
 
+#include "core/printable.h"
 #include "core/size.h"
 
 /* --- findings ---------------------------------------------------------------------------------- */
@@ -47,16 +48,6 @@ static void bar_clear(struct output *o)
 	o->bar = -1;
 }
 
-/* File names come from the volume: nothing of them may reach a terminal as a command. */
-static void put_printable(const char *text)
-{
-	for (const unsigned char *s = (const unsigned char *)text; *s; s++)
-		if (*s < 0x20 || *s == 0x7f)
-			printf("\\%03o", *s);
-		else
-			putchar(*s);
-}
-
 void output_finding(struct output *o, const struct fsck_finding *f)
 {
 	const struct fsck_code_info *info = fsck_code_info(f->code);
@@ -67,7 +58,7 @@ void output_finding(struct output *o, const struct fsck_finding *f)
 	}
 	bar_clear(o);
 	printf("%s: %s%s %s: ", o->path, o->left ? "left: " : "", info->code, info->name);
-	put_printable(f->text);
+	printable_put(stdout, f->text);
 	putchar('\n');
 }
 
@@ -103,12 +94,12 @@ void output_note(struct output *o, const struct rebuild_note *n)
 	bar_clear(o);
 	printf("%s: %s: ", o->path, n->what == REBUILD_LOST ? "lost" : "repaired");
 	if (n->path) {
-		put_printable(n->path);
+		printable_put(stdout, n->path);
 		printf(": ");
 	}
 	if (n->ino != FSCK_NOWHERE)
 		printf("inode %" PRIu64 ": ", n->ino);
-	put_printable(n->text);
+	printable_put(stdout, n->text);
 	putchar('\n');
 }
 

@@ -58,15 +58,6 @@ int tool_refuse(const char *path, const char *fmt, ...)
 	return TOOL_FOUND;
 }
 
-void tool_put_printable(const char *text)
-{
-	for (const unsigned char *s = (const unsigned char *)text; *s; s++)
-		if (*s < 0x20 || *s == 0x7f)
-			printf("\\%03o", *s);
-		else
-			putchar(*s);
-}
-
 bool tool_is_dir(const char *path)
 {
 	struct stat st;

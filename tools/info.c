@@ -13,6 +13,7 @@
 
 #include "core/image_lock.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "core/size.h"
 #include "fs/stats.h"
 #include "fsck/check.h"
@@ -186,7 +187,7 @@ static void show_text(const struct info *in)
 
 	uuid_unparse_lower(sb->uuid, uuid);
 	printf("uuid           %s\nlabel          ", uuid);
-	tool_put_printable(sb->label);
+	printable_put(stdout, sb->label);
 	printf("\nsize           %s, %" PRIu64 " blocks of 4 KiB\n",
 	       size_format(sb->nblocks * BLOCK_SIZE, size), sb->nblocks);
 	printf("state          %s\n", state_of(in));

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/printable.h"
 #include "core/size.h"
 #include "fs/scrub.h"
 
@@ -95,7 +96,7 @@ void scrub_output_finding(struct scrub_output *o, const struct holdfast_scrub_fi
 	}
 	line_clear(o);
 	printf("%s: ", o->path);
-	tool_put_printable(f->text);
+	printable_put(stdout, f->text);
 	putchar('\n');
 	fflush(stdout);
 }

@@ -42,9 +42,6 @@ bool tool_number(const char *argv0, const char *text, unsigned long least, unsig
 /* "holdfast: PATH: ..." on stderr.  TOOL_FOUND. */
 int tool_refuse(const char *path, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Text that comes from a volume: nothing of it may reach a terminal as a command. */
-void tool_put_printable(const char *text);
-
 bool tool_is_dir(const char *path);
 
 /* --- mounts --- */
