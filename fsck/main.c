@@ -424,9 +424,13 @@ static int replay(struct job *job)
 	if (err)
 		return give_up(job, "the replayed journal could not be written: %s", strerror(-err));
 	job->oc.status |= EXIT_CORRECTED;
-	if (!job->out.json)
+	if (job->out.json)
+		return look_at_roots(job);
+	if (job->oc.replayed_frames)
 		printf("%s: recovered: %llu transactions replayed, %llu bytes\n", job->o.path,
 		       (unsigned long long)job->oc.replayed_frames, (unsigned long long)job->oc.replayed_bytes);
+	else
+		printf("%s: recovered: no transaction had to be replayed; a new root was written\n", job->o.path);
 	return look_at_roots(job);
 }
 

@@ -256,7 +256,11 @@ static void end_text(const struct output *o, const struct fsck_result *res, cons
 		printf("not unmounted cleanly, no damage found, ");
 	else
 		printf("clean, ");
-	printf("%" PRIu64 " inodes, %" PRIu64 "/%" PRIu64 " blocks\n", res->ninodes, used, res->sb.nblocks);
+	/* Without a root nothing is known of either. */
+	if (res->generation)
+		printf("%" PRIu64 " inodes, %" PRIu64 "/%" PRIu64 " blocks\n", res->ninodes, used, res->sb.nblocks);
+	else
+		printf("no root to go by, %" PRIu64 " blocks\n", res->sb.nblocks);
 }
 
 static void end_verbose(const struct fsck_result *res)

@@ -84,6 +84,15 @@ def test_preen_mends_the_rest(broken):
     assert "clean" in vol.fsck("-n", "-f", "--data")
 
 
+def test_nothing_replayed_is_not_called_a_recovery_of_something(broken):
+    vol = broken("superblock copy")
+    done = run(FSCK, "-p", vol.image, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "0 transactions" not in done.stdout
+    assert "no transaction had to be replayed" in done.stdout and "superblock copy 1 repaired" in done.stdout
+    assert "clean" in vol.fsck("-n", "-f", "--data")
+
+
 def test_no_question_without_a_terminal(broken):
     vol = broken("link count")
     before = open(vol.image, "rb").read()

@@ -72,7 +72,8 @@ def test_all_roots_lost(used):
     disk.destroy(*disk.roots)
     before = sha256(used.image)
     assert used.mount(check=False).returncode != 0
-    assert "FS113 root-lost" in used.fsck("-n", expect=4)
+    text = used.fsck("-n", expect=4)
+    assert "FS113 root-lost" in text and ", no root to go by, " in text and "0 inodes" not in text
     assert "-y would search the device" in used.fsck("-p", expect=4)
     assert sha256(used.image) == before
     text = used.fsck("-y", "--undo", undo, expect=1)
