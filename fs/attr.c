@@ -5,7 +5,7 @@
  * Who may change what, and which mode bits a change of owner clears, the kernel has decided before.  Changes of size are
  * truncate.c's, with all that comes in the same call.
  */
-#include "fs/fs_impl.h"
+#include "fs/acl.h"
 
 #define SECTORS_PER_BLOCK (BLOCK_SIZE / 512)
 #define NSEC_PER_SEC 1000000000L
@@ -109,7 +109,10 @@ static int setattr_step(struct fs *fs, struct dev_queue *q, void *arg, struct mi
 	attr_apply(fs, &di, s->set, s->in, &now);
 	txn_begin(&t, fs->v);
 	inode_put(&t, s->ino, &di);
-	err = txn_commit(&t, q, 0, miss, NULL, &lsn);
+	if (s->set & FS_SET_MODE)
+		err = acl_follow_mode(fs, &t, s->ino, &di, miss);
+	if (!err)
+		err = txn_commit(&t, q, 0, miss, NULL, &lsn);
 	txn_end(&t);
 	if (err)
 		return err;

@@ -155,6 +155,7 @@ static int open_fs(struct daemon *d)
 {
 	struct fs_config cfg = {
 		.atime = d->opts->atime,
+		.no_acl = d->opts->no_acl,
 		.sync = d->opts->sync,
 		.want_service = background_want_service,
 		.service_arg = d->bg,
@@ -211,6 +212,7 @@ static int start_loop(struct daemon *d)
 		.sync = d->opts->sync,
 		.dirsync = d->opts->dirsync,
 		.max_read = d->opts->max_read,
+		.acl = !d->opts->no_acl,
 	};
 	d->se = mount_point_session(d->src, d->opts, &fuse_glue_ops, sizeof(fuse_glue_ops), &d->glue);
 	return d->se ? 0 : failed(d, "libfuse refused to start", -ENOMEM);

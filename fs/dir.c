@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "core/bug.h"
+#include "fs/acl.h"
 #include "fs/dir.h"
 
 /* --- names --- */
@@ -234,15 +235,15 @@ static int dir_find_free(struct fs *fs, uint64_t dir, const char *name, size_t l
 	return pos->offset ? 0 : -ENOSPC;
 }
 
-static void create_inode(struct fs *fs, const struct create *c, const struct disk_inode *dir,
+static void create_inode(struct fs *fs, const struct create *c, uint32_t mode, const struct disk_inode *dir,
 			 const struct timespec *now, struct disk_inode *di)
 {
-	bool is_dir = S_ISDIR(c->mode);
+	bool is_dir = S_ISDIR(mode);
 	bool inherit = get32(dir->mode) & S_ISGID;
 
 	*di = (struct disk_inode){
 		.size = put64(c->target_len),
-		.mode = put32(c->mode | (is_dir && inherit ? S_ISGID : 0)),
+		.mode = put32(mode | (is_dir && inherit ? S_ISGID : 0)),
 		.uid = put32(c->cred->uid),
 		.gid = inherit ? dir->gid : put32(c->cred->gid),
 		.nlink = put32(is_dir ? 2 : 1),
@@ -266,7 +267,8 @@ static void symlink_put(struct txn *t, uint64_t ino, const char *target, size_t 
 
 /* Records the changes; the reference is taken before the commit, which is the last thing that may fail. */
 static int create_commit(struct fs *fs, struct dev_queue *q, struct create *c, const struct dir_pos *pos,
-			 const struct disk_inode *dir, const struct disk_inode *di, struct miss *miss)
+			 const struct disk_inode *dir, const struct disk_inode *di, const struct acl_new *acl,
+			 struct miss *miss)
 {
 	struct txn t;
 	uint64_t lsn = 0;
@@ -274,6 +276,7 @@ static int create_commit(struct fs *fs, struct dev_queue *q, struct create *c, c
 	txn_begin(&t, fs->v);
 	uint64_t ino = txn_new_ino(&t);
 	inode_put(&t, ino, di);
+	acl_record_new(fs, &t, ino, acl);
 	symlink_put(&t, ino, c->target, c->target_len);
 	dir_put(&t, c->parent, pos->offset, c->name, c->len, ino, IFTODT(c->mode));
 	inode_put(&t, c->parent, dir);
@@ -287,6 +290,7 @@ static int create_commit(struct fs *fs, struct dev_queue *q, struct create *c, c
 	}
 	inode_changed(fs, ino, lsn, true);
 	inode_changed(fs, c->parent, lsn, true);
+	acl_default_changed(fs, ino, acl->default_len > 0);
 	inode_to_attr(ino, di, c->out);
 	return 0;
 }
@@ -297,14 +301,18 @@ static int create_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 	struct disk_inode dir, di;
 	struct dir_pos pos;
 	struct timespec now;
+	struct acl_new acl;
+	uint32_t mode = c->mode;
 	int err = dir_find_free(fs, c->parent, c->name, c->len, miss, &dir, &pos);
 
+	if (!err)
+		err = acl_from_dir(fs, c->parent, c->cred->umask, miss, &mode, &acl);
 	if (err)
 		return err;
 	fs_now(fs, &now);
-	create_inode(fs, c, &dir, &now, &di);
-	err = dir_account(fs, c->parent, &dir, 1, S_ISDIR(c->mode) ? 1 : 0, &now);
-	return err ? err : create_commit(fs, q, c, &pos, &dir, &di, miss);
+	create_inode(fs, c, mode, &dir, &now, &di);
+	err = dir_account(fs, c->parent, &dir, 1, S_ISDIR(mode) ? 1 : 0, &now);
+	return err ? err : create_commit(fs, q, c, &pos, &dir, &di, &acl, miss);
 }
 
 int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent,

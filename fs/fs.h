@@ -26,6 +26,7 @@ enum fs_atime { FS_RELATIME, FS_NOATIME, FS_STRICTATIME };
 
 struct fs_config {
 	enum fs_atime atime;
+	bool no_acl;			/* ACLs are neither shown nor inherited; those that exist still follow chmod */
 	bool sync;			/* every change is acknowledged only when durable: callers use fs_fsync() before they reply */
 	void (*clock)(void *arg, struct timespec *now);	/* NULL: CLOCK_REALTIME */
 	void *clock_arg;
@@ -41,6 +42,7 @@ void fs_close(struct fs *fs, struct dev_queue *q);
 
 struct fs_cred {
 	uint32_t uid, gid;
+	uint32_t umask;			/* of whoever creates; a default ACL of the directory overrides it */
 };
 
 struct fs_attr {
@@ -62,7 +64,7 @@ int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *n
 void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n);
 
 /* Creates a file, directory (S_IFDIR), device, fifo or socket.  Owner from cred, but the group of a setgid directory (and the bit for
- * subdirectories).  -EEXIST, -ENOENT (parent gone), -ENOTDIR, -ENOSPC, -EMLINK... One reference on success. */
+ * subdirectories).  ACLs from the directory's default ACL, if it has one, else the umask is applied.  -EEXIST, -ENOENT (parent gone), -ENOTDIR, -ENOSPC, -EMLINK... One reference on success. */
 int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
 	      uint32_t mode, uint64_t rdev, struct fs_attr *out);
 int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
@@ -116,14 +118,18 @@ struct fs_statfs {
 };
 int fs_statfs(struct fs *fs, struct fs_statfs *out);
 
-/* flags: XATTR_CREATE, XATTR_REPLACE.  Names as given (namespace included), 1..255 bytes; values up to 65536.
- * -ENODATA, -EEXIST, -ERANGE (name), -E2BIG (value), -ENOSPC. */
+/* flags: XATTR_CREATE, XATTR_REPLACE, FS_XATTR_KILL_SGID.  Names as given (namespace included), 1..255 bytes; values up to 65536.
+ * -ENODATA, -EEXIST, -ERANGE (name), -E2BIG (value), -ENOSPC.
+ * ACLs (core/acl.h) are values that must make sense: -EINVAL, -E2BIG; -EACCES (a default ACL where there is no directory), -EOPNOTSUPP (a
+ * symlink; fs_config.no_acl).  An access ACL changes the mode, and is not kept if the mode says all of it. */
+#define FS_XATTR_KILL_SGID 0x100	/* an access ACL takes the setgid bit with it */
 int fs_setxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, const void *val, size_t len,
 		int flags);
-/* *len: in: size of buf (0: only asks), out: length of the value.  -ERANGE if buf is too small, -ENODATA. */
+/* *len: in: size of buf (0: only asks), out: length of the value.  -ERANGE if buf is too small, -ENODATA; -EUCLEAN: an ACL
+ * that makes no sense. */
 int fs_getxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, void *buf, size_t *len);
-/* Names with their NULs, one after the other. */
-int fs_listxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf, size_t *len);
+/* Names with their NULs, one after the other; those of trusted.* only if `trusted`. */
+int fs_listxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, bool trusted, char *buf, size_t *len);
 int fs_removexattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name);
 
 /* --- contents --- */

@@ -4,7 +4,7 @@
  *
  * fs.c      open/close, table of known inodes, the step driver, inode items, orphans
  * dir.c     entries: find, add, remove; lookup, create, link, unlink, rmdir;  rename.c;  readdir.c (with readlink)
- * attr.c    getattr, setattr, statfs;  xattr.c
+ * attr.c    getattr, setattr, statfs;  xattr.c, and acl.c for what ACLs and modes have to do with each other
  * extmap.c  the extents of a range: read them, edit them, turn the edit into transaction records
  * data.c    what changes of contents share: inline contents, bases of logged changes
  * read.c write.c (write_plan.c write_io.c) truncate.c fallocate.c (with lseek) sync.c
@@ -14,6 +14,9 @@
 
 #include "fs/fs.h"
 #include "journal/txn.h"
+
+/* What is known of a directory's default ACL (acl.c). */
+enum default_acl { DEFAULT_ACL_UNKNOWN, DEFAULT_ACL_NONE, DEFAULT_ACL_SOME };
 
 /*
  * An inode that somebody knows.  What it is lives in the tree (struct disk_inode); here is only what must not be on disk.
@@ -26,6 +29,7 @@ struct inode {
 	bool orphan;		/* unlinked: to be removed when nlookup and npin are 0 */
 	bool queued;		/* on fs->reap */
 	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
+	uint8_t default_acl;	/* enum default_acl: a promise, changed with the attribute */
 	uint64_t lsn_change;	/* what fsync syncs to */
 	uint64_t lsn_data;	/* what fdatasync syncs to */
 	uint64_t goal;		/* block behind the last one allocated for it */

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <sys/xattr.h>
 
+#include "core/acl.h"
 #include "fs/mount_options.h"
 
 #define MAX_BACKGROUND 64
@@ -62,7 +64,11 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 			      FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_IOCTL_DIR | FUSE_CAP_NO_OPEN_SUPPORT |
 			      FUSE_CAP_NO_OPENDIR_SUPPORT;
 
-	conn->want = conn->capable & want;
+	/* With ACLs the umask is ours to apply, since a default ACL overrides it. */
+	const unsigned for_acl = FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
+
+	glue->acl = glue->acl && (conn->capable & for_acl) == for_acl;
+	conn->want = conn->capable & (want | (glue->acl ? for_acl : 0));
 	conn->max_write = MOUNT_MAX_IO;
 	conn->max_read = glue->max_read;
 	conn->max_background = MAX_BACKGROUND;
@@ -110,7 +116,7 @@ static int create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 {
 	struct call c = call_of(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid};
+	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
 
 	return fs_create(c.fs, c.q, &cred, parent, name, strlen(name), mode, rdev, attr);
 }
@@ -365,32 +371,42 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 
 /* --- extended attributes --- */
 
-/* An ACL that is stored and not enforced would be a lie, and the kernel keeps the rest of system.* to itself. */
-static bool xattr_refused(const char *name)
+/* As on ext4: attributes outside these namespaces do not exist, and a prefix alone is no name. */
+static int xattr_name_check(const struct fuse_glue *glue, const char *name)
 {
-	return strncmp(name, "system.", 7) == 0;
+	static const char *const spaces[] = {"user.", "trusted.", "security."};
+
+	for (size_t i = 0; i < sizeof(spaces) / sizeof(spaces[0]); i++) {
+		size_t len = strlen(spaces[i]);
+
+		if (strncmp(name, spaces[i], len) == 0)
+			return name[len] ? 0 : -EINVAL;
+	}
+	if (strcmp(name, ACL_NAME_ACCESS) == 0 || strcmp(name, ACL_NAME_DEFAULT) == 0)
+		return glue->acl ? 0 : -EOPNOTSUPP;
+	return -EOPNOTSUPP;
 }
 
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
 			int flags)
 {
 	struct call c = call_of(req);
-	int err = -EOPNOTSUPP;
+	int err = xattr_name_check(c.glue, name);
 
-	if (!xattr_refused(name))
-		err = fs_setxattr(c.fs, c.q, ino, name, value, size, flags);
+	if (!err)
+		err = fs_setxattr(c.fs, c.q, ino, name, value, size, flags & (XATTR_CREATE | XATTR_REPLACE));
 	reply_change(req, CHANGE_FILE, err);
 }
 
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
 	struct call c = call_of(req);
+	int err = xattr_name_check(c.glue, name);
 
-	reply_change(req, CHANGE_FILE,
-		     xattr_refused(name) ? -EOPNOTSUPP : fs_removexattr(c.fs, c.q, ino, name));
+	reply_change(req, CHANGE_FILE, err ? err : fs_removexattr(c.fs, c.q, ino, name));
 }
 
-/* `name` NULL: the list of names. */
+/* `name` NULL: the list of names.  Who may see those of trusted.* depends on a capability; a request tells only the user. */
 static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct call c = call_of(req);
@@ -401,7 +417,7 @@ static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t s
 
 	if (!err)
 		err = name ? fs_getxattr(c.fs, c.q, ino, name, buf, &len)
-			   : fs_listxattr(c.fs, c.q, ino, buf, &len);
+			   : fs_listxattr(c.fs, c.q, ino, fuse_req_ctx(req)->uid == 0, buf, &len);
 	if (err)
 		fuse_reply_err(req, -err);
 	else if (room)
@@ -414,8 +430,10 @@ static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t s
 
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	if (xattr_refused(name))
-		fuse_reply_err(req, EOPNOTSUPP);
+	int err = xattr_name_check(call_of(req).glue, name);
+
+	if (err)
+		fuse_reply_err(req, -err);
 	else
 		get_xattr(req, ino, name, size);
 }

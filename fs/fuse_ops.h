@@ -29,6 +29,7 @@ struct fuse_glue {
 	bool sync; /* hold back all replies to changes */
 	bool dirsync; /* those to changes of directories */
 	unsigned max_read;
+	bool acl; /* POSIX ACLs are kept here and checked by the kernel */
 	bool inited; /* INIT has been served */
 };
 

@@ -28,6 +28,8 @@ enum code {
 	SYNC,
 	ASYNC,
 	DIRSYNC,
+	ACL,
+	NO_ACL,
 	NO_RECOVERY,
 	DISCARD,
 	NO_DISCARD,
@@ -120,8 +122,8 @@ static const struct row table[] = {
 	{"nomand", NO_VALUE, IGNORE, 0},
 	{"user_xattr", NO_VALUE, IGNORE, 0},
 	{"nouser_xattr", NO_VALUE, NO_EFFECT, 0},
-	{"acl", NO_VALUE, NO_EFFECT, 0},
-	{"noacl", NO_VALUE, IGNORE, 0},
+	{"acl", NO_VALUE, ACL, 0},
+	{"noacl", NO_VALUE, NO_ACL, 0},
 	{"barrier", MAY_VALUE, IGNORE, 0}, /* flushes are not optional */
 	{"nobarrier", NO_VALUE, IGNORE, 0},
 	{"data", NEEDS_VALUE, IGNORE, 0}, /* stricter than data=journal whatever is asked for */
@@ -248,6 +250,10 @@ static void apply_flag(struct mount_options *o, const struct row *row)
 		break;
 	case DIRSYNC:
 		o->dirsync = true;
+		break;
+	case ACL:
+	case NO_ACL:
+		o->no_acl = row->code == NO_ACL;
 		break;
 	case NO_RECOVERY:
 		o->no_recovery = true;
@@ -392,6 +398,7 @@ void mount_options_usage(const char *program)
 	       "Options of Holdfast, beside those of mount(8):\n"
 	       "  commit=SECONDS   longest time until a change is durable (5; 0: only by sync)\n"
 	       "  sync, dirsync    every change (of directories) is durable when the call returns\n"
+	       "  acl, noacl       POSIX access control lists (on), or the mode alone\n"
 	       "  norecovery       with ro: the last checkpoint, journal ignored (also: noload)\n"
 	       "  discard          tell the device about freed blocks\n"
 	       "  engine=auto|uring|threads\n"
@@ -539,8 +546,8 @@ void mount_options_describe(const struct mount_options *o, char *text, size_t ro
 		[DEV_ENGINE_THREADS] = ",engine=threads",
 	};
 
-	snprintf(text, room, "%s,%s,commit=%u,cache=%llu%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
+	snprintf(text, room, "%s,%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
 		 o->commit_sec, (unsigned long long)o->cache_bytes, o->sync ? ",sync" : "",
-		 o->dirsync ? ",dirsync" : "", o->no_recovery ? ",norecovery" : "", o->discard ? ",discard" : "",
+		 o->dirsync ? ",dirsync" : "", o->no_acl ? ",noacl" : "", o->no_recovery ? ",norecovery" : "", o->discard ? ",discard" : "",
 		 engines[o->engine], o->plain ? ",plain" : "", o->allow_other ? ",allow_other" : "");
 }

@@ -38,6 +38,7 @@ struct mount_options {
 	bool remount;
 	bool read_only, no_recovery, discard;
 	bool sync, dirsync; /* changes (of directories) are answered only when durable */
+	bool no_acl;
 	bool foreground;
 	bool plain; /* never fuseblk */
 	bool no_sandbox; /* nothing of sandbox.h */

@@ -7,6 +7,7 @@
  * disk, and `trimming` in memory, until the last of them.  Nobody may move the end forward meanwhile: truncate_pending().
  */
 #include "core/bug.h"
+#include "fs/acl.h"
 #include "fs/data.h"
 
 #include <string.h>
@@ -160,7 +161,9 @@ static int trunc_commit(struct fs *fs, struct dev_queue *q, struct trunc *tr, st
 	di->mtime = time_encode(&now);
 	attr_apply(fs, di, tr->set & ~FS_SET_SIZE, tr->in, &now);
 	inode_put(t, tr->ino, di);
-	int err = txn_commit(t, q, flags, miss, NULL, &lsn);
+	int err = tr->set & FS_SET_MODE ? acl_follow_mode(fs, t, tr->ino, di, miss) : 0;
+	if (!err)
+		err = txn_commit(t, q, flags, miss, NULL, &lsn);
 	if (!err)
 		inode_changed(fs, tr->ino, lsn, !BUG(FDATASYNC_IGNORES_SIZE));
 	return err;

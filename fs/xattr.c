@@ -2,26 +2,17 @@
 /*
  * xattr.c - extended attributes: a head item with the name and the value's beginning, and items with the rest of it.
  *
- * Names are taken as they come: which namespaces there are and who may use them, the kernel decides.
+ * Names are taken as they come: which namespaces there are and who may use them, the kernel and the glue decide.  ACLs are
+ * attributes like others, with values that must make sense, and with a mode beside them: acl.h.
  */
 #include <string.h>
 #include <sys/xattr.h>
 
 #include "core/bug.h"
-#include "fs/fs_impl.h"
+#include "fs/acl.h"
 
 #define CHUNKS_MAX ((MAX_XATTR - XATTR_HEAD_MAX + XATTR_CHUNK - 1) / XATTR_CHUNK)
 static_assert(CHUNKS_MAX <= 128, "a chunk's number has 7 bits");
-
-/* Where a name's items are. */
-struct xattr_pos {
-	uint64_t
-		offset; /* of the head; if there is none: where it would go, 0 if all collision indexes are taken */
-	bool found;
-	uint32_t value_len;
-	unsigned head_len; /* bytes of the value in the head */
-	const uint8_t *head; /* those; valid until the next call that may mutate */
-};
 
 static unsigned head_bytes(size_t value_len)
 {
@@ -45,11 +36,13 @@ static struct key chunk_key(uint64_t ino, uint64_t head, unsigned chunk)
 	return key_make(ino, ITEM_XATTR_MORE, head << 7 | chunk);
 }
 
-static int name_len_check(const char *name)
+static int xattr_name_check(const struct fs *fs, const char *name)
 {
 	size_t len = strlen(name);
 
-	return len < 1 || len > MAX_NAME ? -ERANGE : 0;
+	if (len < 1 || len > MAX_NAME)
+		return -ERANGE;
+	return fs->cfg.no_acl && acl_kind(name) != ACL_IS_NONE ? -EOPNOTSUPP : 0;
 }
 
 /* --- finding --- */
@@ -86,7 +79,7 @@ static int xattr_match(struct fs *fs, const struct tree_cursor *c, const char *n
 	return 1;
 }
 
-static int xattr_find(struct fs *fs, uint64_t ino, const char *name, struct miss *miss, struct xattr_pos *pos)
+int xattr_find(struct fs *fs, uint64_t ino, const char *name, struct miss *miss, struct xattr_pos *pos)
 {
 	size_t len = strlen(name);
 	uint64_t first = xattr_offset(&fs->v->sb, name, len), free = first;
@@ -112,35 +105,27 @@ static int xattr_find(struct fs *fs, uint64_t ino, const char *name, struct miss
 
 /* --- set and remove --- */
 
-struct xattr_set {
-	uint64_t ino;
-	const char *name;
-	const uint8_t *val; /* NULL: remove */
-	size_t len;
-	int flags;
-};
-
-static void put_head(struct txn *t, const struct xattr_set *s, uint64_t offset)
+static void put_head(struct txn *t, uint64_t ino, uint64_t offset, const char *name, const uint8_t *val, size_t len)
 {
-	size_t name_len = strlen(s->name);
-	struct disk_xattr xa = {.value_len = put32((uint32_t)s->len), .name_len = (uint8_t)name_len};
-	struct key key = key_make(s->ino, ITEM_XATTR, offset);
+	size_t name_len = strlen(name);
+	struct disk_xattr xa = {.value_len = put32((uint32_t)len), .name_len = (uint8_t)name_len};
+	struct key key = key_make(ino, ITEM_XATTR, offset);
 	uint8_t item[sizeof(xa) + MAX_NAME + XATTR_HEAD_MAX];
-	unsigned head = head_bytes(s->len);
+	unsigned head = head_bytes(len);
 
 	memcpy(item, &xa, sizeof(xa));
-	memcpy(item + sizeof(xa), s->name, name_len);
+	memcpy(item + sizeof(xa), name, name_len);
 	if (head)
-		memcpy(item + sizeof(xa) + name_len, s->val, head);
+		memcpy(item + sizeof(xa) + name_len, val, head);
 	txn_put(t, &key, item, (unsigned)(sizeof(xa) + name_len + head));
 }
 
-static void put_chunks(struct txn *t, const struct xattr_set *s, uint64_t offset)
+static void put_chunks(struct txn *t, uint64_t ino, uint64_t offset, const uint8_t *val, size_t len)
 {
-	for (unsigned i = 0; i < chunk_count(s->len); i++) {
-		struct key key = chunk_key(s->ino, offset, i);
+	for (unsigned i = 0; i < chunk_count(len); i++) {
+		struct key key = chunk_key(ino, offset, i);
 
-		txn_put(t, &key, s->val + XATTR_HEAD_MAX + (size_t)i * XATTR_CHUNK, chunk_bytes(s->len, i));
+		txn_put(t, &key, val + XATTR_HEAD_MAX + (size_t)i * XATTR_CHUNK, chunk_bytes(len, i));
 	}
 }
 
@@ -154,32 +139,24 @@ static void del_chunks(struct txn *t, uint64_t ino, const struct xattr_pos *pos,
 	}
 }
 
-static void record_set(struct txn *t, const struct xattr_set *s, const struct xattr_pos *pos)
+void xattr_record(struct txn *t, uint64_t ino, const char *name, const uint8_t *val, size_t len,
+		  const struct xattr_pos *pos)
 {
-	struct key key = key_make(s->ino, ITEM_XATTR, pos->offset);
+	struct key key = key_make(ino, ITEM_XATTR, pos->offset);
 
-	if (!s->val) {
+	if (!val) {
 		txn_del(t, &key);
-		del_chunks(t, s->ino, pos, 0);
+		del_chunks(t, ino, pos, 0);
 		return;
 	}
-	put_head(t, s, pos->offset);
-	put_chunks(t, s, pos->offset);
+	put_head(t, ino, pos->offset, name, val, len);
+	put_chunks(t, ino, pos->offset, val, len);
 	if (pos->found && !BUG(XATTR_CHUNK_LEFT))
-		del_chunks(t, s->ino, pos, chunk_count(s->len));
-}
-
-static int check_set(const struct xattr_set *s, const struct xattr_pos *pos)
-{
-	if (pos->found)
-		return s->flags & XATTR_CREATE ? -EEXIST : 0;
-	if (!s->val || s->flags & XATTR_REPLACE)
-		return -ENODATA;
-	return pos->offset ? 0 : -ENOSPC;
+		del_chunks(t, ino, pos, chunk_count(len));
 }
 
 /* Items that are to be deleted must exist. */
-static int check_chunks(struct fs *fs, uint64_t ino, const struct xattr_pos *pos, struct miss *miss)
+int xattr_check(struct fs *fs, uint64_t ino, const struct xattr_pos *pos, struct miss *miss)
 {
 	for (unsigned i = 0; i < chunk_count(pos->value_len); i++) {
 		struct key key = chunk_key(ino, pos->offset, i);
@@ -195,14 +172,76 @@ static int check_chunks(struct fs *fs, uint64_t ino, const struct xattr_pos *pos
 	return 0;
 }
 
+uint64_t xattr_first_place(struct fs *fs, const char *name, uint64_t taken)
+{
+	uint64_t offset = xattr_offset(&fs->v->sb, name, strlen(name));
+
+	return offset == taken ? offset + 1 : offset;
+}
+
+struct xattr_set {
+	uint64_t ino;
+	const char *name;
+	const uint8_t *val; /* NULL: remove */
+	size_t len;
+	int flags;
+	enum acl_kind kind;
+	const struct acl *acl; /* that is set; else NULL */
+};
+
+static int check_set(const struct xattr_set *s, const struct xattr_pos *pos)
+{
+	if (pos->found)
+		return s->flags & XATTR_CREATE ? -EEXIST : 0;
+	if (!s->val || s->flags & XATTR_REPLACE)
+		return -ENODATA;
+	return pos->offset ? 0 : -ENOSPC;
+}
+
+/* What an ACL that is set means for the mode; *keep: there is something left to store. */
+static int set_acl(const struct xattr_set *s, struct disk_inode *di, bool *keep)
+{
+	uint32_t mode = get32(di->mode);
+	int err = acl_may_have(s->kind, di);
+
+	if (err || s->kind != ACL_IS_ACCESS)
+		return err;
+	*keep = !acl_to_mode(s->acl, &mode);
+	if (s->flags & FS_XATTR_KILL_SGID)
+		mode &= ~(uint32_t)S_ISGID;
+	di->mode = put32(mode);
+	return 0;
+}
+
+static int set_commit(struct fs *fs, struct dev_queue *q, const struct xattr_set *s, const struct xattr_pos *pos,
+		      const uint8_t *val, struct disk_inode *di, struct miss *miss)
+{
+	struct timespec now;
+	uint64_t lsn = 0;
+	struct txn t;
+
+	fs_now(fs, &now);
+	di->ctime = time_encode(&now);
+	txn_begin(&t, fs->v);
+	if (val || pos->found)
+		xattr_record(&t, s->ino, s->name, val, s->len, pos);
+	inode_put(&t, s->ino, di);
+	int err = txn_commit(&t, q, val ? 0 : TXN_URGENT, miss, NULL, &lsn);
+	txn_end(&t);
+	if (err)
+		return err;
+	inode_changed(fs, s->ino, lsn, false);
+	if (s->kind == ACL_IS_DEFAULT)
+		acl_default_changed(fs, s->ino, val != NULL);
+	return 0;
+}
+
 static int set_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
 {
 	const struct xattr_set *s = arg;
 	struct xattr_pos pos;
 	struct disk_inode di;
-	struct timespec now;
-	uint64_t lsn = 0;
-	struct txn t;
+	bool keep = true;
 	int err = inode_get(fs, s->ino, miss, &di);
 
 	if (!err)
@@ -210,45 +249,66 @@ static int set_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *
 	if (!err)
 		err = check_set(s, &pos);
 	if (!err)
-		err = check_chunks(fs, s->ino, &pos, miss);
-	if (err)
-		return err;
-	fs_now(fs, &now);
-	di.ctime = time_encode(&now);
-	txn_begin(&t, fs->v);
-	record_set(&t, s, &pos);
-	inode_put(&t, s->ino, &di);
-	err = txn_commit(&t, q, s->val ? 0 : TXN_URGENT, miss, NULL, &lsn);
-	txn_end(&t);
-	if (!err)
-		inode_changed(fs, s->ino, lsn, false);
-	return err;
+		err = xattr_check(fs, s->ino, &pos, miss);
+	if (!err && s->acl)
+		err = set_acl(s, &di, &keep);
+	return err ? err : set_commit(fs, q, s, &pos, keep ? s->val : NULL, &di, miss);
 }
 
 int fs_setxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, const void *val,
 		size_t len, int flags)
 {
-	struct xattr_set s = {ino, name, len ? val : (const void *)"", len, flags};
-	int err = name_len_check(name);
+	struct xattr_set s = {ino, name, len ? val : (const void *)"", len, flags, acl_kind(name), NULL};
+	uint8_t bytes[ACL_MAX_BYTES];
+	struct acl acl;
+	int err = xattr_name_check(fs, name);
 
 	if (err)
 		return err;
 	if (len > MAX_XATTR)
 		return -E2BIG;
-	if (flags & ~(XATTR_CREATE | XATTR_REPLACE))
+	if (flags & ~(XATTR_CREATE | XATTR_REPLACE | FS_XATTR_KILL_SGID))
 		return -EINVAL;
+	if (s.kind != ACL_IS_NONE) {
+		err = acl_decode(s.val, len, &acl);
+		if (err)
+			return err;
+		s.acl = &acl;
+		s.val = bytes;
+		s.len = acl_encode(&acl, bytes);
+	}
 	return fs_run(fs, q, set_step, &s);
 }
 
 int fs_removexattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name)
 {
-	struct xattr_set s = {.ino = ino, .name = name};
-	int err = name_len_check(name);
+	struct xattr_set s = {.ino = ino, .name = name, .kind = acl_kind(name)};
+	int err = xattr_name_check(fs, name);
 
 	return err ? err : fs_run(fs, q, set_step, &s);
 }
 
 /* --- get --- */
+
+int xattr_value(struct fs *fs, uint64_t ino, const struct xattr_pos *pos, struct miss *miss, uint8_t *buf)
+{
+	memcpy(buf, pos->head, pos->head_len);
+	buf += pos->head_len;
+	for (unsigned i = 0; i < chunk_count(pos->value_len); i++) {
+		struct key key = chunk_key(ino, pos->offset, i);
+		const void *val;
+		unsigned len;
+		int err = tree_lookup(fs->v->tree, &key, miss, &val, &len);
+
+		if (err == -ENOENT || (!err && len != chunk_bytes(pos->value_len, i)))
+			return inode_corrupt(fs, ino, "value of an xattr is incomplete");
+		if (err)
+			return err;
+		memcpy(buf, val, len);
+		buf += len;
+	}
+	return 0;
+}
 
 struct xattr_get {
 	uint64_t ino;
@@ -256,28 +316,8 @@ struct xattr_get {
 	uint8_t *buf;
 	size_t room; /* 0: only the length is wanted */
 	size_t len; /* out */
+	bool is_acl;
 };
-
-static int get_chunks(struct fs *fs, const struct xattr_get *g, const struct xattr_pos *pos,
-		      struct miss *miss)
-{
-	uint8_t *to = g->buf + XATTR_HEAD_MAX;
-
-	for (unsigned i = 0; i < chunk_count(pos->value_len); i++) {
-		struct key key = chunk_key(g->ino, pos->offset, i);
-		const void *val;
-		unsigned len;
-		int err = tree_lookup(fs->v->tree, &key, miss, &val, &len);
-
-		if (err == -ENOENT || (!err && len != chunk_bytes(pos->value_len, i)))
-			return inode_corrupt(fs, g->ino, "value of an xattr is incomplete");
-		if (err)
-			return err;
-		memcpy(to, val, len);
-		to += len;
-	}
-	return 0;
-}
 
 static int get_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
 {
@@ -298,14 +338,16 @@ static int get_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *
 		return 0;
 	if (g->room < g->len)
 		return -ERANGE;
-	memcpy(g->buf, pos.head, pos.head_len);
-	return get_chunks(fs, g, &pos, miss);
+	err = xattr_value(fs, g->ino, &pos, miss, g->buf);
+	if (!err && g->is_acl && !acl_valid(g->buf, g->len))
+		return inode_corrupt(fs, g->ino, "invalid ACL");
+	return err;
 }
 
 int fs_getxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, void *buf, size_t *len)
 {
-	struct xattr_get g = {.ino = ino, .name = name, .buf = buf, .room = *len};
-	int err = name_len_check(name);
+	struct xattr_get g = {ino, name, buf, *len, 0, acl_kind(name) != ACL_IS_NONE};
+	int err = xattr_name_check(fs, name);
 
 	if (!err)
 		err = fs_run(fs, q, get_step, &g);
@@ -318,10 +360,25 @@ int fs_getxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *na
 
 struct xattr_list {
 	uint64_t ino;
+	bool trusted;
 	char *buf;
 	size_t room; /* 0: only the length is wanted */
 	size_t len; /* out */
 };
+
+static bool name_is(const char *name, size_t len, const char *want)
+{
+	return len == strlen(want) && !memcmp(name, want, len);
+}
+
+static bool is_hidden(const struct fs *fs, const struct xattr_list *l, const char *name, size_t len)
+{
+	static const char trusted[] = "trusted.";
+
+	if (!l->trusted && len >= sizeof(trusted) - 1 && !memcmp(name, trusted, sizeof(trusted) - 1))
+		return true;
+	return fs->cfg.no_acl && (name_is(name, len, ACL_NAME_ACCESS) || name_is(name, len, ACL_NAME_DEFAULT));
+}
 
 static int list_name(struct fs *fs, struct xattr_list *l, const struct tree_cursor *c)
 {
@@ -330,6 +387,8 @@ static int list_name(struct fs *fs, struct xattr_list *l, const struct tree_curs
 
 	if (!xattr_decode(c->val, c->len, &xa, &name))
 		return inode_corrupt(fs, l->ino, "malformed xattr");
+	if (is_hidden(fs, l, name, xa.name_len))
+		return 0;
 	if (l->room) {
 		if (l->room - l->len <= xa.name_len)
 			return -ERANGE;
@@ -362,9 +421,9 @@ static int list_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss 
 	return err == -ENOENT ? 0 : err;
 }
 
-int fs_listxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf, size_t *len)
+int fs_listxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, bool trusted, char *buf, size_t *len)
 {
-	struct xattr_list l = {.ino = ino, .buf = buf, .room = *len};
+	struct xattr_list l = {.ino = ino, .trusted = trusted, .buf = buf, .room = *len};
 	int err = fs_run(fs, q, list_step, &l);
 
 	if (!err)

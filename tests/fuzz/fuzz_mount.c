@@ -110,7 +110,7 @@ static void look_xattrs(struct walk *w, uint64_t ino)
 	char names[4096];
 	size_t len = sizeof(names), at;
 
-	if (fs_listxattr(w->fs, w->q, ino, names, &len))
+	if (fs_listxattr(w->fs, w->q, ino, true, names, &len))
 		return;
 	for (at = 0; at < len; at += strlen(names + at) + 1) {
 		size_t n = MAX_XATTR;
@@ -198,7 +198,7 @@ static void call_args(struct walk *w, const struct edit *e, struct call_args *a)
 
 static void call_names(struct walk *w, enum call call, const struct call_args *a)
 {
-	const struct fs_cred cred = {1, 1};
+	const struct fs_cred cred = {.uid = 1, .gid = 1};
 	struct fs_attr attr = {0};
 	int err = -ENOENT;
 

@@ -91,7 +91,7 @@ static void maker_crash(struct maker *m)
 
 static uint64_t make(struct maker *m, uint64_t dir, const char *name, uint32_t mode)
 {
-	const struct fs_cred cred = {1000, 100};
+	const struct fs_cred cred = {.uid = 1000, .gid = 100};
 	struct fs_attr attr;
 
 	must(fs_create(m->fs, m->q, &cred, dir, name, strlen(name), mode, 0, &attr) == 0, name);
@@ -123,7 +123,7 @@ static void resize(struct maker *m, uint64_t ino, uint64_t size)
 
 static void fill_names(struct maker *m, unsigned nfiles)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	static const char value[3000] = "value";
 	uint64_t dir = make(m, INO_ROOT, "dir", S_IFDIR | 0755), sub = make(m, dir, "sub", S_IFDIR | 0700), ino;
 	char name[64], target[1501];

@@ -241,7 +241,7 @@ static void do_listxattr(struct sim *s, const struct op *op)
 
 	if (!t.ino || !target_take(s, &t))
 		return;
-	int rc = fs_listxattr(s->fs, s->q, t.ino, (char *)s->lab->other, &len);
+	int rc = fs_listxattr(s->fs, s->q, t.ino, true, (char *)s->lab->other, &len);
 	const struct minode *i = model_get(s->model, t.ino);
 
 	for (unsigned k = 0; i->xattrs && k < i->xattrs->n; k++)

@@ -149,7 +149,7 @@ static void add_xattrs(struct walk *w, struct wnode *n)
 	struct sim *s = w->s;
 	char list[4096];
 	size_t len = sizeof(list), value_len;
-	int rc = fs_listxattr(s->fs, s->q, n->i.ino, list, &len);
+	int rc = fs_listxattr(s->fs, s->q, n->i.ino, true, list, &len);
 
 	for (const char *name = list; !rc && name < list + len; name += strlen(name) + 1) {
 		value_len = MAX_XATTR;

@@ -94,7 +94,7 @@ static void image_clock(void *arg, struct timespec *now)
 /* A file of more extents than one transaction changes. */
 static void image_comb(struct fs *fs, struct dev_queue *q, struct model *m, const char *name, uint64_t label)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	const struct mcred mcred = {0, 0};
 	struct fs_attr attr;
 	uint8_t page[MODEL_PAGE];
@@ -120,7 +120,7 @@ static void image_comb(struct fs *fs, struct dev_queue *q, struct model *m, cons
 /* One block over and over, through the log, until this is about to begin its third lap. */
 static void image_use(struct volume *v, struct fs *fs, struct dev_queue *q, struct model *m)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	const struct mcred mcred = {0, 0};
 	struct fs_attr attr;
 	uint8_t page[MODEL_PAGE];

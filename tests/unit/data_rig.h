@@ -123,7 +123,7 @@ static inline void data_open(struct data *d)
 
 static inline void data_make(struct data *d, unsigned i)
 {
-	struct fs_cred cred = {0, 0};
+	struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr attr;
 	char name[2] = {(char)('a' + i), 0};
 

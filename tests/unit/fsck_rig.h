@@ -35,7 +35,7 @@ struct bench {
 
 static inline uint64_t bench_make(struct bench *b, struct fs *fs, uint64_t parent, const char *name, uint32_t mode)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr attr;
 
 	assert_int_equal(fs_create(fs, b->r.q, &cred, parent, name, strlen(name), mode, 0, &attr), 0);
@@ -45,7 +45,7 @@ static inline uint64_t bench_make(struct bench *b, struct fs *fs, uint64_t paren
 
 static inline uint64_t bench_make_symlink(struct bench *b, struct fs *fs, uint64_t parent, const char *name)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr attr;
 	char target[1501];
 

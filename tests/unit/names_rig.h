@@ -24,7 +24,7 @@ struct names {
 	struct fs_attr attr;	/* of the last helper call */
 };
 
-static const struct fs_cred names_cred = {1000, 100};
+static const struct fs_cred names_cred = {.uid = 1000, .gid = 100};
 
 static inline void names_clock(void *arg, struct timespec *now)
 {

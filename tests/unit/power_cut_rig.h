@@ -183,7 +183,7 @@ static inline int take_parent(struct run *c, const char *path, uint64_t *dir, co
 
 static inline int act_make(struct run *c, const struct op *op)
 {
-	struct fs_cred cred = {1000 + c->at, 100};
+	struct fs_cred cred = {.uid = 1000 + c->at, .gid = 100};
 	struct fs_attr attr;
 	const char *name;
 	uint64_t dir;

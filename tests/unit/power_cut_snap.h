@@ -90,7 +90,7 @@ static inline void snap_xattrs(struct run *c, uint64_t ino, FILE *out)
 
 	assert_non_null(names);
 	assert_non_null(value);
-	assert_int_equal(fs_listxattr(c->fs, c->r.q, ino, names, &len), 0);
+	assert_int_equal(fs_listxattr(c->fs, c->r.q, ino, true, names, &len), 0);
 	for (char *name = names; name < names + len; name += strlen(name) + 1) {
 		value_len = MAX_XATTR;
 		assert_int_equal(fs_getxattr(c->fs, c->r.q, ino, name, value, &value_len), 0);

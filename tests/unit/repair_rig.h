@@ -80,7 +80,7 @@ static inline int sight_xattrs(struct fs *fs, struct dev_queue *q, uint64_t ino,
 
 	assert_non_null(names);
 	assert_non_null(value);
-	int err = fs_listxattr(fs, q, ino, names, &len);
+	int err = fs_listxattr(fs, q, ino, true, names, &len);
 	for (char *name = names; !err && name < names + len; name += strlen(name) + 1) {
 		value_len = MAX_XATTR;
 		err = fs_getxattr(fs, q, ino, name, value, &value_len);

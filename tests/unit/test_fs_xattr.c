@@ -133,7 +133,7 @@ static void xattr_errors(void **state)
 	assert_int_equal(fs_setxattr(n->fs, n->q, 999, "user.x", "1", 1, 0), -ESTALE);
 	assert_int_equal(fs_getxattr(n->fs, n->q, 999, "user.x", buf, &len), -ESTALE);
 	assert_int_equal(fs_removexattr(n->fs, n->q, 999, "user.x"), -ESTALE);
-	assert_int_equal(fs_listxattr(n->fs, n->q, 999, buf, &len), -ESTALE);
+	assert_int_equal(fs_listxattr(n->fs, n->q, 999, true, buf, &len), -ESTALE);
 }
 
 static void lists_name_all(void **state)
@@ -145,7 +145,7 @@ static void lists_name_all(void **state)
 	char name[16], *list = malloc(8192);
 	size_t len = 0, all = 0;
 
-	assert_int_equal(fs_listxattr(n->fs, n->q, ino, NULL, &len), 0);
+	assert_int_equal(fs_listxattr(n->fs, n->q, ino, true, NULL, &len), 0);
 	assert_int_equal(len, 0);
 	for (unsigned i = 0; i < 200; i++) {
 		snprintf(name, sizeof(name), "user.%u", i);
@@ -153,12 +153,12 @@ static void lists_name_all(void **state)
 		all += strlen(name) + 1;
 	}
 	assert_int_equal(fs_setxattr(n->fs, n->q, other, "user.other", "", 0, 0), 0);
-	assert_int_equal(fs_listxattr(n->fs, n->q, ino, NULL, &len), 0);
+	assert_int_equal(fs_listxattr(n->fs, n->q, ino, true, NULL, &len), 0);
 	assert_int_equal(len, all);
 	len = all - 1;
-	assert_int_equal(fs_listxattr(n->fs, n->q, ino, list, &len), -ERANGE);
+	assert_int_equal(fs_listxattr(n->fs, n->q, ino, true, list, &len), -ERANGE);
 	len = all;
-	assert_int_equal(fs_listxattr(n->fs, n->q, ino, list, &len), 0);
+	assert_int_equal(fs_listxattr(n->fs, n->q, ino, true, list, &len), 0);
 	assert_int_equal(len, all);
 	for (size_t at = 0; at < len; at += strlen(list + at) + 1) {
 		unsigned i = (unsigned)atoi(list + at + 5);

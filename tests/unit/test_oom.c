@@ -131,7 +131,7 @@ static int fill_none(void *arg, const struct fs_dirent *e)
 /* True: the file and its contents are durable. */
 static bool life_promise(struct fs *fs, struct dev_queue *q)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr attr;
 
 	if (allowed(fs_create(fs, q, &cred, INO_ROOT, "kept", 4, S_IFREG | 0644, 0, &attr)))
@@ -144,7 +144,7 @@ static bool life_promise(struct fs *fs, struct dev_queue *q)
 
 static void life_names(struct fs *fs, struct dev_queue *q)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr dir, attr;
 
 	if (!allowed(fs_symlink(fs, q, &cred, INO_ROOT, "sym", 3, "target", &attr)))
@@ -170,7 +170,7 @@ static void life_names(struct fs *fs, struct dev_queue *q)
 
 static void life_contents(struct fs *fs, struct dev_queue *q)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr attr, set = {.size = 5000, .mode = S_IFREG | 0600};
 	char value[3000] = "value";
 	size_t len = sizeof(value);
@@ -261,7 +261,7 @@ static unsigned long next(unsigned long n)
 /* A volume that was not unmounted; "before" was synced. */
 static void make_pending(struct bench *b)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_config cfg = {0};
 	struct fs_attr attr;
 	struct fs *fs;

@@ -117,7 +117,7 @@ static void test_contents_without_an_inode_are_kept(void **state)
 /* A target of one item looks like a small file; the entry knows better. */
 static void test_short_symlink_without_an_inode(void **state)
 {
-	const struct fs_cred cred = {0, 0};
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr a;
 	struct opened o;
 	struct bench b;

@@ -100,7 +100,7 @@ static void scrub_mends(struct scrubber *s, uint64_t blkno)
 
 static uint64_t make(struct scrubber *s, uint64_t dir, const char *name, uint32_t mode)
 {
-	struct fs_cred cred = {0, 0};
+	struct fs_cred cred = {.uid = 0, .gid = 0};
 	struct fs_attr attr;
 
 	assert_int_equal(fs_create(s->d.fs, s->d.q, &cred, dir, name, strlen(name), mode, 0, &attr), 0);
