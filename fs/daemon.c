@@ -211,6 +211,7 @@ static int start_loop(struct daemon *d)
 		.control = &d->control,
 		.sync = d->opts->sync,
 		.dirsync = d->opts->dirsync,
+		.strictatime = d->opts->atime == FS_STRICTATIME,
 		.max_read = d->opts->max_read,
 		.acl = !d->opts->no_acl,
 	};

@@ -28,6 +28,7 @@ struct fuse_glue {
 	struct control *control;
 	bool sync; /* hold back all replies to changes */
 	bool dirsync; /* those to changes of directories */
+	bool strictatime; /* the kernel asks at every open, and forgets what it has cached */
 	unsigned max_read;
 	bool acl; /* POSIX ACLs are kept here and checked by the kernel */
 	bool inited; /* INIT has been served */

@@ -182,6 +182,17 @@ def test_relatime_and_noatime(vol):
     assert read_after("noatime", 10**18) == 10**18
 
 
+def test_strictatime(vol):
+    vol.remount("strictatime")
+    write(vol.path("f"), b"x" * 10000)
+    for path, reading in ((vol.path("f"), read), (vol.dir, os.listdir)):
+        times = set()
+        for _ in range(3):
+            reading(path)
+            times.add(os.stat(path).st_atime_ns)
+        assert len(times) == 3
+
+
 def test_setgid_directory(vol):
     os.mkdir(vol.path("d"))
     os.chown(vol.path("d"), 0, 1234)
