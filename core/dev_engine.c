@@ -244,7 +244,8 @@ int engine_poll(struct engine_queue *q, int timeout_ms, const struct engine_hook
 		int ran = 0;
 
 		/* First: what completes after this line makes `efd` readable again. */
-		empty_efd(q);
+		if (!hooks->wait)
+			empty_efd(q);
 		q->polling = true;
 		if (hooks->reap)
 			ran += hooks->reap(q);
@@ -256,7 +257,10 @@ int engine_poll(struct engine_queue *q, int timeout_ms, const struct engine_hook
 			left = deadline - engine_now_ms();
 		if (ran || woken || !timeout_ms || (timeout_ms > 0 && left <= 0))
 			return ran;
-		wait_efd(q, shorter(left, limit));
+		if (hooks->wait)
+			hooks->wait(q, shorter(left, limit));
+		else
+			wait_efd(q, shorter(left, limit));
 	}
 }
 

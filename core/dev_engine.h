@@ -68,6 +68,8 @@ struct engine_hooks {
 	int (*reap)(struct engine_queue *q);
 	/* Last thing before a wait or return.  Returns the longest wait in ms, -1 for any. */
 	int (*kick)(struct engine_queue *q);
+	/* Waits, -1 for any time, instead of waiting for `efd`; which is then neither read nor emptied. */
+	void (*wait)(struct engine_queue *q, int64_t wait_ms);
 };
 
 /* `with_efd` false: queue_fd is -1.  Zero, or what eventfd(2) says. */

@@ -4,32 +4,40 @@
  *
  * Always holds:
  *   1. At most DEPTH operations are in the ring, each in a slot of its own and with one completion to
- *      come; the rest wait in `waiting`.  The completion queue has 2 * DEPTH entries, so it cannot
- *      overflow and io_uring_get_sqe() cannot fail.
- *   2. A slot is in `unsent` from the preparation of its entry until the kernel has taken the entry, in the
- *      order of the submission queue.  Outside dev_poll() `unsent` is empty unless the kernel was short of memory.
- *   3. Each completion signals the queue's eventfd, which is also what posts and wakes signal, so that
- *      there is a single thing to wait for.
+ *      come; the rest wait in `waiting`.  The completion queue has twice as many entries as the submission queue, and that has
+ *      room for all slots and guests, so io_uring_get_sqe() cannot fail.
+ *   2. An entry is in the submission queue from its preparation until the kernel has taken it.  Outside dev_poll() that is
+ *      empty unless the kernel was short of memory, or guests wait for the next dev_poll().
+ *   3. There is a single thing to wait for.  Each completion signals the queue's eventfd, which is also what posts and wakes signal.  A shared
+ *      queue's owner waits for completions, and the ring watches the eventfd.
+ *   4. Completions of slots, of guests and of the watch are told apart by the lowest bits of their user data.
  *
  * No SINGLE_ISSUER and no DEFER_TASKRUN: a queue may change hands between threads.  The registered
  * file saves the kernel a reference count per operation; without it the results are the same.
  */
-#include "core/dev_engine.h"
+#include "core/dev_uring.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/dev_engine.h"
 #include "core/tsan.h"
 #include "core/uring_limits.h"
 
 #define DEPTH 128u
+#define SHARED_ENTRIES (2 * DEV_GUESTS_MAX)
+static_assert(DEPTH + DEV_GUESTS_MAX < SHARED_ENTRIES, "there is an entry for everything");
 #define STUCK_RETRY_MS 10 /* when the kernel had no memory for a submission */
 #define DEATH_GRACE_MS 5000 /* for completions of what a broken ring had taken */
 
+/* What a completion is of: the lowest bits of its user data. */
+enum tag { TAG_SLOT, TAG_GUEST, TAG_WATCH, TAG_MASK };
+
 struct slot {
 	struct dev_io *io; /* NULL: free */
-	STAILQ_ENTRY(slot) link; /* in free, or in unsent */
+	STAILQ_ENTRY(slot) link; /* in free */
 	struct iovec *room; /* ENGINE_IOV_MAX entries for a continued transfer */
 };
 STAILQ_HEAD(slot_list, slot);
@@ -38,12 +46,12 @@ struct uring_queue {
 	struct engine_queue base;
 	struct io_uring ring;
 	bool fixed_file; /* descriptor 0 of the ring is the device's */
+	bool shared;
+	bool watching; /* shared: the ring has an eye on the eventfd */
 	bool dead; /* io_uring_enter() failed for good */
 	int64_t give_up_ms; /* when dead: on the monotonic clock, see fail_taken() */
 	struct slot slots[DEPTH];
 	struct slot_list free;
-	struct slot_list unsent;
-	unsigned nunsent;
 	unsigned nused; /* slots with an operation */
 	struct dev_io_list waiting;
 	struct iovec *rooms; /* all slots' `room`; untouched pages cost nothing */
@@ -115,8 +123,6 @@ static void slot_send(struct uring_queue *q, struct slot *slot)
 	assert(sqe);
 	prep_sqe(q, slot, sqe);
 	give_buffers(slot);
-	STAILQ_INSERT_TAIL(&q->unsent, slot, link);
-	q->nunsent++;
 }
 
 /* Gives the slot back and its operation to the caller. */
@@ -143,6 +149,30 @@ static void fill_slots(struct uring_queue *q)
 	}
 }
 
+static unsigned count_unsent(const struct uring_queue *q)
+{
+	return io_uring_sq_ready(&q->ring);
+}
+
+static void *untag(uint64_t data)
+{
+	return (void *)(uintptr_t)(data & ~(uint64_t)TAG_MASK);
+}
+
+/* Of slots; guests learn it from dev_uring_failed(). */
+static void fail_unsent(struct uring_queue *q)
+{
+	const struct io_uring_sq *sq = &q->ring.sq;
+	unsigned shift = q->shared ? 1 : 0;
+
+	for (unsigned i = sq->sqe_tail - count_unsent(q); i != sq->sqe_tail; i++) {
+		uint64_t data = sq->sqes[(i & sq->ring_mask) << shift].user_data;
+
+		if ((data & TAG_MASK) == TAG_SLOT)
+			engine_put_done(&q->base, slot_release(q, untag(data)), -EIO);
+	}
+}
+
 /*
  * The ring is of no more use.  What the kernel has not taken fails at once; what it has taken still owns its
  * buffers and can still complete, because completions arrive through memory.  It gets some time.
@@ -153,13 +183,7 @@ static void ring_died(struct uring_queue *q, int err)
 	q->give_up_ms = engine_now_ms() + DEATH_GRACE_MS;
 	diag(q->base.pub.dev->diag, DIAG_ERR, "%s: io_uring failed: %s (errno %d)", q->base.pub.dev->path,
 	     strerror(-err), -err);
-	while (!STAILQ_EMPTY(&q->unsent)) {
-		struct slot *slot = STAILQ_FIRST(&q->unsent);
-
-		STAILQ_REMOVE_HEAD(&q->unsent, link);
-		engine_put_done(&q->base, slot_release(q, slot), -EIO);
-	}
-	q->nunsent = 0;
+	fail_unsent(q);
 	while (!STAILQ_EMPTY(&q->waiting)) {
 		struct dev_io *io = STAILQ_FIRST(&q->waiting);
 
@@ -184,12 +208,10 @@ static bool is_passing(int err)
 
 static void send_unsent(struct uring_queue *q)
 {
-	while (q->nunsent) {
+	/* Asked of the ring itself each time: a submission may stop at a bad entry. */
+	while (count_unsent(q)) {
 		int rc = io_uring_submit(&q->ring);
 
-		/* Counted by the ring's own head: a submission may stop at a bad entry. */
-		for (unsigned left = io_uring_sq_ready(&q->ring); q->nunsent > left; q->nunsent--)
-			STAILQ_REMOVE_HEAD(&q->unsent, link);
 		if (rc == -EINTR || rc > 0)
 			continue;
 		if (rc < 0 && !is_passing(rc))
@@ -201,7 +223,7 @@ static void send_unsent(struct uring_queue *q)
 /* What waits for time to pass instead of a completion must still bring an epoll(7) user back to dev_poll(). */
 static void stay_readable(struct uring_queue *q)
 {
-	if (q->nunsent || (q->dead && q->nused))
+	if (q->dead ? q->nused : count_unsent(q))
 		engine_signal(&q->base);
 }
 
@@ -220,8 +242,8 @@ static void uring_submit(struct dev_queue *dq, struct dev_io *io)
 		engine_put_done(&q->base, io, engine_discard_now(dq->dev, io->off, io->len));
 	} else {
 		STAILQ_INSERT_TAIL(&q->waiting, io, link);
-		/* From a callback: one system call for the whole batch, in uring_kick(). */
-		if (!q->base.polling) {
+		/* One system call for the whole batch, in kick(): after a callback; of a shared queue always. */
+		if (!q->base.polling && !q->shared) {
 			fill_slots(q);
 			send_unsent(q);
 			stay_readable(q);
@@ -229,33 +251,69 @@ static void uring_submit(struct dev_queue *dq, struct dev_io *io)
 	}
 }
 
+/* Callbacks run. */
+static int slot_done(struct uring_queue *q, struct slot *slot, int res)
+{
+	take_buffers(slot);
+	if (!engine_advance(slot->io, res, engine_dev_of(q->base.pub.dev)->grain)) {
+		if (!q->dead) {
+			slot_send(q, slot);
+			return 0;
+		}
+		slot->io->result = -EIO;
+	}
+
+	struct dev_io *io = slot_release(q, slot);
+
+	engine_finish(&q->base, io, io->result);
+	return 1;
+}
+
+static int guest_done(struct dev_guest *guest, int res, bool more)
+{
+	tsan_take(guest);
+	guest->done(guest, res, more);
+	return 1;
+}
+
 static int reap(struct engine_queue *base)
 {
 	struct uring_queue *q = (struct uring_queue *)base;
 	struct io_uring_cqe *cqe;
-	uint32_t grain = engine_dev_of(base->pub.dev)->grain;
 	int ran = 0;
 
 	while (io_uring_peek_cqe(&q->ring, &cqe) == 0) {
-		struct slot *slot = io_uring_cqe_get_data(cqe);
+		uint64_t data = cqe->user_data;
+		bool more = cqe->flags & IORING_CQE_F_MORE;
 		int res = cqe->res;
 
 		io_uring_cqe_seen(&q->ring, cqe);
-		take_buffers(slot);
-		if (!engine_advance(slot->io, res, grain)) {
-			if (!q->dead) {
-				slot_send(q, slot);
-				continue;
-			}
-			slot->io->result = -EIO;
+		switch (data & TAG_MASK) {
+		case TAG_SLOT:
+			ran += slot_done(q, untag(data), res);
+			break;
+		case TAG_GUEST:
+			ran += guest_done(untag(data), res, more);
+			break;
+		default:
+			q->watching = more;
 		}
-
-		struct dev_io *io = slot_release(q, slot);
-
-		engine_finish(base, io, io->result);
-		ran++;
 	}
 	return ran;
+}
+
+/*
+ * In one go for as long as the ring likes, and never read: every signal is a completion, so a count that has been seen may
+ * stand.  Where it ends, what was signalled meanwhile completes the next one at once.
+ */
+static void watch(struct uring_queue *q)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+
+	assert(sqe);
+	io_uring_prep_poll_multishot(sqe, q->base.efd, POLLIN);
+	io_uring_sqe_set_data64(sqe, TAG_WATCH);
+	q->watching = true;
 }
 
 static int kick(struct engine_queue *base)
@@ -265,10 +323,12 @@ static int kick(struct engine_queue *base)
 
 	if (!q->dead) {
 		fill_slots(q);
+		if (q->shared && !q->watching)
+			watch(q);
 		send_unsent(q);
 	}
 	if (!q->dead)
-		return q->nunsent ? STUCK_RETRY_MS : -1;
+		return count_unsent(q) ? STUCK_RETRY_MS : -1;
 	if (!q->nused)
 		return -1;
 	left = q->give_up_ms - engine_now_ms();
@@ -278,13 +338,34 @@ static int kick(struct engine_queue *base)
 	return 0;
 }
 
+/* Of a shared queue.  Any error is as good as a completion: the caller looks again. */
+static void wait_in_ring(struct engine_queue *base, int64_t wait_ms)
+{
+	struct uring_queue *q = (struct uring_queue *)base;
+	struct __kernel_timespec ts = {.tv_sec = wait_ms / 1000, .tv_nsec = wait_ms % 1000 * 1000000};
+	struct pollfd p = {.fd = base->efd, .events = POLLIN};
+	struct io_uring_cqe *cqe;
+
+	/* After a submission the answer to it may be there already: then no second system call. */
+	if (io_uring_cq_ready(&q->ring))
+		return;
+	if (q->dead)
+		poll(&p, 1, wait_ms > INT_MAX ? INT_MAX : (int)wait_ms);
+	else if (wait_ms < 0)
+		io_uring_wait_cqe(&q->ring, &cqe);
+	else
+		io_uring_wait_cqe_timeout(&q->ring, &cqe, &ts);
+}
+
 static int uring_poll(struct dev_queue *dq, int timeout_ms)
 {
-	static const struct engine_hooks hooks = {.reap = reap, .kick = kick};
+	static const struct engine_hooks own = {.reap = reap, .kick = kick};
+	static const struct engine_hooks shared = {.reap = reap, .kick = kick, .wait = wait_in_ring};
+	struct uring_queue *q = (struct uring_queue *)dq;
 
-	int ran = engine_poll(engine_queue_of(dq), timeout_ms, &hooks);
+	int ran = engine_poll(&q->base, timeout_ms, q->shared && !q->dead ? &shared : &own);
 
-	stay_readable((struct uring_queue *)dq);
+	stay_readable(q);
 	return ran;
 }
 
@@ -297,25 +378,30 @@ static void unmap_ring(struct uring_queue *q)
 	io_uring_queue_exit(&q->ring);
 }
 
-/* A ring, its eventfd and, if the kernel lets us, the registered file. */
+/* A ring, its eventfd and, if the kernel lets us, the registered file; with an empty place behind it for the guests'. */
 static int make_ring(struct uring_queue *q, unsigned flags)
 {
 	/* FAST_POLL stands for Linux 5.7, by when all operations used here had arrived. */
-	const unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL;
-	struct io_uring_params params = {.flags = flags};
-	int err = io_uring_queue_init_params(DEPTH, &q->ring, &params);
+	const unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL |
+				(q->shared ? IORING_FEAT_EXT_ARG : 0);
+	/* One bad command of a guest must not hold up the others. */
+	struct io_uring_params params = {
+		.flags = flags | (q->shared ? IORING_SETUP_SQE128 | IORING_SETUP_SUBMIT_ALL : 0),
+	};
+	int files[] = {q->base.pub.dev->fd, -1};
+	int err = io_uring_queue_init_params(q->shared ? SHARED_ENTRIES : DEPTH, &q->ring, &params);
 
 	if (err)
 		return err;
 	tsan_take(&ring_memory);
 	err = (params.features & needed) == needed ? 0 : -ENOSYS;
-	if (!err)
+	if (!err && !q->shared)
 		err = io_uring_register_eventfd(&q->ring, q->base.efd);
 	if (err) {
 		unmap_ring(q);
 		return err;
 	}
-	q->fixed_file = io_uring_register_files(&q->ring, &q->base.pub.dev->fd, 1) == 0;
+	q->fixed_file = io_uring_register_files(&q->ring, files, q->shared ? 2 : 1) == 0;
 	return 0;
 }
 
@@ -325,7 +411,7 @@ static int make_limited_ring(struct uring_queue *q)
 
 	if (err)
 		return err;
-	err = uring_limit_and_enable(&q->ring);
+	err = uring_limit_and_enable(&q->ring, q->shared);
 	if (err)
 		unmap_ring(q);
 	return err;
@@ -345,7 +431,6 @@ static int setup_slots(struct uring_queue *q)
 	if (q->rooms == MAP_FAILED)
 		return -ENOMEM;
 	STAILQ_INIT(&q->free);
-	STAILQ_INIT(&q->unsent);
 	STAILQ_INIT(&q->waiting);
 	for (unsigned i = 0; i < DEPTH; i++) {
 		q->slots[i].room = q->rooms + (size_t)i * ENGINE_IOV_MAX;
@@ -354,13 +439,14 @@ static int setup_slots(struct uring_queue *q)
 	return 0;
 }
 
-static int uring_queue_create(struct dev *dev, struct dev_queue **out)
+static int make_queue(struct dev *dev, bool shared, struct dev_queue **out)
 {
 	struct uring_queue *q = calloc(1, sizeof(*q));
 	int err;
 
 	if (!q)
 		return -ENOMEM;
+	q->shared = shared;
 	err = engine_queue_init(&q->base, dev, true);
 	if (err)
 		goto free_queue;
@@ -380,6 +466,11 @@ fini_base:
 free_queue:
 	free(q);
 	return err;
+}
+
+static int uring_queue_create(struct dev *dev, struct dev_queue **out)
+{
+	return make_queue(dev, false, out);
 }
 
 static void uring_queue_destroy(struct dev_queue *dq)
@@ -440,4 +531,57 @@ int dev_uring_create(const struct engine_dev *proto, struct dev **out)
 	uring_queue_destroy(trial);
 	*out = &dev->pub;
 	return 0;
+}
+
+/* --- guests ------------------------------------------------------------------------------------ */
+
+int dev_uring_queue_create(struct dev *dev, struct dev_queue **out)
+{
+	if (dev->ops != &uring_ops)
+		return -ENOTSUP;
+
+	int err = make_queue(dev, true, out);
+
+	return err == -EINVAL || err == -ENOSYS ? -ENOTSUP : err;
+}
+
+static struct uring_queue *shared_queue_of(const struct dev_queue *dq)
+{
+	struct uring_queue *q = (struct uring_queue *)dq;
+
+	assert(dq->dev->ops == &uring_ops && q->shared);
+	return q;
+}
+
+struct io_uring_sqe *dev_uring_sqe(struct dev_queue *dq, struct dev_guest *guest)
+{
+	struct uring_queue *q = shared_queue_of(dq);
+
+	if (q->dead)
+		return NULL;
+
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+
+	assert(sqe);
+	memset(sqe, 0, 2 * sizeof(*sqe));
+	io_uring_sqe_set_data64(sqe, (uintptr_t)guest | TAG_GUEST);
+	tsan_give(guest);
+	return sqe;
+}
+
+int dev_uring_guest_file(struct dev_queue *dq, int fd)
+{
+	struct uring_queue *q = shared_queue_of(dq);
+
+	if (!q->fixed_file)
+		return -ENOTSUP;
+
+	int rc = io_uring_register_files_update(&q->ring, DEV_GUEST_FILE, &fd, 1);
+
+	return rc < 0 ? rc : rc == 1 ? 0 : -EIO;
+}
+
+bool dev_uring_failed(const struct dev_queue *dq)
+{
+	return shared_queue_of(dq)->dead;
 }

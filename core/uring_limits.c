@@ -12,7 +12,7 @@ static int ring_register(struct io_uring *ring, unsigned op, const void *arg, un
 	return syscall(SYS_io_uring_register, ring->ring_fd, op, arg, n) < 0 ? -errno : 0;
 }
 
-int uring_limit_and_enable(struct io_uring *ring)
+int uring_limit_and_enable(struct io_uring *ring, bool shared)
 {
 	static const struct io_uring_restriction table[] = {
 		{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
@@ -21,8 +21,13 @@ int uring_limit_and_enable(struct io_uring *ring)
 		{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_FALLOCATE},
 		{.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE},
 		{.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_FILES},
+		/* From here on: of shared rings. */
+		{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_URING_CMD},
+		{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_POLL_ADD},
+		{.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_REGISTER_FILES_UPDATE},
 	};
-	int err = ring_register(ring, IORING_REGISTER_RESTRICTIONS, table, sizeof(table) / sizeof(table[0]));
+	unsigned n = sizeof(table) / sizeof(table[0]) - (shared ? 0 : 3);
+	int err = ring_register(ring, IORING_REGISTER_RESTRICTIONS, table, n);
 
 	return err ? err : ring_register(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }

@@ -10,11 +10,12 @@
 #define HOLDFAST_CORE_URING_LIMITS_H
 
 #include <liburing.h>
+#include <stdbool.h>
 
 /*
- * For a ring made with IORING_SETUP_R_DISABLED, with everything registered that is to be.  Zero, or what the kernel says (-EINVAL
+ * For a ring made with IORING_SETUP_R_DISABLED, with everything registered that is to be; `shared`: with guests (core/dev_uring.h).  Zero, or what the kernel says (-EINVAL
  * before Linux 5.10); then the ring is of no use and must be made anew.
  */
-int uring_limit_and_enable(struct io_uring *ring);
+int uring_limit_and_enable(struct io_uring *ring, bool shared);
 
 #endif

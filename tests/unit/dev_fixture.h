@@ -17,6 +17,7 @@
 #include "core/dev.h"
 #include "core/dev_record.h"
 #include "core/dev_sim.h"
+#include "core/dev_uring.h"
 
 #define DEVICE_BYTES ((uint64_t)16 << 20)
 
@@ -27,6 +28,7 @@ struct kind {
 	unsigned flags;
 	bool sim, record;
 	bool plain_fd; /* IORING_REGISTER_FILES is denied in this process */
+	bool shared; /* queues of core/dev_uring.h */
 };
 
 struct fixture {
@@ -71,6 +73,11 @@ static inline void open_file_dev(struct fixture *f, uint64_t size, struct dev **
 	assert_int_equal(err, 0);
 }
 
+static inline int open_queue(const struct fixture *f, struct dev *dev, struct dev_queue **out)
+{
+	return f->kind->shared ? dev_uring_queue_create(dev, out) : dev_queue_create(dev, out);
+}
+
 static inline int fixture_open(void **state)
 {
 	const struct kind *kind = *state;
@@ -89,7 +96,7 @@ static inline int fixture_open(void **state)
 		assert_non_null(f->trace);
 		assert_int_equal(dev_record_create(f->dev, f->trace, &f->dev), 0);
 	}
-	assert_int_equal(dev_queue_create(f->dev, &f->q), 0);
+	assert_int_equal(open_queue(f, f->dev, &f->q), 0);
 	*state = f;
 	return 0;
 }

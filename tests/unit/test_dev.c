@@ -372,7 +372,7 @@ static void events_between_threads(void **state)
 	struct ping p = {.f = f};
 	pthread_t th;
 
-	assert_int_equal(dev_queue_create(f->dev, &p.q2), 0);
+	assert_int_equal(open_queue(f, f->dev, &p.q2), 0);
 	dev_event_init(&p.there, p.q2);
 	dev_event_init(&p.back, f->q);
 	assert_int_equal(pthread_create(&th, NULL, pong, &p), 0);
@@ -455,7 +455,7 @@ static void *write_own_blocks(void *arg)
 	unsigned char *buf = dev_alloc(BLOCK, false);
 	struct dev_queue *q;
 
-	w->errors += dev_queue_create(w->f->dev, &q) != 0;
+	w->errors += open_queue(w->f, w->f->dev, &q) != 0;
 	for (unsigned i = 0; i < 50; i++) {
 		fill(buf, BLOCK, w->id * 1000 + i);
 		w->errors += dev_write(q, (uint64_t)(i * 4 + w->id) * BLOCK, buf, BLOCK, 0) != 0;
@@ -501,7 +501,7 @@ static void continues_after_a_short_read(void **state)
 
 	assert_true(size > 0x7ffff000);
 	open_file_dev(&big, size, &big.dev);
-	assert_int_equal(dev_queue_create(big.dev, &big.q), 0);
+	assert_int_equal(open_queue(&big, big.dev, &big.q), 0);
 	fill(common, BLOCK, 1);
 	assert_int_equal(dev_write(big.q, 0, common, BLOCK, 0), 0);
 	fill(common, BLOCK, 2);
@@ -568,7 +568,7 @@ static void errno_of_the_kernel(void **state)
 
 	assert_int_equal(dev_open(path, f->kind->engine, f->kind->flags | DEV_OPEN_READ_ONLY, NULL, &ro.dev),
 			 0);
-	assert_int_equal(dev_queue_create(ro.dev, &ro.q), 0);
+	assert_int_equal(open_queue(&ro, ro.dev, &ro.q), 0);
 	assert_true(ro.dev->read_only);
 	assert_false(ro.dev->can_discard);
 	ro.dev->read_only = false; /* past our own refusal */
@@ -614,7 +614,7 @@ static void recycled_descriptors(void **state)
 
 		assert_int_equal(dev_open(paths[round % 24], f->kind->engine, f->kind->flags, NULL, &one.dev),
 				 0);
-		assert_int_equal(dev_queue_create(one.dev, &one.q), 0);
+		assert_int_equal(open_queue(&one, one.dev, &one.q), 0);
 		if (round < 24) {
 			fill(buf, BLOCK, round);
 			assert_int_equal(dev_write(one.q, BLOCK, buf, BLOCK, 0), 0);
@@ -669,7 +669,7 @@ static void flags_of_a_given_descriptor(void **state)
 	assert_int_equal(dev_open_fd(fd, path, f->kind->engine, f->kind->flags, NULL, &one.dev), 0);
 	assert_int_equal(one.dev->fd, fd);
 	assert_int_equal(fcntl(fd, F_GETFL) & (O_APPEND | O_NONBLOCK), 0);
-	assert_int_equal(dev_queue_create(one.dev, &one.q), 0);
+	assert_int_equal(open_queue(&one, one.dev, &one.q), 0);
 	fill(buf, BLOCK, 4);
 	assert_int_equal(dev_write(one.q, 2 * BLOCK, buf, BLOCK, 0), 0);
 	memset(buf, 0, BLOCK);
@@ -734,6 +734,131 @@ static void ring_death(void **state)
 	free(buf);
 }
 
+/* --- guests of a shared queue --- */
+
+struct visitor {
+	struct dev_guest guest;
+	int calls, res;
+	bool more;
+};
+
+static void visitor_done(struct dev_guest *guest, int res, bool more)
+{
+	struct visitor *v = (struct visitor *)guest;
+
+	v->calls++;
+	v->res = res;
+	v->more = more;
+}
+
+static void visitor_polls(struct fixture *f, struct visitor *v, bool multishot)
+{
+	struct io_uring_sqe *sqe = dev_uring_sqe(f->q, &v->guest);
+	uint64_t data = sqe->user_data;
+
+	if (multishot)
+		io_uring_prep_poll_multishot(sqe, DEV_GUEST_FILE, POLLIN);
+	else
+		io_uring_prep_poll_add(sqe, DEV_GUEST_FILE, POLLIN);
+	sqe->user_data = data;
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+}
+
+/* A guest's file is not there before it is registered; then it completes among the device's operations. */
+static void guests_come_back(void **state)
+{
+	struct fixture *f = *state;
+	struct visitor once = {.guest.done = visitor_done}, often = once;
+	unsigned char *buf = dev_alloc(BLOCK, true);
+	int fds[2];
+
+	visitor_polls(f, &once, false);
+	while (!once.calls)
+		dev_poll(f->q, -1);
+	assert_int_equal(once.res, -EBADF);
+
+	assert_int_equal(pipe2(fds, O_NONBLOCK), 0);
+	assert_int_equal(dev_uring_guest_file(f->q, fds[0]), 0);
+	visitor_polls(f, &once, false);
+	visitor_polls(f, &often, true);
+	assert_int_equal(dev_write(f->q, 0, buf, BLOCK, 0), 0);
+	assert_int_equal(once.calls, 1);
+	assert_int_equal(often.calls, 0);
+	for (int i = 1; i <= 3; i++) {
+		assert_int_equal(write(fds[1], "x", 1), 1);
+		while (often.calls < i)
+			assert_true(dev_poll(f->q, -1) > 0);
+		assert_int_equal(dev_read(f->q, 0, buf, BLOCK), 0);
+	}
+	assert_int_equal(once.calls, 2);
+	assert_int_equal(once.res & POLLIN, POLLIN);
+	assert_false(once.more);
+	assert_int_equal(often.calls, 3);
+	assert_true(often.more);
+	assert_false(dev_uring_failed(f->q));
+	/* `often` is under way still: the queue goes all the same. */
+	dev_queue_destroy(f->q);
+	f->q = NULL;
+	close(fds[0]);
+	close(fds[1]);
+	free(buf);
+}
+
+static void guests_are_limited(void **state)
+{
+	struct fixture *f = *state;
+	struct visitor v = {.guest.done = visitor_done};
+	struct io_uring_sqe *sqe = dev_uring_sqe(f->q, &v.guest);
+	uint64_t data = sqe->user_data;
+	char c;
+
+	io_uring_prep_read(sqe, 0, &c, 1, 0);
+	sqe->user_data = data;
+	while (!v.calls)
+		dev_poll(f->q, -1);
+	assert_int_equal(v.res, -EACCES);
+}
+
+/* As many as may be, with the device's operations at their limit: there is room for all. */
+static void guests_crowd(void **state)
+{
+	enum { N = 300 };
+	static struct visitor v[DEV_GUESTS_MAX];
+	static struct probe p[N];
+	struct fixture *f = *state;
+	unsigned char *buf = dev_alloc(BLOCK, true);
+	int fds[2], left = N, done = 0;
+
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(dev_uring_guest_file(f->q, fds[0]), 0);
+	for (unsigned i = 0; i < DEV_GUESTS_MAX; i++) {
+		v[i] = (struct visitor){.guest.done = visitor_done};
+		visitor_polls(f, &v[i], false);
+	}
+	for (int i = 0; i < N; i++)
+		probe_submit(f, &p[i], &left, DEV_READ, 0, (uint64_t)i * BLOCK, buf, BLOCK);
+	wait_for(f, &left);
+	assert_int_equal(write(fds[1], "x", 1), 1);
+	while (done < (int)DEV_GUESTS_MAX)
+		done += dev_poll(f->q, 10000);
+	for (unsigned i = 0; i < DEV_GUESTS_MAX; i++)
+		assert_int_equal(v[i].calls, 1);
+	close(fds[0]);
+	close(fds[1]);
+	free(buf);
+}
+
+static void only_rings_are_shared(void **state)
+{
+	struct fixture f = {.kind = &(struct kind){.engine = DEV_ENGINE_THREADS}};
+	struct dev_queue *q;
+
+	(void)state;
+	open_file_dev(&f, DEVICE_BYTES, &f.dev);
+	assert_int_equal(dev_uring_queue_create(f.dev, &q), -ENOTSUP);
+	dev_close(f.dev);
+}
+
 /* --- denied system calls --- */
 
 /* From here on `nr` (if arg1 >= 0: with that second argument) fails with EPERM in this process. */
@@ -771,7 +896,7 @@ static void denied_ring_falls_back(void **state)
 	open_file_dev(&f, DEVICE_BYTES, &f.dev);
 	assert_string_equal(f.dev->ops->name, "threads");
 	assert_non_null(strstr(f.messages, "using threads"));
-	assert_int_equal(dev_queue_create(f.dev, &f.q), 0);
+	assert_int_equal(open_queue(&f, f.dev, &f.q), 0);
 	fill(buf, BLOCK, 9);
 	assert_int_equal(dev_write(f.q, BLOCK, buf, BLOCK, DEV_DURABLE), 0);
 	memset(buf, 0, BLOCK);
@@ -820,11 +945,16 @@ static const struct CMUnitTest unfiltered[] = {
 
 static const struct CMUnitTest on_files[] = {
 	ON_EACH(posts_from_another_thread), ON_EACH(events_between_threads),
-	ON_EACH(wake_and_timeout),          ON_EACH(queue_fd_tells),
-	ON_EACH(four_threads_four_queues),  ON_EACH(error_after_a_short_write),
+	ON_EACH(wake_and_timeout),          ON_EACH(four_threads_four_queues),
+  	ON_EACH(error_after_a_short_write),
 	ON_EACH(read_of_a_shrunken_file),   ON_EACH(errno_of_the_kernel),
 	ON_EACH(closed_descriptor),         ON_EACH(recycled_descriptors),
 	ON_EACH(open_says_what_it_found),   ON_EACH(flags_of_a_given_descriptor),
+};
+
+/* A shared queue is waited for in its ring only. */
+static const struct CMUnitTest not_shared[] = {
+	ON_EACH(queue_fd_tells),
 };
 
 /* Through the page cache it would fill that with 2 GiB of zeros. */
@@ -856,6 +986,8 @@ static int run_kind(const struct kind *kind)
 		failed += run_list(kind, "unfiltered", unfiltered, COUNT(unfiltered));
 	if (!kind->sim)
 		failed += run_list(kind, "files", on_files, COUNT(on_files));
+	if (!kind->sim && !kind->shared)
+		failed += run_list(kind, "own", not_shared, COUNT(not_shared));
 	if (!kind->sim && !(kind->flags & DEV_OPEN_BUFFERED))
 		failed += run_list(kind, "direct files", on_direct_files, COUNT(on_direct_files));
 	return failed;
@@ -864,13 +996,25 @@ static int run_kind(const struct kind *kind)
 static int run_uring(void)
 {
 	static const struct CMUnitTest only[] = {ON_EACH(ring_death)};
+	static const struct CMUnitTest guests[] = {
+		ON_EACH(guests_come_back),
+		ON_EACH(guests_are_limited),
+		ON_EACH(guests_crowd),
+		{"only_rings_are_shared", only_rings_are_shared, NULL, NULL, NULL},
+	};
 	static const struct CMUnitTest chosen[] = {cmocka_unit_test(allowed_ring_is_chosen)};
 	static const struct kind kinds[] = {
 		{.name = "uring", .engine = DEV_ENGINE_URING},
 		{.name = "uring, buffered", .engine = DEV_ENGINE_URING, .flags = DEV_OPEN_BUFFERED},
+		{.name = "uring, shared", .engine = DEV_ENGINE_URING, .shared = true},
+		{.name = "uring, shared, unlimited", .engine = DEV_ENGINE_URING, .shared = true, .flags = DEV_OPEN_UNLIMITED},
 	};
+	int failed = 0;
 
-	return run_kind(&kinds[0]) + run_kind(&kinds[1]) + run_list(&kinds[0], "ring", only, 1) +
+	for (size_t i = 0; i < COUNT(kinds); i++)
+		failed += run_kind(&kinds[i]);
+	return failed + run_list(&kinds[0], "ring", only, 1) + run_list(&kinds[2], "ring", only, 1) +
+	       run_list(&kinds[2], "guests", guests, COUNT(guests)) +
 	       cmocka_run_group_tests_name("automatic choice", chosen, NULL, NULL);
 }
 

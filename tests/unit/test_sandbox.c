@@ -343,7 +343,7 @@ static void test_ring_limits(void **state)
 	if (no_uring())
 		skip();
 	assert_int_equal(io_uring_queue_init(4, &ring, IORING_SETUP_R_DISABLED), 0);
-	assert_int_equal(uring_limit_and_enable(&ring), 0);
+	assert_int_equal(uring_limit_and_enable(&ring, false), 0);
 
 	io_uring_prep_readv(io_uring_get_sqe(&ring), zero, &iov, 1, 0);
 	assert_int_equal(result_of(&ring), sizeof(buf));
