@@ -17,6 +17,7 @@
  */
 #include "core/dev_uring.h"
 
+#include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -567,6 +568,17 @@ struct io_uring_sqe *dev_uring_sqe(struct dev_queue *dq, struct dev_guest *guest
 	io_uring_sqe_set_data64(sqe, (uintptr_t)guest | TAG_GUEST);
 	tsan_give(guest);
 	return sqe;
+}
+
+void dev_uring_poll(struct dev_queue *dq, struct dev_guest *guest, int fd)
+{
+	struct io_uring_sqe *sqe = dev_uring_sqe(dq, guest);
+	uint64_t data = sqe ? sqe->user_data : 0;
+
+	if (!sqe)
+		return;
+	io_uring_prep_poll_multishot(sqe, fd, POLLIN);
+	io_uring_sqe_set_data64(sqe, data);
 }
 
 int dev_uring_guest_file(struct dev_queue *dq, int fd)

@@ -9,9 +9,9 @@
 #ifndef HOLDFAST_CORE_DEV_URING_H
 #define HOLDFAST_CORE_DEV_URING_H
 
-#include <liburing.h>
-
 #include "core/dev.h"
+
+struct io_uring_sqe;
 
 /* Guests that may be under way at one time. */
 #define DEV_GUESTS_MAX 512u
@@ -30,6 +30,9 @@ int dev_uring_queue_create(struct dev *dev, struct dev_queue **out);
  * From the queue's owner only.  NULL: the ring has failed.
  */
 struct io_uring_sqe *dev_uring_sqe(struct dev_queue *q, struct dev_guest *guest);
+
+/* Such a command: `guest` is called whenever `fd` may have become readable, until `more` is false. */
+void dev_uring_poll(struct dev_queue *q, struct dev_guest *guest, int fd);
 
 /* Registers a descriptor that guests use as file DEV_GUEST_FILE, with IOSQE_FIXED_FILE.  Once; a negative errno if the kernel will not. */
 #define DEV_GUEST_FILE 1

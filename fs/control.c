@@ -124,5 +124,6 @@ void control_stats(const struct control *c, struct holdfast_stats *out)
 	out->mounted_sec = c->mounted_sec;
 	memcpy(out->options, c->options, sizeof(out->options));
 	snprintf(out->transport, sizeof(out->transport), "%s", c->transport);
+	snprintf(out->requests, sizeof(out->requests), "%s", c->requests);
 	snprintf(out->sandbox, sizeof(out->sandbox), "%s", c->sandbox);
 }

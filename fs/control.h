@@ -18,6 +18,7 @@ struct control {
 	struct scrub_job *scrub;
 	uid_t owner; /* who mounted the volume */
 	const char *transport;
+	const char *requests; /* how they come */
 	const char *sandbox; /* what the daemon has given up */
 	uint64_t mounted_sec;
 	char options[sizeof(((struct holdfast_stats *)0)->options)];

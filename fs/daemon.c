@@ -18,10 +18,12 @@
 #include "fs/control.h"
 #include "fs/fuse_ops.h"
 #include "fs/keeper.h"
+#include "fs/ring.h"
 #include "fs/sandbox.h"
 
 #define MIN_WORKERS 2
 #define MAX_WORKERS 8
+#define MAX_RING_WORKERS 64 /* each has its processor */
 #define GRACE_MS 3000 /* for users of a mount that was asked to go by a signal */
 
 struct daemon {
@@ -183,10 +185,27 @@ static unsigned count_workers(void)
 	return n < MIN_WORKERS ? MIN_WORKERS : n > MAX_WORKERS ? MAX_WORKERS : (unsigned)n;
 }
 
+/* With a worker for each of the kernel's queues, or for several.  -ENOTSUP: it is not to be had. */
+static int make_ring_loop(struct daemon *d)
+{
+	unsigned n = ring_enabled() ? ring_kernel_queues() : 0;
+
+	return n ? loop_create(d->dev, n < MAX_RING_WORKERS ? n : MAX_RING_WORKERS, n, d->q, d->diag, &d->loop) : -ENOTSUP;
+}
+
 static int make_loop(struct daemon *d)
 {
-	int err = loop_create(d->dev, count_workers(), d->q, d->diag, &d->loop);
+	int err = d->opts->transport == TRANSPORT_DEV ? -ENOTSUP : make_ring_loop(d);
 
+	if (err && d->opts->transport == TRANSPORT_URING) {
+		report_failure(d->report, d->src->path,
+			       err == -ENOTSUP ? "transport=uring: the kernel does not offer it (Linux 6.14, and as root: echo Y "
+						 ">/sys/module/fuse/parameters/enable_uring), or the engine is not uring"
+					       : "transport=uring: its rings cannot be made");
+		return err;
+	}
+	if (err)
+		err = loop_create(d->dev, count_workers(), 0, d->q, d->diag, &d->loop);
 	return err ? failed(d, "cannot start the workers", err) : 0;
 }
 
@@ -201,6 +220,7 @@ static int start_loop(struct daemon *d)
 		.scrub = d->scrub,
 		.owner = getuid(),
 		.transport = "fuse",
+		.requests = "/dev/fuse",
 		.sandbox = d->sandbox.active,
 		.mounted_sec = (uint64_t)time(NULL),
 	};
@@ -322,7 +342,7 @@ static int take_connection(struct daemon *d, int fd)
 	char name[32];
 
 	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
-	if (fuse_session_mount(d->se, name) == 0)
+	if (fuse_session_mount(d->se, name) == 0 && fuse_session_custom_io(d->se, &fuse_glue_io, fuse_session_fd(d->se)) == 0)
 		return 0;
 	close(fd);
 	return failed(d, "libfuse did not take the connection", -EIO);
@@ -344,6 +364,8 @@ static int start_serving(struct daemon *d)
 
 	if (err)
 		return failed(d, "the kernel's first request", err);
+	if (loop_has_rings(d->loop))
+		d->control.requests = "io_uring";
 	err = keeper_settle(&d->keeper, d->ready_fd >= 0);
 	return err ? failed(d, "the process that is to unmount", err) : 0;
 }
@@ -374,8 +396,8 @@ static int daemon_mount(struct daemon *d)
 	err = report_start_queue(d->report);
 	if (err)
 		diag(d->diag, DIAG_WARNING, "messages are not queued: %s", strerror(-err));
-	diag(d->diag, DIAG_INFO, "%s: mounted on %s as %s, %s engine, sandbox: %s", d->src->path, d->mp->dir,
-	     d->mp->is_blk ? "fuseblk" : "fuse", d->dev->ops->name, d->sandbox.active);
+	diag(d->diag, DIAG_INFO, "%s: mounted on %s as %s, requests by %s, %s engine, sandbox: %s", d->src->path,
+	     d->mp->dir, d->mp->is_blk ? "fuseblk" : "fuse", d->control.requests, d->dev->ops->name, d->sandbox.active);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
  */
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "fs/fuse_ops.h"
 #include "fs/mount_options.h"
@@ -19,7 +20,7 @@ struct read_op {
 	struct fs_io io; /* first: see read_done() */
 	fuse_req_t req;
 	struct worker *worker;
-	size_t room;
+	struct reply_room room;
 };
 
 static void read_done(struct fs_io *io)
@@ -31,7 +32,7 @@ static void read_done(struct fs_io *io)
 		fuse_reply_err(op->req, (int)-io->result);
 	else
 		fuse_reply_buf(op->req, io->data, (size_t)io->result);
-	worker_free(w, io->buf, op->room);
+	worker_reply_room_put(w, &op->room);
 	free(op);
 	worker_end(w);
 }
@@ -40,20 +41,20 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 {
 	struct call c = call_of(req);
 	size_t len = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO;
-	size_t room = FS_READ_ROOM(len);
 	struct read_op *op = calloc(1, sizeof(*op));
-	void *buf = op ? worker_alloc(c.worker, room) : NULL;
 
 	(void)fi;
-	if (!buf) {
+	if (op)
+		op->room = worker_reply_room(c.worker, FS_READ_ROOM(len));
+	if (!op || !op->room.mem) {
 		free(op);
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
 	op->req = req;
 	op->worker = c.worker;
-	op->room = room;
-	op->io = (struct fs_io){.ino = ino, .off = (uint64_t)off, .len = len, .buf = buf, .done = read_done};
+	op->io = (struct fs_io){
+		.ino = ino, .off = (uint64_t)off, .len = len, .buf = op->room.mem, .done = read_done};
 	worker_begin(c.worker);
 	fs_read(c.fs, c.q, &op->io);
 }
@@ -63,12 +64,17 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 /*
  * Lives in its message's `room`.  The message goes back when both have happened, in either order: the request is
  * answered, and the file code wants the payload no more.
+ *
+ * A message in a ring's entry is the kernel's again once it is answered, so what may be wanted for longer is copied.
  */
 struct write_op {
 	struct fs_io io; /* first: see write_done() */
 	struct fs_sync sync;
 	fuse_req_t req;
-	struct request *message;
+	struct worker *worker;
+	struct request *message; /* kept; NULL: a copy, and the operation is of malloc(3) */
+	void *copy;
+	size_t copy_room;
 	unsigned pending;
 	bool durable; /* answered only when it is */
 };
@@ -76,8 +82,15 @@ static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request'
 
 static void write_unref(struct write_op *op)
 {
-	if (--op->pending == 0)
+	if (--op->pending)
+		return;
+	if (op->message) {
 		request_put(op->message);
+		return;
+	}
+	worker_free(op->worker, op->copy, op->copy_room);
+	worker_end(op->worker);
+	free(op);
 }
 
 static void write_answer(struct write_op *op, ssize_t result)
@@ -114,29 +127,63 @@ static void write_release(struct fs_io *io)
 	write_unref((struct write_op *)io);
 }
 
+/* In the message's own memory.  The payload is ours to lend; only C's types say const. */
+static struct write_op *write_in_place(const struct call *c, const char *buf, size_t size)
+{
+	struct request *message = worker_keep(c->worker);
+	struct write_op *op = (struct write_op *)message->room;
+	bool lend = size >= COPY_BELOW;
+
+	*op = (struct write_op){
+		.io = {.buf = (void *)buf, .release = lend ? write_release : NULL},
+		.message = message,
+		.pending = lend ? 2 : 1,
+	};
+	return op;
+}
+
+/* In memory of its own, the data placed as the file's blocks are.  NULL: there is none. */
+static struct write_op *write_copied(const struct call *c, const char *buf, size_t size, off_t off)
+{
+	size_t at = (size_t)off % BLOCK_SIZE, room = at + size;
+	struct write_op *op = malloc(sizeof(*op));
+	char *copy = op ? worker_alloc(c->worker, room) : NULL;
+
+	if (!copy) {
+		free(op);
+		return NULL;
+	}
+	memcpy(copy + at, buf, size);
+	*op = (struct write_op){
+		.io = {.buf = copy + at, .release = write_release},
+		.copy = copy,
+		.copy_room = room,
+		.pending = 2,
+	};
+	worker_begin(c->worker);
+	return op;
+}
+
 void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
 		   struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
-	struct request *message = worker_keep(c.worker);
-	struct write_op *op = (struct write_op *)message->room;
-	bool lend = size >= COPY_BELOW;
+	bool copied = size >= COPY_BELOW && worker_lends_entry(c.worker);
+	struct write_op *op = copied ? write_copied(&c, buf, size, off) : write_in_place(&c, buf, size);
 
-	/* The payload is the message's: ours to lend.  Only C's types say const. */
-	*op = (struct write_op){
-		.io = {.ino = ino,
-		       .off = (uint64_t)off,
-		       .len = size,
-		       .buf = (void *)buf,
-		       .done = write_done,
-		       .release = lend ? write_release : NULL},
-		.req = req,
-		.message = message,
-		.pending = lend ? 2 : 1,
-		/* For writes that complete asynchronously (AIO, io_uring) the kernel sends no FSYNC, whatever the caller
-		 * has asked for.  Where it does send one, that costs nothing any more. */
-		.durable = c.glue->sync || fi->flags & (O_DSYNC | O_SYNC),
-	};
+	if (!op) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	op->io.ino = ino;
+	op->io.off = (uint64_t)off;
+	op->io.len = size;
+	op->io.done = write_done;
+	op->req = req;
+	op->worker = c.worker;
+	/* For writes that complete asynchronously (AIO, io_uring) the kernel sends no FSYNC, whatever the caller
+	 * has asked for.  Where it does send one, that costs nothing any more. */
+	op->durable = c.glue->sync || fi->flags & (O_DSYNC | O_SYNC);
 	fs_write(c.fs, c.q, &op->io);
 }
 

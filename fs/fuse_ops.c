@@ -229,9 +229,10 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
 {
 	struct call c = call_of(req);
 	struct listing l = {.req = req, .size = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO, .plus = plus};
+	struct reply_room room = worker_reply_room(c.worker, l.size);
 	int err;
 
-	l.buf = worker_alloc(c.worker, l.size);
+	l.buf = room.mem;
 	if (!l.buf) {
 		fuse_reply_err(req, ENOMEM);
 		return;
@@ -242,7 +243,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
 		fuse_reply_err(req, -err);
 	else
 		fuse_reply_buf(req, l.buf, l.used);
-	worker_free(c.worker, l.buf, l.size);
+	worker_reply_room_put(c.worker, &room);
 }
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)

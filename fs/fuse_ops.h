@@ -35,6 +35,8 @@ struct fuse_glue {
 };
 
 extern const struct fuse_lowlevel_ops fuse_glue_ops;
+/* How libfuse's replies leave: through loop_send(). */
+extern const struct fuse_custom_io fuse_glue_io;
 
 /* --- among the glue's files --- */
 

@@ -49,6 +49,7 @@ struct holdfast_stats {
 	char reason[192]; /* HOLDFAST_FAILED */
 	uint64_t counter[128]; /* in the order of STATS_COUNTERS, fs/stats.h */
 	char sandbox[128]; /* what the daemon has given up; "off" */
+	char requests[16]; /* how they come from the kernel: "io_uring", "/dev/fuse" */
 };
 
 /* --- scrub: starting, cancelling and its findings for root and the owner of the mount --- */

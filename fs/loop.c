@@ -7,14 +7,17 @@
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "core/dev_uring.h"
 #include "fs/fs.h"
 #include "fs/loop_pool.h"
 #include "fs/mount_options.h"
+#include "fs/ring.h"
 
 #define PAYLOAD_AT 4096u /* of a WRITE, in a request's memory */
 #define WRITE_HEADER (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
@@ -27,6 +30,11 @@
 
 static_assert(WRITE_HEADER == 80, "libfuse and the kernel agree on this");
 static_assert(sizeof(struct request) <= MESSAGE_AT, "the message follows");
+static_assert(sizeof(struct request) <= RING_ROOM, "a ring's entry has room for it");
+
+/* Of INIT; <linux/fuse.h> may be older.  The upper half of the flags is a word of its own. */
+#define INIT_EXT (1u << 30)
+#define INIT2_OVER_IO_URING (1u << (41 - 32))
 
 enum phase { HELD, RUN, DRAIN, QUIT };
 
@@ -36,8 +44,12 @@ struct worker {
 	int epfd;
 	pthread_t thread;
 	bool has_thread;
-	bool listens; /* the connection is in epfd */
+	bool listens; /* to /dev/fuse: it is in epfd, or polled in the ring */
 	bool drained;
+	struct ring *ring; /* NULL: the queue is no shared one */
+	struct dev_guest poll; /* with a ring: tells that /dev/fuse may be read */
+	bool polls; /* that is under way */
+	bool readable;
 	uint64_t busy;
 	struct request *current; /* what the next message is read to, or is being handled */
 	SLIST_HEAD(, request) free;
@@ -58,6 +70,9 @@ struct loop {
 	_Atomic unsigned ndrained;
 	_Atomic int end; /* enum loop_end */
 	struct fuse_in_header destroy; /* written once, before `end` */
+	bool over_rings; /* how requests come; set before the gate opens */
+	uint64_t init_unique; /* of INIT while it is being handled, if the kernel offers rings; 0 */
+	unsigned nrings; /* queues of the kernel */
 	unsigned nworkers, nthreads; /* threads: those that run, the first ones */
 	struct worker workers[];
 };
@@ -86,8 +101,10 @@ static struct request *request_get(struct worker *w)
 		return r;
 	}
 	r = dev_alloc(REQUEST_MEM, false);
-	if (r)
+	if (r) {
 		r->worker = w;
+		r->entry = NULL;
+	}
 	return r;
 }
 
@@ -117,8 +134,28 @@ void request_put(struct request *r)
 {
 	struct worker *w = r->worker;
 
-	request_recycle(r);
+	if (!r->entry)
+		request_recycle(r);
 	worker_end(w);
+}
+
+bool worker_lends_entry(const struct worker *w)
+{
+	return w->current && w->current->entry;
+}
+
+struct reply_room worker_reply_room(struct worker *w, size_t len)
+{
+	assert(len <= FS_READ_ROOM(MOUNT_MAX_IO));
+	if (worker_lends_entry(w))
+		return (struct reply_room){.mem = ring_entry_payload(w->current->entry), .len = len};
+	return (struct reply_room){.mem = worker_alloc(w, len), .len = len, .own = true};
+}
+
+void worker_reply_room_put(struct worker *w, const struct reply_room *room)
+{
+	if (room->own)
+		worker_free(w, room->mem, room->len);
 }
 
 void *worker_alloc(struct worker *w, size_t len)
@@ -163,14 +200,44 @@ static void end_loop(struct loop *l, enum loop_end end)
 		dev_wake(l->owner);
 }
 
+/* Takes the kernel's offer: it learns so from the reply to INIT, which libfuse cannot say it in. */
+static ssize_t send_init(struct loop *l, const struct iovec *iov, int n)
+{
+	struct fuse_init_out init;
+
+	if (n != 2 || iov[1].iov_len < sizeof(init))
+		return writev(l->fd, iov, n);
+	memcpy(&init, iov[1].iov_base, sizeof(init));
+	init.flags |= INIT_EXT;
+	init.flags2 |= INIT2_OVER_IO_URING;
+
+	struct iovec with[2] = {iov[0], {.iov_base = &init, .iov_len = sizeof(init)}};
+	ssize_t sent = writev(l->fd, with, 2);
+
+	l->over_rings = sent >= 0;
+	return sent;
+}
+
+ssize_t loop_send(struct loop *l, const struct iovec *iov, int n)
+{
+	const struct fuse_out_header *out = iov[0].iov_base;
+	const struct worker *w = loop_self(l);
+
+	if (w && w->ring && ring_reply(w->ring, iov, n))
+		return (ssize_t)out->len;
+	if (l->init_unique && out->unique == l->init_unique && !out->error)
+		return send_init(l, iov, n);
+	return writev(l->fd, iov, n);
+}
+
 /* The answer to a request that libfuse does not see. */
 static void answer(struct loop *l, uint64_t unique, int err)
 {
 	struct fuse_out_header out = {.len = sizeof(out), .error = err, .unique = unique};
+	struct iovec iov = {.iov_base = &out, .iov_len = sizeof(out)};
 
 	/* An error means that nobody waits any more. */
-	if (write(l->fd, &out, sizeof(out)) < 0 && errno != ENOENT && errno != ENODEV &&
-	    errno != ECONNABORTED)
+	if (loop_send(l, &iov, 1) < 0 && errno != ENOENT && errno != ENODEV && errno != ECONNABORTED)
 		diag(l->diag, DIAG_WARNING, "answering the kernel: %s", strerror(errno));
 }
 
@@ -199,11 +266,11 @@ static void start_syncfs(struct worker *w, uint64_t unique)
 	fs_fsync(w->loop->fs, w->q, &s->sync);
 }
 
-static void dispatch(struct worker *w, size_t len)
+static void dispatch(struct worker *w, char *message, size_t len)
 {
 	struct loop *l = w->loop;
-	const struct fuse_in_header *in = (const void *)message_of(w->current);
-	struct fuse_buf buf = {.mem = message_of(w->current), .size = len};
+	const struct fuse_in_header *in = (const void *)message;
+	struct fuse_buf buf = {.mem = message, .size = len};
 
 	switch (in->opcode) {
 	case FUSE_SYNCFS:
@@ -219,9 +286,69 @@ static void dispatch(struct worker *w, size_t len)
 	}
 }
 
+/* --- requests over io_uring ----------------------------------------------------------------------- */
+
+/* Handles the next one that has come through the ring; false: none has. */
+static bool serve_ring(struct worker *w)
+{
+	struct request *kept = w->current;
+	size_t len;
+	char *message;
+	struct ring_entry *e = ring_next(w->ring, &message, &len);
+
+	if (!e)
+		return false;
+	w->current = ring_entry_room(e);
+	w->current->worker = w;
+	w->current->entry = e;
+	dispatch(w, message, len);
+	w->current = kept;
+	return true;
+}
+
+static void check_ring(struct worker *w)
+{
+	switch (ring_state(w->ring)) {
+	case RING_WORKS:
+	/* The kernel goes back to /dev/fuse, which the first worker reads. */
+	case RING_REFUSED:
+		break;
+	case RING_GONE:
+		end_loop(w->loop, LOOP_UNMOUNTED);
+	}
+}
+
+static void poll_connection(struct worker *w)
+{
+	dev_uring_poll(w->q, &w->poll, w->loop->fd);
+	w->polls = true;
+}
+
+static void connection_polled(struct dev_guest *guest, int res, bool more)
+{
+	struct worker *w = (struct worker *)((char *)guest - offsetof(struct worker, poll));
+
+	(void)res;
+	w->polls = more;
+	w->readable = true;
+}
+
+/* Where this worker's requests come from, as seen by its processor. */
+static void pin(unsigned cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	/* It may not be ours to use; then the scheduler decides. */
+	(void)sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* --- requests from /dev/fuse ------------------------------------------------------------------------ */
+
 static void stop_listening(struct worker *w)
 {
-	if (w->listens)
+	if (w->listens && !w->ring)
 		epoll_ctl(w->epfd, EPOLL_CTL_DEL, w->loop->fd, NULL);
 	w->listens = false;
 }
@@ -252,22 +379,39 @@ static ssize_t read_message(struct worker *w)
 	return errno == EAGAIN || errno == EINTR || errno == ENOENT ? 0 : -errno;
 }
 
+/* Reads the next one and handles it; false: there is none. */
+static bool serve_connection(struct worker *w)
+{
+	ssize_t n = read_message(w);
+
+	if (n > 0) {
+		dispatch(w, message_of(w->current), (size_t)n);
+		return true;
+	}
+	w->readable = false;
+	if (n < 0)
+		read_failed(w, (int)n);
+	else if (w->ring && !w->polls)
+		poll_connection(w);
+	return false;
+}
+
+static bool may_read(const struct worker *w)
+{
+	return w->listens && (!w->ring || w->readable);
+}
+
 /* Handles what is there, up to a batch; returns how many. */
 static int serve(struct worker *w)
 {
 	int served = 0;
 
-	while (served < BATCH && w->listens &&
-	       atomic_load_explicit(&w->loop->phase, memory_order_acquire) == RUN) {
-		ssize_t n = read_message(w);
-
-		if (n < 0)
-			read_failed(w, (int)n);
-		if (n <= 0)
+	while (served < BATCH && atomic_load_explicit(&w->loop->phase, memory_order_acquire) == RUN) {
+		if (!(w->ring && serve_ring(w)) && !(may_read(w) && serve_connection(w)))
 			break;
-		dispatch(w, (size_t)n);
 		served++;
-		if (w->busy)
+		/* With a ring the replies go with the next look at it, and all at once. */
+		if (w->busy && !w->ring)
 			dev_poll(w->q, 0);
 	}
 	return served;
@@ -277,6 +421,11 @@ static int serve(struct worker *w)
 
 static void wait_for_something(struct worker *w)
 {
+	if (w->ring) {
+		dev_poll(w->q, -1);
+		return;
+	}
+
 	struct epoll_event ev[2];
 	int n = epoll_wait(w->epfd, ev, 2, -1);
 
@@ -303,9 +452,34 @@ static void note_drained(struct worker *w)
 	dev_wake(w->loop->owner);
 }
 
+/*
+ * With rings, the first worker reads what does not come through them.  If the kernel has not taken them, all do, and all wake
+ * for each request: that happens only if somebody has switched them off while we were mounting.
+ */
+static void start_with_ring(struct worker *w)
+{
+	struct loop *l = w->loop;
+	unsigned self = (unsigned)(w - l->workers);
+
+	if (l->over_rings) {
+		if (l->nworkers == l->nrings)
+			pin(self);
+		ring_begin(w->ring, l->fd);
+	}
+	if (self == 0 || !l->over_rings) {
+		w->listens = w->readable = true;
+		poll_connection(w);
+	}
+}
+
 /* Each worker its own entry, exclusive: one request wakes one of them. */
 static void start_listening(struct worker *w)
 {
+	if (w->ring) {
+		start_with_ring(w);
+		return;
+	}
+
 	struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = w->loop};
 
 	w->listens = epoll_ctl(w->epfd, EPOLL_CTL_ADD, w->loop->fd, &ev) == 0;
@@ -327,6 +501,8 @@ static void *worker_main(void *arg)
 			stop_listening(w);
 			note_drained(w);
 		}
+		if (w->ring && phase == RUN && l->over_rings)
+			check_ring(w);
 		if (serve(w) == BATCH)
 			dev_poll(w->q, 0);
 		else if (l->phase == phase)
@@ -336,21 +512,41 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static int worker_init(struct worker *w, struct loop *l, struct dev *dev)
+static int make_queue(struct worker *w, struct dev *dev)
 {
 	struct epoll_event ev = {.events = EPOLLIN};
-	int err;
+	int err = dev_queue_create(dev, &w->q);
 
-	*w = (struct worker){.loop = l, .epfd = -1};
-	SLIST_INIT(&w->free);
-	pool_init(&w->pool);
-	err = dev_queue_create(dev, &w->q);
 	if (err)
 		return err;
 	w->epfd = epoll_create1(EPOLL_CLOEXEC);
 	ev.data.ptr = w->q;
 	if (w->epfd < 0 || epoll_ctl(w->epfd, EPOLL_CTL_ADD, dev_queue_fd(w->q), &ev) < 0)
 		return -errno;
+	return 0;
+}
+
+static int make_ring_queue(struct worker *w, struct dev *dev, unsigned first, unsigned step, unsigned nrings)
+{
+	int err = dev_uring_queue_create(dev, &w->q);
+
+	w->poll.done = connection_polled;
+	return err ? err : ring_create(w->q, first, step, nrings, MOUNT_MAX_IO, w->loop->diag, &w->ring);
+}
+
+static int worker_init(struct worker *w, struct loop *l, struct dev *dev, unsigned nworkers, unsigned nrings)
+{
+	int err;
+
+	*w = (struct worker){.loop = l, .epfd = -1};
+	SLIST_INIT(&w->free);
+	pool_init(&w->pool);
+	if (nrings)
+		err = make_ring_queue(w, dev, (unsigned)(w - l->workers), nworkers, nrings);
+	else
+		err = make_queue(w, dev);
+	if (err)
+		return err;
 	w->current = request_get(w);
 	return w->current ? 0 : -ENOMEM;
 }
@@ -359,6 +555,7 @@ static void worker_fini(struct worker *w)
 {
 	if (w->q)
 		dev_queue_destroy(w->q);
+	ring_destroy(w->ring);
 	if (w->epfd >= 0)
 		close(w->epfd);
 	while (!SLIST_EMPTY(&w->free)) {
@@ -373,8 +570,8 @@ static void worker_fini(struct worker *w)
 
 /* --- the owner's side ------------------------------------------------------------------------------- */
 
-int loop_create(struct dev *dev, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
-		struct loop **out)
+int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_queue *owner,
+		const struct diag *diag, struct loop **out)
 {
 	struct loop *l = calloc(1, sizeof(*l) + nworkers * sizeof(struct worker));
 	int err;
@@ -389,10 +586,11 @@ int loop_create(struct dev *dev, unsigned nworkers, struct dev_queue *owner, con
 	l->diag = diag;
 	l->owner = owner;
 	l->fd = -1;
+	l->nrings = nrings;
 	pthread_mutex_init(&l->gate, NULL);
 	pthread_cond_init(&l->opened, NULL);
 	while (!err && l->nworkers < nworkers)
-		err = worker_init(&l->workers[l->nworkers++], l, dev);
+		err = worker_init(&l->workers[l->nworkers++], l, dev, nworkers, nrings);
 	if (err) {
 		loop_destroy(l);
 		return err;
@@ -438,6 +636,16 @@ static ssize_t wait_for_init(struct loop *l, struct worker *w)
 	return n;
 }
 
+static bool offers_rings(const char *message, size_t len)
+{
+	struct fuse_init_in init;
+
+	if (len < sizeof(struct fuse_in_header) + sizeof(init))
+		return false;
+	memcpy(&init, message + sizeof(struct fuse_in_header), sizeof(init));
+	return init.flags & INIT_EXT && init.flags2 & INIT2_OVER_IO_URING;
+}
+
 int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited)
 {
 	/* The workers are held: the first one's buffer is free to be used. */
@@ -454,11 +662,19 @@ int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited)
 	n = wait_for_init(l, w);
 	if (n < 0)
 		return (int)n;
-	dispatch(w, (size_t)n);
+	if (w->ring && offers_rings(message_of(w->current), (size_t)n))
+		l->init_unique = ((const struct fuse_in_header *)(const void *)message_of(w->current))->unique;
+	dispatch(w, message_of(w->current), (size_t)n);
+	l->init_unique = 0;
 	if (!*inited)
 		return -EPROTO;
 	set_phase(l, RUN);
 	return 0;
+}
+
+bool loop_has_rings(const struct loop *l)
+{
+	return l->over_rings;
 }
 
 enum loop_end loop_ended(const struct loop *l)
@@ -491,7 +707,7 @@ void loop_quit(struct loop *l)
 
 void loop_answer_destroy(struct loop *l)
 {
-	if (loop_ended(l) == LOOP_DESTROYED)
+	if (loop_ended(l) == LOOP_DESTROYED && !l->over_rings)
 		answer(l, l->destroy.unique, 0);
 }
 

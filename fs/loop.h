@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * loop.h - the request loop: workers that read requests from /dev/fuse, have them handled, and serve their own dev_queue.
+ * loop.h - the request loop: workers that take requests, have them handled, and serve their own dev_queue.
  *
- * A worker is a thread with a queue; it waits for either of the connection and the queue.  Requests are handled inline;
- * what must wait for the device longer is answered from a completion on the same worker, which goes on reading meanwhile.
+ * A worker is a thread with a queue.  Requests come from /dev/fuse, and the worker waits for either of that and its queue; or through
+ * the queue's ring (ring.h), from the processor that the worker is pinned to, and waiting for the queue is all it does.  Requests are handled
+ * inline; what must wait for the device longer is answered from a completion on the same worker, which takes others meanwhile.
  * Of what a newer libfuse would do, SYNCFS is answered here.
  *
  * States: HELD (threads, once started, wait) -> RUN -> DRAIN (reads nothing more, serves its queue, finishes what it began) ->
@@ -23,6 +24,8 @@ struct fuse_session;
 struct loop;
 struct worker;
 
+struct ring_entry;
+
 /*
  * The message of one request, placed so that the payload of a WRITE is 4096-aligned.  `room` is for whoever handles it, as long as
  * it is kept.
@@ -30,6 +33,7 @@ struct worker;
 #define REQUEST_ROOM 3072
 struct request {
 	struct worker *worker;
+	struct ring_entry *entry; /* the message is in it, and its memory is the kernel's again once there is a reply; NULL: from /dev/fuse */
 	SLIST_ENTRY(request) link;
 	_Alignas(16) char room[REQUEST_ROOM];
 };
@@ -42,10 +46,11 @@ enum loop_end {
 
 /*
  * Makes the workers' queues; no threads yet.  `owner` is the queue of the thread that calls all functions here that do not say otherwise; it is
- * woken when the loop ends.
+ * woken when the loop ends.  `nrings`: how many queues the kernel has for requests over io_uring; 0: they come from /dev/fuse.
+ * -ENOTSUP: the device's engine cannot do that.
  */
-int loop_create(struct dev *dev, unsigned nworkers, struct dev_queue *owner, const struct diag *diag,
-		struct loop **out);
+int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_queue *owner,
+		const struct diag *diag, struct loop **out);
 
 /* Starts the workers' threads, held.  After an error some of them run; the loop can be drained and destroyed all the same. */
 int loop_start(struct loop *l, struct fs *fs);
@@ -53,6 +58,12 @@ int loop_start(struct loop *l, struct fs *fs);
 /* Serves the first request (INIT) of the mounted session, then lets the workers go.  -EPROTO if the init handler has not set
  * *inited by then (libfuse and the kernel do not agree), and what read(2) says. */
 int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited);
+
+/* Whether the kernel has agreed to send requests over io_uring. */
+bool loop_has_rings(const struct loop *l);
+
+/* Sends a reply or a notification, iov[0] being its struct fuse_out_header: what libfuse writes goes this way.  From any thread.  As writev(2). */
+ssize_t loop_send(struct loop *l, const struct iovec *iov, int n);
 
 enum loop_end loop_ended(const struct loop *l);
 
@@ -62,7 +73,7 @@ void loop_drain(struct loop *l);
 /* Ends the threads and their queues.  Nobody may depend on those any more. */
 void loop_quit(struct loop *l);
 
-/* After LOOP_DESTROYED: lets umount(2) return. */
+/* After LOOP_DESTROYED: lets umount(2) return; if requests come over io_uring, the end of the session does that. */
 void loop_answer_destroy(struct loop *l);
 
 /* Quits if need be. */
@@ -81,8 +92,23 @@ void worker_end(struct worker *w);
 struct request *worker_keep(struct worker *w);
 void request_put(struct request *r);
 
+/* The message that is being handled is in a ring's entry. */
+bool worker_lends_entry(const struct worker *w);
+
 /* 4096-aligned memory of at least `len` bytes, recycled.  At most MOUNT_MAX_IO + 4096. */
 void *worker_alloc(struct worker *w, size_t len);
 void worker_free(struct worker *w, void *p, size_t len);
+
+/*
+ * The same for the reply to the message that is being handled, which costs no copy then where requests come over io_uring; the message's own
+ * payload is overwritten.  After the reply, only `mem` of it may be looked at, and it is to be put.
+ */
+struct reply_room {
+	void *mem; /* NULL: no memory */
+	size_t len;
+	bool own; /* of worker_alloc() */
+};
+struct reply_room worker_reply_room(struct worker *w, size_t len);
+void worker_reply_room_put(struct worker *w, const struct reply_room *room);
 
 #endif

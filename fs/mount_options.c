@@ -35,6 +35,7 @@ enum code {
 	NO_DISCARD,
 	COMMIT,
 	ENGINE,
+	TRANSPORT,
 	CACHE,
 	FOREGROUND,
 	PLAIN,
@@ -87,6 +88,7 @@ static const struct row table[] = {
 	{"nodiscard", NO_VALUE, NO_DISCARD, 0},
 	{"commit", NEEDS_VALUE, COMMIT, 0},
 	{"engine", NEEDS_VALUE, ENGINE, 0},
+	{"transport", NEEDS_VALUE, TRANSPORT, 0},
 	{"cache", NEEDS_VALUE, CACHE, 0},
 	{"foreground", NO_VALUE, FOREGROUND, 0},
 	{"plain", NO_VALUE, PLAIN, 0},
@@ -174,6 +176,19 @@ static bool set_engine(struct mount_options *o, const char *value)
 	return true;
 }
 
+static bool set_transport(struct mount_options *o, const char *value)
+{
+	if (strcmp(value, "auto") == 0)
+		o->transport = TRANSPORT_AUTO;
+	else if (strcmp(value, "uring") == 0)
+		o->transport = TRANSPORT_URING;
+	else if (strcmp(value, "dev") == 0)
+		o->transport = TRANSPORT_DEV;
+	else
+		return false;
+	return true;
+}
+
 /* `name=value` as it came, behind what is there already. */
 static int add_kernel_opt(struct mount_options *o, const char *text)
 {
@@ -217,6 +232,8 @@ static bool apply_value(struct mount_options *o, const struct row *row, const ch
 		return true;
 	case ENGINE:
 		return set_engine(o, value);
+	case TRANSPORT:
+		return set_transport(o, value);
 	default:
 		return true;
 	}
@@ -402,6 +419,8 @@ void mount_options_usage(const char *program)
 	       "  norecovery       with ro: the last checkpoint, journal ignored (also: noload)\n"
 	       "  discard          tell the device about freed blocks\n"
 	       "  engine=auto|uring|threads\n"
+	       "  transport=auto|uring|dev\n"
+	       "                   requests over io_uring where the kernel offers it, or by /dev/fuse\n"
 	       "  cache=SIZE       memory for clean metadata, at least 4M (1/16 of all, 64M to 1G)\n"
 	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
 	       "  nosandbox        keep privileges and all system calls: for those who look for a fault\n"
@@ -546,8 +565,15 @@ void mount_options_describe(const struct mount_options *o, char *text, size_t ro
 		[DEV_ENGINE_THREADS] = ",engine=threads",
 	};
 
-	snprintf(text, room, "%s,%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
+	static const char *const transports[] = {
+		[TRANSPORT_AUTO] = "",
+		[TRANSPORT_URING] = ",transport=uring",
+		[TRANSPORT_DEV] = ",transport=dev",
+	};
+
+	snprintf(text, room, "%s,%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
 		 o->commit_sec, (unsigned long long)o->cache_bytes, o->sync ? ",sync" : "",
-		 o->dirsync ? ",dirsync" : "", o->no_acl ? ",noacl" : "", o->no_recovery ? ",norecovery" : "", o->discard ? ",discard" : "",
-		 engines[o->engine], o->plain ? ",plain" : "", o->allow_other ? ",allow_other" : "");
+		 o->dirsync ? ",dirsync" : "", o->no_acl ? ",noacl" : "", o->no_recovery ? ",norecovery" : "",
+		 o->discard ? ",discard" : "", engines[o->engine], transports[o->transport], o->plain ? ",plain" : "",
+		 o->allow_other ? ",allow_other" : "");
 }

@@ -27,6 +27,9 @@ enum mount_status {
 /* Less would not hold the paths that the operations of all workers need at one time. */
 #define MOUNT_MIN_CACHE (UINT64_C(4) << 20)
 
+/* How requests come from the kernel. */
+enum mount_transport { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_DEV };
+
 struct mount_options {
 	const char *program; /* for messages */
 	const char *image, *dir; /* as typed */
@@ -45,6 +48,7 @@ struct mount_options {
 	bool allow_other;
 	enum fs_atime atime;
 	enum dev_engine engine;
+	enum mount_transport transport;
 	unsigned commit_sec; /* 0: no timer */
 	uint64_t cache_bytes; /* limit of clean metadata in memory */
 	unsigned max_read;

@@ -158,6 +158,9 @@ static const struct {
 	{SCMP_SYS(fcntl), 1, ~0u, F_SETFL, ANY, 0, 0},
 	{SCMP_SYS(ioctl), 1, ~0u, BLKDISCARD, ANY, 0, 0},
 	{SCMP_SYS(io_uring_register), 1, ~0u, IORING_UNREGISTER_FILES, ANY, 0, 0},
+	{SCMP_SYS(io_uring_register), 1, ~0u, IORING_REGISTER_FILES_UPDATE, ANY, 0, 0},
+	/* Of the calling thread only. */
+	{SCMP_SYS(sched_setaffinity), 0, ~0u, 0, ANY, 0, 0},
 	/* syslog(3), when the logger has been started anew. */
 	{SCMP_SYS(socket), 0, ~0u, AF_UNIX, 1, ~(uint64_t)SOCK_CLOEXEC & ~0u, SOCK_DGRAM},
 };

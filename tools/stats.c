@@ -48,7 +48,8 @@ static void show_text(const struct holdfast_stats *s)
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
 	printf("state     %s%s%s\n", stats_state_name(s->state), s->reason[0] ? ": " : "", s->reason);
 	printf("volume    %s %s\n", uuid, s->source);
-	printf("mounted   %s as %s, %s engine, version %s\n", when, s->transport, s->engine, s->version);
+	printf("mounted   %s as %s, requests by %s, %s engine, version %s\n", when, s->transport,
+	       s->requests[0] ? s->requests : "/dev/fuse", s->engine, s->version);
 	printf("options   %s\n", s->options);
 	printf("sandbox   %s\n", s->sandbox[0] ? s->sandbox : "unknown");
 	for (unsigned g = 0; g < STATS_NGROUPS; g++) {
@@ -72,6 +73,7 @@ static void show_json(const struct holdfast_stats *s)
 	json_string(&j, "label", s->label);
 	json_string(&j, "source", s->source);
 	json_string(&j, "transport", s->transport);
+	json_string(&j, "requests", s->requests);
 	json_string(&j, "engine", s->engine);
 	json_string(&j, "options", s->options);
 	json_string(&j, "sandbox", s->sandbox);

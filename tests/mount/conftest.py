@@ -2,8 +2,9 @@
 """A volume of its own for every test: image, mount point, daemon; all gone afterwards, whatever happened.
 
 HOLDFAST_BUILD names the build directory (default: build); with a sanitizer in it, any report fails the test.  HOLDFAST_ENGINE=threads
-runs everything on that engine.
+runs everything on that engine, HOLDFAST_TRANSPORT=uring with requests over io_uring.
 """
+import contextlib
 import ctypes
 import glob
 import hashlib
@@ -105,8 +106,8 @@ class Volume:
         return self
 
     def mount(self, options="", check=True):
-        opts = [o for o in (options, "engine=" + os.environ["HOLDFAST_ENGINE"] if "HOLDFAST_ENGINE" in os.environ else "")
-                if o]
+        opts = [o for o in (options, *(f"{name}={os.environ[variable]}" for name, variable in (
+            ("engine", "HOLDFAST_ENGINE"), ("transport", "HOLDFAST_TRANSPORT")) if variable in os.environ)) if o]
         return run(MOUNT, self.image, self.dir, *(["-o", ",".join(opts)] if opts else []), check=check, timeout=60)
 
     def umount(self):
@@ -140,6 +141,34 @@ class Volume:
         for pid in daemons(self.image):
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not daemons(self.image), what="death")
+
+
+ENABLE_URING = "/sys/module/fuse/parameters/enable_uring"
+
+
+@contextlib.contextmanager
+def kernel_offers_uring(offers):
+    """The module's switch, for a while: it matters to new mounts only."""
+    if not os.path.exists(ENABLE_URING):
+        pytest.skip("this kernel has no FUSE over io_uring")
+    with open(ENABLE_URING, encoding="ascii") as f:
+        before = f.read()
+    with open(ENABLE_URING, "w", encoding="ascii") as f:
+        f.write("Y" if offers else "N")
+    try:
+        yield
+    finally:
+        with open(ENABLE_URING, "w", encoding="ascii") as f:
+            f.write(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def transport():
+    if os.environ.get("HOLDFAST_TRANSPORT") != "uring":
+        yield
+        return
+    with kernel_offers_uring(True):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 """The daemon under many clients at once: in the plain build that it survives and the volume is right, in builds with a sanitizer that
 nothing is reported (conftest.py looks).  ./setup test runs this file on three builds; HOLDFAST_BUILD=build-tsan chooses one.
 """
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,15 +11,15 @@ import time
 
 import pytest
 
-from conftest import BUILD, LONG, MKFS, MOUNT, SANITIZED, is_mounted, run, wait_for
+from conftest import BUILD, LONG, MKFS, MOUNT, SANITIZED, is_mounted, kernel_offers_uring, run, wait_for
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 LOAD = os.path.join(os.path.dirname(__file__), "race_load.py")
 PROCESSES = 3
 SECONDS = 60 if LONG else 4 if SANITIZED == "tsan" else 2
 # What runs in every build: each engine and each end once.
-SHORT = {"": {("uring", "TERM"), ("threads", "umount")}, "tsan": {("uring", "TERM"), ("threads", "umount")},
-         "asan": {("uring", "umount"), ("threads", "TERM")}}[SANITIZED]
+SHORT = {"": {("uring", "TERM"), ("threads", "umount")}, "tsan": {("rings", "umount"), ("uring", "TERM"), ("threads", "umount")},
+         "asan": {("rings", "TERM"), ("uring", "umount"), ("threads", "TERM")}}[SANITIZED]
 
 
 def start_load(vol, seconds):
@@ -37,10 +38,16 @@ def disturb(vol, daemon, until):
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("engine,end", sorted({(engine, end) for engine in ("uring", "threads") for end in ("umount", "TERM")}
+@pytest.mark.parametrize("engine,end", sorted({(engine, end) for engine in ("rings", "uring", "threads") for end in ("umount", "TERM")}
                                               if LONG else SHORT))
 @pytest.mark.timeout(600 if LONG else 150)
 def test_many_clients(make_volume, engine, end):
+    """`rings`: the engine is uring, and requests come over io_uring, too."""
+    with kernel_offers_uring(True) if engine == "rings" else contextlib.nullcontext():
+        many_clients(make_volume, "uring,transport=uring" if engine == "rings" else engine + ",transport=dev", end)
+
+
+def many_clients(make_volume, engine, end):
     vol = make_volume("96M")
     # A small journal and a small cache: checkpoints, eviction and waiting for space all the time.
     run(MKFS, "-q", vol.image, "--size", vol.size, "-J", "size=2M")

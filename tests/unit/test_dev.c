@@ -4,6 +4,8 @@
  *
  * io_uring denied or absent is a failure, unless HOLDFAST_ALLOW_NO_URING=1 says that it is known.
  */
+#include <liburing.h>
+
 #include "tests/unit/dev_fixture.h"
 
 #include <fcntl.h>
