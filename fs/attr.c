@@ -159,6 +159,13 @@ static uint64_t less(uint64_t a, uint64_t b)
 	return a > b ? a - b : 0;
 }
 
+/* What is left for contents when the items that describe these have their blocks: one extent with its checksums fills up to half a
+ * node, in two copies, for every EXTENT_MAX_BLOCKS blocks. */
+static uint64_t for_contents(uint64_t nblocks)
+{
+	return nblocks - (nblocks + EXTENT_MAX_BLOCKS) / (EXTENT_MAX_BLOCKS + 1);
+}
+
 int fs_statfs(struct fs *fs, struct fs_statfs *out)
 {
 	struct alloc_space space;
@@ -169,6 +176,7 @@ int fs_statfs(struct fs *fs, struct fs_statfs *out)
 	out->bfree = less(space.nfree + space.npending, space.reserved);
 	out->bavail = less(out->bfree, space.emergency);
 	out->ffree = out->bavail * INODES_PER_BLOCK;
+	out->bavail = for_contents(out->bavail);
 	out->files = fs->v->ninodes + out->ffree;
 	volume_unlock(fs->v);
 	return 0;

@@ -310,6 +310,36 @@ static void statfs_counts(void **state)
 	assert_true(b.bfree < a.bfree);
 }
 
+/* df(1) and programs that fill a volume go by bavail; half a megabyte is what they leave for odds and ends. */
+static void what_is_available_can_be_had(void **state)
+{
+	struct names *n = *state;
+	const uint64_t spare = MEGABYTE / 2;
+	struct fs_statfs s;
+
+	for (int allocate = 0; allocate < 2; allocate++) {
+		uint64_t file = make(n, INO_ROOT, "f", S_IFREG | 0644);
+
+		assert_int_equal(fs_statfs(n->fs, &s), 0);
+		uint64_t len = s.bavail * BLOCK_SIZE - spare;
+		assert_true(len > 50 * MEGABYTE);
+		if (allocate) {
+			assert_int_equal(fs_fallocate(n->fs, n->q, file, 0, 0, len), 0);
+		} else {
+			static char buf[MEGABYTE];
+			for (uint64_t off = 0; off < len; off += MEGABYTE) {
+				size_t k = len - off < MEGABYTE ? len - off : MEGABYTE;
+				assert_int_equal(fs_pwrite(n->fs, n->q, file, buf, k, off), k);
+			}
+		}
+		assert_int_equal(fs_statfs(n->fs, &s), 0);
+		assert_true(s.bavail * BLOCK_SIZE < 2 * spare);
+		assert_int_equal(try_unlink(n, INO_ROOT, "f"), 0);
+		fs_forget(n->fs, n->q, file, 1);
+		names_reopen(n);
+	}
+}
+
 int main(void)
 {
 #define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
@@ -323,6 +353,7 @@ int main(void)
 		WITH(setattr_sets_what_is_named, setup),
 		WITH(changes_are_remembered_by_kind, setup),
 		WITH(statfs_counts, setup),
+		WITH(what_is_available_can_be_had, setup),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
