@@ -24,6 +24,7 @@
 
 #define MIN_ALIGN 512u
 #define MAX_ALIGN 4096u
+#define SETTLE_MS 5
 
 static uint32_t clamp_align(uint64_t n)
 {
@@ -273,6 +274,22 @@ void dev_post(struct dev_queue *q, struct dev_task *task)
 void dev_get_stats(struct dev *dev, struct dev_stats *out)
 {
 	dev->ops->stats(dev, out);
+}
+
+void dev_shut(struct dev *dev)
+{
+	atomic_store(&dev->shut, true);
+}
+
+void dev_settle(struct dev_queue *q)
+{
+	struct dev_stats stats;
+
+	dev_get_stats(q->dev, &stats);
+	while (stats.in_flight) {
+		dev_poll(q, SETTLE_MS);
+		dev_get_stats(q->dev, &stats);
+	}
 }
 
 void dev_io_rw(struct dev_io *io, enum dev_op op, unsigned flags, uint64_t off, void *buf, uint64_t len,

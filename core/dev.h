@@ -87,7 +87,7 @@ struct dev_stats {
 
 struct dev_ops;
 
-/* Public part of every device.  Set at open, constant afterwards. */
+/* Public part of every device.  Set at open, constant afterwards, but for `shut`. */
 struct dev {
 	const struct dev_ops *ops;
 	const struct diag *diag;
@@ -102,6 +102,7 @@ struct dev {
 	uint32_t queue_depth;	/* operations of one queue that the engine has under way at most; 0: no limit */
 	bool limited;		/* uring: the kernel refuses in our rings what the engine does not use */
 	int fd;			/* of the device; -1 for sim.  Owned by the dev */
+	_Atomic bool shut;	/* by dev_shut() */
 };
 
 /* Public part of every queue. */
@@ -174,6 +175,16 @@ void dev_wake(struct dev_queue *q);
 void dev_post(struct dev_queue *q, struct dev_task *task);
 
 void dev_get_stats(struct dev *dev, struct dev_stats *out);
+
+/*
+ * For good: whatever is submitted from now on ends in -EIO, without a message, and does not reach the device.  What was submitted
+ * before goes its way.  Any thread.  Of engines, not of filters.
+ */
+void dev_shut(struct dev *dev);
+
+/* Polls q until nothing is in flight on the whole device; the other queues must be polled by their owners.  After dev_shut() the device is
+ * then left alone for ever.  Not from a callback. */
+void dev_settle(struct dev_queue *q);
 
 /* --- conveniences over the above, the same for every engine (dev.c) --- */
 

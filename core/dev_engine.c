@@ -55,7 +55,8 @@ void engine_begin(struct engine_queue *q, struct dev_io *io)
 	io->result = 0;
 	io->priv = NULL;
 	q->pending++;
-	count(&c->in_flight, 1);
+	/* In one order with the look at `shut`, engine_refuses(): what dev_settle() does not see here is refused there. */
+	atomic_fetch_add(&c->in_flight, 1);
 	count(&c->ops[io->op], 1);
 	if (io->op == DEV_READ)
 		count(&c->read_bytes, io->len);
@@ -84,7 +85,8 @@ void engine_finish(struct engine_queue *q, struct dev_io *io, int err)
 	q->pending--;
 	if (err) {
 		count(&c->errors, 1);
-		report(q->pub.dev, io, err);
+		if (!q->pub.dev->shut)
+			report(q->pub.dev, io, err);
 	}
 	/* Before the callback: whoever it wakes may ask at once whether anything is left. */
 	atomic_fetch_sub_explicit(&c->in_flight, 1, memory_order_relaxed);
@@ -93,6 +95,8 @@ void engine_finish(struct engine_queue *q, struct dev_io *io, int err)
 
 int engine_refuses(const struct dev *dev, const struct dev_io *io)
 {
+	if (atomic_load(&dev->shut))
+		return -EIO;
 	if (dev->read_only && (io->op == DEV_WRITE || io->op == DEV_DISCARD))
 		return -EBADF;
 	return 0;
@@ -166,7 +170,7 @@ void engine_stats(struct dev *dev, struct dev_stats *out)
 		.read_bytes = c->read_bytes,
 		.write_bytes = c->write_bytes,
 		.errors = c->errors,
-		.in_flight = c->in_flight,
+		.in_flight = atomic_load(&c->in_flight),
 	};
 }
 

@@ -84,7 +84,8 @@ void engine_finish(struct engine_queue *q, struct dev_io *io, int err);
 void engine_put_done(struct engine_queue *q, struct dev_io *io, int err);
 /* Makes queue_fd readable, and nothing else. */
 void engine_signal(struct engine_queue *q);
-/* -EBADF for what changes a read-only device, as the kernel would say for a read-only descriptor. */
+/* -EIO once the device is shut; -EBADF for what changes a read-only device, as the kernel would say for a read-only descriptor.  After
+ * engine_begin(). */
 int engine_refuses(const struct dev *dev, const struct dev_io *io);
 
 /* dev_poll() around the hooks. */

@@ -115,7 +115,7 @@ static void sim_submit(struct dev_queue *dq, struct dev_io *io)
 	else if (dev->faults.any)
 		meet_troubles(dev, io);
 	enqueue(dev, (struct sim_queue *)dq, io);
-	if ((io->op == DEV_WRITE || io->op == DEV_FLUSH) && ++dev->nwrites == dev->cut_at)
+	if (io->sim.place != NOWHERE && (io->op == DEV_WRITE || io->op == DEV_FLUSH) && ++dev->nwrites == dev->cut_at)
 		dev_sim_cut(&dev->base.pub);
 }
 

@@ -122,9 +122,10 @@ static void threads_submit(struct dev_queue *dq, struct dev_io *io)
 {
 	struct threads_dev *dev = (struct threads_dev *)dq->dev;
 	struct engine_queue *q = engine_queue_of(dq);
+	engine_begin(q, io);
+
 	int err = engine_refuses(dq->dev, io);
 
-	engine_begin(q, io);
 	if (err) {
 		engine_put_done(q, io, err);
 		return;

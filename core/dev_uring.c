@@ -231,9 +231,10 @@ static void stay_readable(struct uring_queue *q)
 static void uring_submit(struct dev_queue *dq, struct dev_io *io)
 {
 	struct uring_queue *q = (struct uring_queue *)dq;
+	engine_begin(&q->base, io);
+
 	int err = engine_refuses(dq->dev, io);
 
-	engine_begin(&q->base, io);
 	if (q->dead)
 		err = -EIO;
 	if (err) {

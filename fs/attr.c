@@ -65,7 +65,7 @@ int fs_getattr(struct fs *fs, struct dev_queue *q, uint64_t ino, struct fs_attr 
 {
 	struct attr_get g = {ino, out};
 
-	return fs_run(fs, q, getattr_step, &g);
+	return fs_run_shut_too(fs, q, getattr_step, &g);
 }
 
 /* --- setattr --- */

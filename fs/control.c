@@ -7,61 +7,107 @@
 #include <time.h>
 
 /* The structure is `io`: what the caller gave, the rest zeros; then the answer. */
-typedef int control_fn(struct control *c, void *io);
+typedef int control_fn(struct control *c, const struct control_caller *who, void *io);
 
-static int do_stats(struct control *c, void *io)
+static int do_stats(struct control *c, const struct control_caller *who, void *io)
 {
+	(void)who;
 	control_stats(c, io);
 	return 0;
 }
 
-static int do_scrub_start(struct control *c, void *io)
+static int do_scrub_start(struct control *c, const struct control_caller *who, void *io)
 {
+	(void)who;
 	return scrub_job_start(c->scrub, io);
 }
 
-static int do_scrub_status(struct control *c, void *io)
+static int do_scrub_status(struct control *c, const struct control_caller *who, void *io)
 {
+	(void)who;
 	scrub_job_status(c->scrub, io);
 	return 0;
 }
 
-static int do_scrub_finding(struct control *c, void *io)
+static int do_scrub_finding(struct control *c, const struct control_caller *who, void *io)
 {
+	(void)who;
 	return scrub_job_finding(c->scrub, io);
 }
 
-static int do_scrub_cancel(struct control *c, void *io)
+static int do_scrub_cancel(struct control *c, const struct control_caller *who, void *io)
 {
+	(void)who;
 	(void)io;
 	return scrub_job_cancel(c->scrub);
+}
+
+static int shut_down(struct control *c, const struct control_caller *who, uint32_t flags)
+{
+	if (flags > HOLDFAST_SHUTDOWN_NOLOGFLUSH)
+		return -EINVAL;
+
+	int err = fs_shutdown(c->fs, who->q, flags != HOLDFAST_SHUTDOWN_NOLOGFLUSH);
+
+	/* Whoever looks at the device afterwards finds it at rest; and what the kernel has cached is not to be read either. */
+	dev_settle(who->q);
+	c->drop_caches(c->drop_arg, who->q);
+	return err;
+}
+
+static int do_shutdown(struct control *c, const struct control_caller *who, void *io)
+{
+	const struct holdfast_shutdown *s = io;
+
+	return shut_down(c, who, s->flags);
+}
+
+/* The flags are there only if the request was made with a number that says so. */
+static int do_ext4_shutdown(struct control *c, const struct control_caller *who, void *io)
+{
+	return shut_down(c, who, *(uint32_t *)io);
 }
 
 /* --- the table --- */
 
 #define ANYBODY 1u /* else root and the owner of the mount */
+#define ROOT	2u /* root alone */
+#define FOREIGN 4u /* somebody else's request: no head, and of exactly this size */
+#define SILENT	8u /* has no answer but success */
+
+#define EXT4_IOC_TYPE 'X'
+#define EXT4_NR_SHUTDOWN 125
 
 static const struct row {
-	unsigned nr;
+	unsigned type, nr;
 	unsigned flags;
 	size_t bytes; /* of the structure, either way */
 	control_fn *run;
 } rows[] = {
-	{HOLDFAST_NR_STATS, ANYBODY, sizeof(struct holdfast_stats), do_stats},
-	{HOLDFAST_NR_SCRUB_START, 0, sizeof(struct holdfast_scrub_start), do_scrub_start},
-	{HOLDFAST_NR_SCRUB_STATUS, ANYBODY, sizeof(struct holdfast_scrub_status), do_scrub_status},
-	{HOLDFAST_NR_SCRUB_FINDING, 0, sizeof(struct holdfast_scrub_finding), do_scrub_finding},
-	{HOLDFAST_NR_SCRUB_CANCEL, 0, 0, do_scrub_cancel},
+	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_STATS, ANYBODY, sizeof(struct holdfast_stats), do_stats},
+	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_START, 0, sizeof(struct holdfast_scrub_start), do_scrub_start},
+	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_STATUS, ANYBODY, sizeof(struct holdfast_scrub_status), do_scrub_status},
+	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_FINDING, 0, sizeof(struct holdfast_scrub_finding), do_scrub_finding},
+	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_CANCEL, 0, 0, do_scrub_cancel},
+	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_SHUTDOWN, ROOT, sizeof(struct holdfast_shutdown), do_shutdown},
+	{EXT4_IOC_TYPE, EXT4_NR_SHUTDOWN, ROOT | FOREIGN | SILENT, sizeof(uint32_t), do_ext4_shutdown},
 };
 
 static const struct row *row_find(unsigned cmd)
 {
-	if (_IOC_TYPE(cmd) != HOLDFAST_IOC_TYPE)
-		return NULL;
-	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		if (rows[i].nr == _IOC_NR(cmd))
-			return &rows[i];
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		const struct row *r = &rows[i];
+
+		if (r->type == _IOC_TYPE(cmd) && r->nr == _IOC_NR(cmd) &&
+		    (!(r->flags & FOREIGN) || r->bytes == _IOC_SIZE(cmd)))
+			return r;
+	}
 	return NULL;
+}
+
+static bool may(const struct control *c, const struct row *row, uid_t uid)
+{
+	return uid == 0 || row->flags & ANYBODY || (!(row->flags & ROOT) && uid == c->owner);
 }
 
 static size_t least(size_t a, size_t b)
@@ -69,30 +115,30 @@ static size_t least(size_t a, size_t b)
 	return a < b ? a : b;
 }
 
-int control_run(struct control *c, uid_t uid, unsigned cmd, const void *in, size_t in_len, void *out,
-		size_t out_room, size_t *out_len)
+int control_run(struct control *c, const struct control_caller *who, unsigned cmd, const void *in, size_t in_len,
+		void *out, size_t out_room, size_t *out_len)
 {
 	_Alignas(16) char io[CONTROL_MAX] = {0};
 	const struct row *row = row_find(cmd);
 
 	if (!row)
 		return -ENOTTY;
-	if (!(row->flags & ANYBODY) && uid != 0 && uid != c->owner)
+	if (!may(c, row, who->uid))
 		return -EPERM;
 	assert(row->bytes <= sizeof(io));
 	if (in_len)
 		memcpy(io, in, least(in_len, row->bytes));
 
-	int err = row->run(c, io);
+	int err = row->run(c, who, io);
 
 	if (err)
 		return err;
-	if (row->bytes) {
+	if (row->bytes && !(row->flags & FOREIGN)) {
 		struct holdfast_head head = {.magic = HOLDFAST_IOC_MAGIC, .bytes = (uint32_t)row->bytes};
 
 		memcpy(io, &head, sizeof(head));
 	}
-	*out_len = least(out_room, row->bytes);
+	*out_len = row->flags & SILENT ? 0 : least(out_room, row->bytes);
 	if (*out_len)
 		memcpy(out, io, *out_len);
 	return 0;

@@ -17,6 +17,9 @@ struct control {
 	struct fs *fs;
 	struct scrub_job *scrub;
 	uid_t owner; /* who mounted the volume */
+	/* Makes the kernel forget what it has in its caches; serves `q` meanwhile. */
+	void (*drop_caches)(void *arg, struct dev_queue *q);
+	void *drop_arg;
 	const char *transport;
 	const char *requests; /* how they come */
 	const char *sandbox; /* what the daemon has given up */
@@ -26,12 +29,17 @@ struct control {
 
 #define CONTROL_MAX 8192u /* bytes of the largest structure */
 
+struct control_caller {
+	struct dev_queue *q; /* of the thread */
+	uid_t uid; /* whose request it is */
+};
+
 /*
- * Does what `cmd` says.  `in`: `in_len` bytes from the caller, whose user is `uid`.  On success up to `out_room` bytes are put to `out` and
- * *out_len says how many.  Runs on any worker's thread and does not wait for the device.
+ * Does what `cmd` says.  `in`: `in_len` bytes from the caller.  On success up to `out_room` bytes are put to `out` and *out_len says how
+ * many.  Runs on any worker's thread; only a shutdown waits for the device.
  */
-int control_run(struct control *c, uid_t uid, unsigned cmd, const void *in, size_t in_len, void *out,
-		size_t out_room, size_t *out_len);
+int control_run(struct control *c, const struct control_caller *who, unsigned cmd, const void *in, size_t in_len,
+		void *out, size_t out_room, size_t *out_len);
 
 /* All that there is to know now. */
 void control_stats(const struct control *c, struct holdfast_stats *out);

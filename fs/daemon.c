@@ -50,7 +50,12 @@ struct daemon {
 	struct fuse_session *se;
 	struct commit_timer timer;
 
+	struct dev_task drop_task; /* drop_caches(), on this thread */
+	struct dev_event drop_done;
+	_Atomic bool drop_begun;
+
 	bool unmounting; /* after a signal */
+	bool closing; /* no requests are read any more */
 	int64_t give_up_ms; /* 0: not yet */
 };
 
@@ -178,6 +183,34 @@ static int open_fs(struct daemon *d)
 	return err ? failed(d, "the file system cannot be opened", err) : 0;
 }
 
+/*
+ * The kernel may wait for a page that is being read or written: for workers, then, and so not on one of theirs.  Once they read no
+ * more requests it would wait for ever.
+ */
+static void drop_caches_here(struct dev_task *task)
+{
+	struct daemon *d = (struct daemon *)((char *)task - offsetof(struct daemon, drop_task));
+	uint64_t n = 0, *inos = d->closing ? NULL : fs_known_inodes(d->fs, &n);
+
+	/* Of what the kernel does not know it says so. */
+	for (uint64_t i = 0; i < n; i++)
+		fuse_lowlevel_notify_inval_inode(d->se, inos[i], 0, 0);
+	free(inos);
+	dev_event_set(&d->drop_done);
+}
+
+static void drop_caches(void *arg, struct dev_queue *q)
+{
+	struct daemon *d = arg;
+
+	if (atomic_exchange(&d->drop_begun, true))
+		return;
+	dev_event_init(&d->drop_done, q);
+	d->drop_task.run = drop_caches_here;
+	dev_post(d->q, &d->drop_task);
+	dev_event_wait(&d->drop_done);
+}
+
 static unsigned count_workers(void)
 {
 	long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -219,6 +252,8 @@ static int start_loop(struct daemon *d)
 		.fs = d->fs,
 		.scrub = d->scrub,
 		.owner = getuid(),
+		.drop_caches = drop_caches,
+		.drop_arg = d,
 		.transport = "fuse",
 		.requests = "/dev/fuse",
 		.sandbox = d->sandbox.active,
@@ -475,6 +510,7 @@ static void daemon_serve(struct daemon *d)
 /* Every queue is polled by its thread until the log is quiet: any of them may carry I/O that another one waits for. */
 static void stop_work(struct daemon *d)
 {
+	d->closing = true;
 	if (d->loop)
 		loop_drain(d->loop);
 	/* Nobody can ask for it any more.  Its queue carries nothing that others wait for. */

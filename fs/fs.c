@@ -22,23 +22,33 @@
 
 /* --- the step driver --- */
 
-int fs_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
+static int run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, bool shut_too)
 {
 	for (;;) {
 		struct miss miss = {.kind = MISS_NONE};
 
 		volume_lock(fs->v);
-		int err = step(fs, q, arg, &miss);
+		int err = volume_is_shut(fs->v) && !shut_too ? -EIO : step(fs, q, arg, &miss);
 		if (err == -EAGAIN)
 			fs->v->stats.retries++;
 		volume_unlock(fs->v);
 		if (err != -EAGAIN)
-			return err;
+			return fs_verdict(fs, err);
 		assert(miss.kind != MISS_NONE);
 		err = volume_provide(fs->v, q, &miss);
 		if (err)
-			return err;
+			return fs_verdict(fs, err);
 	}
+}
+
+int fs_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
+{
+	return run(fs, q, step, arg, false);
+}
+
+int fs_run_shut_too(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
+{
+	return run(fs, q, step, arg, true);
 }
 
 /* --- known inodes --- */
@@ -431,6 +441,24 @@ void fs_get_stats(struct fs *fs, struct fs_stats *out)
 	out->known_inodes = fs->ninodes;
 	out->flight_bytes = fs->flight_bytes;
 	volume_unlock(fs->v);
+}
+
+uint64_t *fs_known_inodes(struct fs *fs, uint64_t *n)
+{
+	uint64_t *inos;
+
+	*n = 0;
+	volume_lock(fs->v);
+	inos = malloc((fs->ninodes + 1) * sizeof(*inos));
+	if (inos) {
+		inos[(*n)++] = INO_ROOT;
+		for (uint64_t i = 0; i < fs->nhash; i++)
+			for (const struct inode *inode = fs->hash[i]; inode; inode = inode->hash_next)
+				if (inode->ino != INO_ROOT)
+					inos[(*n)++] = inode->ino;
+	}
+	volume_unlock(fs->v);
+	return inos;
 }
 
 /* --- inode items --- */

@@ -194,6 +194,12 @@ void fs_fsync(struct fs *fs, struct dev_queue *q, struct fs_sync *s);
 /* The same, waiting. */
 int fs_sync(struct fs *fs, struct dev_queue *q, uint64_t ino, bool datasync);
 
+/*
+ * As if the power were cut now, for good: nothing reaches the device any more, and whatever is asked from now on, save for attributes that
+ * are in memory and fs_statfs(), is -EIO.  `flush`: after a sync of everything, whose result this returns; it is shut down in any case.
+ */
+int fs_shutdown(struct fs *fs, struct dev_queue *q, bool flush);
+
 /* Does some of the background work; true while there is more. */
 bool fs_service(struct fs *fs, struct dev_queue *q);
 
@@ -204,6 +210,9 @@ struct fs_stats {
 	uint64_t csum_errors;
 };
 void fs_get_stats(struct fs *fs, struct fs_stats *out);
+
+/* Numbers of the inodes that are known now, root included; free(3) them.  NULL: no memory. */
+uint64_t *fs_known_inodes(struct fs *fs, uint64_t *n);
 
 struct volume *fs_volume(struct fs *fs);
 

@@ -65,6 +65,14 @@ struct fs_stall {
 /* One try: under the lock.  -EAGAIN with *miss: is run again after volume_provide(). */
 typedef int fs_step_fn(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss);
 int fs_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg);
+/* Even if the volume has been shut down: of what is in memory. */
+int fs_run_shut_too(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg);
+
+/* What an operation that ended in `err` says: whatever fails on a volume that was shut down fails for that reason. */
+static inline int fs_verdict(const struct fs *fs, int err)
+{
+	return err && volume_is_shut(fs->v) ? -EIO : err;
+}
 
 /* --- known inodes (fs.c); lock held --- */
 

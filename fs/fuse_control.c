@@ -17,7 +17,8 @@ void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
 	if (out_room > sizeof(out))
 		out_room = sizeof(out);
 
-	int err = control_run(c.glue->control, fuse_req_ctx(req)->uid, cmd, in, in_len, out, out_room, &len);
+	struct control_caller who = {.q = c.q, .uid = fuse_req_ctx(req)->uid};
+	int err = control_run(c.glue->control, &who, cmd, in, in_len, out, out_room, &len);
 
 	if (err)
 		fuse_reply_err(req, -err);

@@ -24,6 +24,12 @@ struct holdfast_head {
 	uint32_t pad;
 };
 
+/*
+ * Requests of other file systems that are answered as well, with their own numbers and structures (fs/control.c has the table):
+ * EXT4_IOC_SHUTDOWN (XFS_IOC_GOINGDOWN) for root.  Its number says that the caller only reads, so the kernel does not bring us its flags:
+ * it always syncs first, as the default flag means.  HOLDFAST_IOC_SHUTDOWN says what it means.
+ */
+
 /* --- statistics: no privilege --- */
 
 enum holdfast_state {
@@ -92,15 +98,34 @@ struct holdfast_scrub_finding {
 	char path[4096]; /* from the mount's root; empty: unknown or none */
 };
 
+/*
+ * --- shutdown: root ---
+ *
+ * As if the power were cut, without unmounting: nothing is read or written any more and all requests end in EIO, until the volume is unmounted;
+ * the next mount replays the journal.  When it returns nothing is on its way to the device any more.
+ */
+#define HOLDFAST_SHUTDOWN_FLUSH   0u /* sync everything first */
+#define HOLDFAST_SHUTDOWN_LOGFLUSH 1u /* the same: here contents are part of what the journal makes durable */
+#define HOLDFAST_SHUTDOWN_NOLOGFLUSH 2u /* at once: what was not synced may be lost */
+
+/* EIO: it is shut down, but what was to be synced first could not be.  EINVAL: no such flag. */
+struct holdfast_shutdown {
+	struct holdfast_head head;
+	uint32_t flags; /* in: HOLDFAST_SHUTDOWN_* */
+	uint32_t pad;
+};
+
 #define HOLDFAST_NR_STATS  1
 #define HOLDFAST_NR_SCRUB_START   2
 #define HOLDFAST_NR_SCRUB_STATUS  3
 #define HOLDFAST_NR_SCRUB_FINDING 4
 #define HOLDFAST_NR_SCRUB_CANCEL  5 /* returns at once; ESRCH: none is running */
+#define HOLDFAST_NR_SHUTDOWN 6
 #define HOLDFAST_IOC_STATS _IOR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_STATS, struct holdfast_stats)
 #define HOLDFAST_IOC_SCRUB_START   _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_START, struct holdfast_scrub_start)
 #define HOLDFAST_IOC_SCRUB_STATUS  _IOR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_STATUS, struct holdfast_scrub_status)
 #define HOLDFAST_IOC_SCRUB_FINDING _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_FINDING, struct holdfast_scrub_finding)
 #define HOLDFAST_IOC_SCRUB_CANCEL  _IO(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_CANCEL)
+#define HOLDFAST_IOC_SHUTDOWN _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SHUTDOWN, struct holdfast_shutdown)
 
 #endif

@@ -55,7 +55,7 @@ static void read_end(struct read *r, ssize_t result)
 {
 	struct fs_io *io = r->io;
 
-	io->result = result;
+	io->result = result < 0 ? fs_verdict(r->fs, (int)result) : result;
 	if (result >= 0)
 		io->data = (uint8_t *)io->buf + (io->off & (BLOCK_SIZE - 1));
 	free(r->blk);
@@ -239,8 +239,9 @@ static void read_arrived(struct read *r)
 {
 	volume_read_end(r->fs->v, r->epoch);
 	if (r->err) {
-		diag(r->fs->v->diag, DIAG_ERR, "%s: inode %llu: data at byte %llu could not be read",
-		     r->fs->v->dev->path, (unsigned long long)r->io->ino, (unsigned long long)r->io->off);
+		if (!volume_is_shut(r->fs->v))
+			diag(r->fs->v->diag, DIAG_ERR, "%s: inode %llu: data at byte %llu could not be read",
+			     r->fs->v->dev->path, (unsigned long long)r->io->ino, (unsigned long long)r->io->off);
 		read_end(r, -EIO);
 	} else if (read_verify(r)) {
 		read_end(r, (ssize_t)r->len);
@@ -320,7 +321,7 @@ static void read_go(struct read *r)
 	struct volume *v = r->fs->v;
 
 	volume_lock(v);
-	int err = read_step(r, &miss);
+	int err = volume_is_shut(v) ? -EIO : read_step(r, &miss);
 	if (err == -EAGAIN)
 		v->stats.retries++;
 	volume_unlock(v);

@@ -44,6 +44,8 @@ static void wait_ms(struct scrub *s, unsigned ms)
 static int cancelled(struct scrub *s)
 {
 	assert(!s->held);
+	if (volume_is_shut(s->v))
+		return -EIO;
 	return s->cfg->cancelled && s->cfg->cancelled(s->cfg->arg) ? -ECANCELED : 0;
 }
 
@@ -81,6 +83,9 @@ int scrub_pace(struct scrub *s)
 
 static void report(struct scrub *s, const struct scrub_finding *f)
 {
+	/* That nothing can be read then says nothing about the volume. */
+	if (volume_is_shut(s->v))
+		return;
 	diag(s->v->diag, DIAG_WARNING, "%s: scrub: %s", s->v->dev->path, f->text);
 	if (s->cfg->found)
 		s->cfg->found(s->cfg->arg, f);
@@ -108,6 +113,8 @@ void scrub_note_damage(struct scrub *s)
 
 void scrub_lost_meta(struct scrub *s, uint64_t blkno, const char *what, const struct scrub_why *why)
 {
+	if (volume_is_shut(s->v))
+		return;
 	s->res->lost_meta++;
 	scrub_found(s, SCRUB_META, false, blkno, "%s at block %llu is lost, both copies are bad: %s", what,
 		    (unsigned long long)blkno, why->text);

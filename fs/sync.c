@@ -48,7 +48,7 @@ void fs_fsync(struct fs *fs, struct dev_queue *q, struct fs_sync *s)
 		fs->stats.fsyncs++;
 	volume_unlock(v);
 	/* Without a log nothing was ever changed. */
-	int err = v->log ? log_sync(v->log, q, lsn, &s->waiter) : 0;
+	int err = volume_is_shut(v) ? -EIO : v->log ? log_sync(v->log, q, lsn, &s->waiter) : 0;
 	if (err == -EINPROGRESS)
 		return;
 	s->result = err;
@@ -75,4 +75,13 @@ int fs_sync(struct fs *fs, struct dev_queue *q, uint64_t ino, bool datasync)
 	fs_fsync(fs, q, &w.sync);
 	volume_event_wait(fs->v, &w.done);
 	return w.sync.result;
+}
+
+int fs_shutdown(struct fs *fs, struct dev_queue *q, bool flush)
+{
+	/* As after a power cut it is the journal that has what was made durable, so there is no checkpoint. */
+	int err = flush && !volume_is_shut(fs->v) ? fs_sync(fs, q, 0, false) : 0;
+
+	volume_shutdown(fs->v, "shut down by ioctl");
+	return err;
 }

@@ -54,7 +54,7 @@ void write_ack(struct write *w)
 
 static void write_fail(struct write *w, int err)
 {
-	w->io->result = err;
+	w->io->result = fs_verdict(w->fs, err);
 	w->io->lsn = 0;
 	w->acked = w->landed = true;
 	w->done(w->io);
@@ -101,7 +101,7 @@ static bool write_try(struct write *w)
 	struct volume *v = w->fs->v;
 
 	volume_lock(v);
-	int err = write_step(w, &miss);
+	int err = volume_is_shut(v) ? -EIO : write_step(w, &miss);
 	if (err == -EAGAIN)
 		v->stats.retries++;
 	volume_unlock(v);

@@ -120,6 +120,16 @@ void log_fail(struct log *l, int err, const char *what)
 		fail_tell(l, err, what, &waiters);
 }
 
+void log_stop(struct log *l)
+{
+	struct log_waiter_list waiters = STAILQ_HEAD_INITIALIZER(waiters);
+
+	lock_take(&l->lock);
+	fail_locked(l, &waiters);
+	lock_drop(&l->lock);
+	waiters_run(&waiters, -EIO);
+}
+
 /* --- the write --- */
 
 /* All waiters that durable_lsn covers now, in the order of their arrival. */

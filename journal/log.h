@@ -124,6 +124,8 @@ uint64_t log_size(const struct log *l);
 int log_error(struct log *l);
 /* Makes it fail by order (a home write failed, say): waiters get -EIO. */
 void log_fail(struct log *l, int err, const char *what);
+/* The same without a message, nor telling log_failed_fn: the owner knows. */
+void log_stop(struct log *l);
 void log_get_stats(struct log *l, struct log_stats *out);
 void log_assert(struct log *l);
 

@@ -412,6 +412,9 @@ int volume_close(struct volume *v, struct dev_queue *q)
 		err = volume_writable(v);
 		if (!err)
 			err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
+		/* As was asked for. */
+		if (volume_is_shut(v))
+			err = 0;
 		/* If it failed, before or just now, a group that nobody waited for may still be on its way. */
 		log_drain(v->log, q);
 	}

@@ -11,21 +11,41 @@
 
 /* --- failing for good --------------------------------------------------------------------------- */
 
-void volume_fail(struct volume *v, int err, const char *why)
+/* False: something else came first. */
+static bool fail_mark(struct volume *v, int err, const char *why, const char *what)
 {
 	int none = 0;
 
 	if (atomic_load(&v->failed))
-		return;
+		return false;
 	/* A reader of failed_why looks at `failed` first; a lost race between two causes mixes no text, as both print one line
 	 * and the winner's stays. */
 	if (!atomic_compare_exchange_strong(&v->failing, &none, 1))
-		return;
-	snprintf(v->failed_why, sizeof(v->failed_why), "%s: %s", why, strerror(-err));
+		return false;
+	snprintf(v->failed_why, sizeof(v->failed_why), "%s%s%s", why, *what ? ": " : "", what);
 	atomic_store(&v->failed, err);
+	return true;
+}
+
+void volume_fail(struct volume *v, int err, const char *why)
+{
+	if (!fail_mark(v, err, why, strerror(-err)))
+		return;
 	diag(v->diag, DIAG_ERR, "%s: %s; the volume is read-only from now on", v->dev->path, v->failed_why);
 	if (v->log)
 		log_fail(v->log, err, why);
+}
+
+void volume_shutdown(struct volume *v, const char *why)
+{
+	if (atomic_exchange(&v->shut, true))
+		return;
+	/* The reason before the device: what fails from then on is no news. */
+	fail_mark(v, -EIO, why, "");
+	diag(v->diag, DIAG_NOTICE, "%s: %s; nothing is read or written any more", v->dev->path, why);
+	if (v->log)
+		log_stop(v->log);
+	dev_shut(v->dev);
 }
 
 void volume_log_failed(void *arg, int err, const char *what)

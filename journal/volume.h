@@ -117,6 +117,7 @@ struct volume {
 	_Atomic int failing;
 	_Atomic int failed;	/* sticky negative errno: read-only from then on */
 	char failed_why[160];	/* written once before `failed` */
+	_Atomic bool shut;	/* by volume_shutdown() */
 };
 
 /* --- life --- */
@@ -157,7 +158,7 @@ int volume_read_root(struct dev_queue *q, const struct super *sb, const struct d
  */
 int volume_open(struct dev_queue *q, const struct volume_config *cfg, const struct diag *diag, struct volume **out);
 
-/* Makes a last checkpoint marked clean (unless read-only or failed) and frees everything.  Returns that checkpoint's result. */
+/* Makes a last checkpoint marked clean (unless read-only, failed or shut down) and frees everything.  Returns that checkpoint's result. */
 int volume_close(struct volume *v, struct dev_queue *q);
 
 /* --- steps --- */
@@ -219,6 +220,14 @@ int volume_service(struct volume *v, struct dev_queue *q);
 
 /* Read-only from now on, with a reason; the log fails too.  Any thread, lock held or not.  First call wins. */
 void volume_fail(struct volume *v, int err, const char *why);
+
+/*
+ * From now on as if the power had been cut at this moment: nothing reaches the device any more, and it has failed, with `why` as the reason.
+ * volume_close() then makes no checkpoint and is no error.  What was submitted to the device before goes its way (dev_settle()).  Any thread,
+ * no lock held.
+ */
+void volume_shutdown(struct volume *v, const char *why);
+static inline bool volume_is_shut(const struct volume *v) { return v->shut; }
 
 /* -EROFS if the volume is read-only, -EIO if it failed (-EROFS for changes: see txn_commit()), 0. */
 int volume_writable(struct volume *v);

@@ -553,6 +553,98 @@ static void test_failed_volume_closes_with_a_group_in_flight(void **state)
 	rig_destroy(&r);
 }
 
+/* --- shutdown --- */
+
+/* Shuts the volume down in the `left`-th poll of its queue from now on. */
+struct shutter {
+	struct dev_task task;
+	struct rig *r;
+	uint64_t left;
+};
+
+static void shutter_run(struct dev_task *task)
+{
+	struct shutter *s = (struct shutter *)task;
+
+	if (s->left && --s->left) {
+		dev_post(s->r->q, task);
+		return;
+	}
+	if (s->left == 0)
+		volume_shutdown(s->r->v, "a test");
+}
+
+/* Commits, now and then syncs, and makes two checkpoints, until something says no.  Returns the transactions that were committed. */
+static uint64_t work_until_shut(struct rig *r, uint64_t *synced)
+{
+	uint64_t lsn, n;
+
+	*synced = 0;
+	for (n = 0; n < 62; n++) {
+		if (commit_step(r->v, r->q, n + 1, &lsn))
+			return n;
+		if (n % 3 == 2 && log_sync_wait(r->v->log, r->q, lsn) == 0)
+			*synced = n + 1;
+		if (n % 25 == 24 && volume_checkpoint(r->v, r->q, CHECKPOINT_FORCE) == 0)
+			*synced = n + 1;
+	}
+	return n;
+}
+
+static void refuses_everything(struct rig *r, uint64_t n)
+{
+	uint64_t lsn, writes = dev_sim_writes(r->dev);
+
+	assert_true(volume_is_shut(r->v));
+	assert_string_equal(r->v->failed_why, "a test");
+	assert_int_equal(commit_step(r->v, r->q, n + 1, &lsn), -EROFS);
+	if (log_append_lsn(r->v->log) > log_durable_lsn(r->v->log))
+		assert_int_equal(log_sync_wait(r->v->log, r->q, log_append_lsn(r->v->log)), -EIO);
+	assert_int_equal(volume_checkpoint(r->v, r->q, CHECKPOINT_FORCE), -EIO);
+	volume_shutdown(r->v, "again");
+	assert_int_equal(volume_close(r->v, r->q), 0);
+	r->v = NULL;
+	assert_int_equal(dev_sim_writes(r->dev), writes);
+}
+
+/* At every moment of a life: nothing reaches the device afterwards, closing is no error, and what was synced is there. */
+static void test_shutdown_everywhere(void **state)
+{
+	bool shut = true, lost = false;
+
+	(void)state;
+	for (uint64_t at = 1; shut; at++) {
+		struct rig r;
+		struct shutter s = {.task.run = shutter_run, .r = &r, .left = at};
+		uint64_t n, synced, got;
+
+		rig_create(&r, 8 << 20, MIN_JOURNAL, at);
+		dev_post(r.q, &s.task);
+		n = work_until_shut(&r, &synced);
+		shut = s.left == 0;
+		s.left = 0;
+		if (!shut)
+			volume_shutdown(r.v, "a test");
+		dev_settle(r.q);
+		refuses_everything(&r, n);
+		dev_queue_destroy(r.q);
+		if (at % 2)
+			dev_sim_cut(r.dev);
+		/* The next mount opens the device anew. */
+		atomic_store(&r.dev->shut, false);
+		if (at % 2)
+			dev_sim_reboot(r.dev, at);
+		r.q = rig_queue(r.dev);
+		assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+		got = prefix_of(r.v, r.q, n);
+		assert_true(got >= synced);
+		lost |= got < n;
+		rig_destroy(&r);
+	}
+	/* It is no sync. */
+	assert_true(lost);
+}
+
 /* Replaying twice gives what replaying once gives: opened read-only (in memory) first, then for good. */
 static void test_replay_is_repeatable(void **state)
 {
@@ -687,6 +779,7 @@ int main(void)
 		cmocka_unit_test(test_both_copies_bad_is_an_error),
 		cmocka_unit_test(test_log_failure_freezes),
 		cmocka_unit_test(test_failed_volume_closes_with_a_group_in_flight),
+		cmocka_unit_test(test_shutdown_everywhere),
 		cmocka_unit_test(test_replay_is_repeatable),
 		cmocka_unit_test(test_damage_below_durable_is_refused),
 		cmocka_unit_test(test_misread_base),
