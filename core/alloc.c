@@ -239,7 +239,13 @@ void alloc_get_space(const struct alloc *a, struct alloc_space *out)
 		.npending = a->npending,
 		.reserved = a->reserved,
 		.emergency = a->emergency,
+		.cached = a->cached,
 	};
+}
+
+void alloc_keep_cached(struct alloc *a, uint64_t n)
+{
+	a->cached = n;
 }
 
 /* --- bitmaps from disk ------------------------------------------------------------------------ */
@@ -471,9 +477,9 @@ int alloc_load(struct alloc *a, uint64_t need, struct miss *miss)
 	return 0;
 }
 
-int alloc_prepare_reserve(struct alloc *a, uint64_t n, bool urgent, struct miss *miss)
+int alloc_prepare_reserve(struct alloc *a, uint64_t n, enum alloc_level level, struct miss *miss)
 {
-	uint64_t need = a->reserved + n + (urgent ? 0 : a->emergency);
+	uint64_t need = a->reserved + n + alloc_kept(a, level);
 
 	if (n == 0)
 		return 0;

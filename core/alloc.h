@@ -8,8 +8,8 @@
  * Numbered invariants (alloc_assert() checks them):
  *   1. A block is in exactly one state: free, used, or freed-pending.  The live bitmap has a 1 for the
  *      latter two: nothing is handed out before alloc_release() has forgotten it.
- *   2. nfree (sum over groups of clear live bits) >= reserved + emergency, except that `urgent` work
- *      (removal) may dip into the emergency part; `reserved` blocks are those the next checkpoint will need.
+ *   2. nfree (sum over groups of clear live bits) >= reserved + emergency + cached, except that ALLOC_CACHED may
+ *      dip into the last part, and ALLOC_URGENT into both; `reserved` blocks are those the next checkpoint will need.
  *   3. What alloc_freeze() snapshots has a 0 for every block freed before the freeze, and a 1 for none
  *      allocated after it.
  *
@@ -28,6 +28,14 @@ struct alloc_space {
 	uint64_t npending;	/* freed, waiting for a checkpoint (frozen or not) */
 	uint64_t reserved;	/* promised to the next checkpoint's metadata */
 	uint64_t emergency;	/* kept for removals */
+	uint64_t cached;	/* kept for data that somebody has been promised room for: alloc_keep_cached() */
+};
+
+/* What of the free blocks a change may use. */
+enum alloc_level {
+	ALLOC_NORMAL,		/* all but what is kept */
+	ALLOC_URGENT,		/* all: it gives more back */
+	ALLOC_CACHED,		/* all but what is kept for removals */
 };
 
 /*
@@ -41,6 +49,9 @@ int alloc_create_empty(const struct super *sb, const struct diag *diag, struct a
 void alloc_destroy(struct alloc *a);
 
 void alloc_get_space(const struct alloc *a, struct alloc_space *out);
+
+/* From now on `n` blocks are for ALLOC_CACHED only. */
+void alloc_keep_cached(struct alloc *a, uint64_t n);
 
 /* Must the bitmap of `group` still be read?  Only then is it on disk as alloc_bitmap_where() says: once it is in memory a freeze
  * names the other slot before that is written. */
@@ -79,9 +90,9 @@ int alloc_prepare_mark(struct alloc *a, uint64_t blkno, uint64_t n, struct miss 
  * Makes sure that `n` more blocks than now reserved could be handed out one by one without I/O: counts the free
  * blocks in loaded groups, naming another group in *miss while there is one with free blocks (-EAGAIN).
  * Not enough in the whole volume: -EAGAIN with MISS_SPACE if pending frees would help, else -ENOSPC.
- * `urgent` may use the emergency reserve.  Changes nothing.
+ * `level` says which of them count.  Changes nothing.
  */
-int alloc_prepare_reserve(struct alloc *a, uint64_t n, bool urgent, struct miss *miss);
+int alloc_prepare_reserve(struct alloc *a, uint64_t n, enum alloc_level level, struct miss *miss);
 
 /* Adds to (or takes from) what the next checkpoint is promised.  Only after alloc_prepare_reserve() in the same
  * critical section, or for nodes whose reservation ends. */
@@ -92,10 +103,10 @@ void alloc_unreserve(struct alloc *a, uint64_t n);
  * Hands out up to `want` blocks in one run, as near behind `goal` (a blkno; 0: anywhere, see below) as it can: the run at goal if
  * goal is free, else the first run of `want` from there in goal's group and the following ones, else the longest run
  * met.  At least 1.  Marks them used at once.  With goal 0 starts at a moving cursor so that
- * files started one after the other lie together.  Leaves `keep` blocks (beyond reserved and, unless urgent, emergency) free.
+ * files started one after the other lie together.  Leaves `keep` blocks free, beyond what is reserved and what `level` may not use.
  * -EAGAIN + *miss, -ENOSPC as above.  Cost: bounded by the groups with free blocks, never by the used ones of full groups.
  */
-int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, bool urgent, struct miss *miss,
+int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, enum alloc_level level, struct miss *miss,
 	      uint64_t *blkno, uint64_t *n);
 
 /* Takes back what alloc_get() gave since the last freeze and nobody has used: immediately free again. */

@@ -209,11 +209,11 @@ static int search(struct alloc *a, struct search *s, uint64_t goal, struct miss 
 	return search_run(a, s, anywhere ? a->cursor : goal, miss);
 }
 
-int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, bool urgent, struct miss *miss,
+int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, enum alloc_level level, struct miss *miss,
 	      uint64_t *blkno, uint64_t *n)
 {
 	uint64_t kept = a->reserved + keep;
-	uint64_t held = BUG(DATA_TAKES_PROMISED) ? 0 : kept + (urgent ? 0 : a->emergency);
+	uint64_t held = BUG(DATA_TAKES_PROMISED) ? 0 : kept + alloc_kept(a, level);
 	struct search s = {0};
 
 	assert(want > 0);

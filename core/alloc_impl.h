@@ -62,6 +62,7 @@ struct alloc {
 	uint64_t npending;	/* blocks in `pending` and `frozen` */
 	uint64_t reserved;
 	uint64_t emergency;
+	uint64_t cached;
 
 	uint64_t cursor;			/* for new files */
 	uint64_t node_cursor[NODE_COPIES];	/* for tree nodes */
@@ -106,6 +107,14 @@ static inline struct piece piece_take(uint64_t *blkno, uint64_t *n)
 	*blkno += len;
 	*n -= len;
 	return p;
+}
+
+/* What of the free blocks is not for `level`. */
+static inline uint64_t alloc_kept(const struct alloc *a, enum alloc_level level)
+{
+	if (level == ALLOC_URGENT)
+		return 0;
+	return a->emergency + (level == ALLOC_CACHED ? 0 : a->cached);
 }
 
 /* Makes the bits of a group available: 0; -EAGAIN + *miss if they must be read; -ENOMEM. */

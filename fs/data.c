@@ -90,7 +90,7 @@ static int inline_move(struct txn *t, uint64_t ino, struct disk_inode *di, const
 	return 0;
 }
 
-int inline_to_block(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, struct miss *miss)
+int inline_to_block(struct fs *fs, struct dev_queue *q, uint64_t ino, bool cached, struct disk_inode *di, struct miss *miss)
 {
 	uint8_t page[BLOCK_SIZE] = {0};
 	struct disk_inode moved = *di;
@@ -100,6 +100,8 @@ int inline_to_block(struct fs *fs, struct dev_queue *q, uint64_t ino, struct dis
 	if (err)
 		return err;
 	txn_begin(&t, fs->v);
+	if (cached)
+		txn_cached(&t);
 	err = inline_move(&t, ino, &moved, page, miss);
 	if (!err)
 		err = txn_commit(&t, q, 0, miss, NULL, NULL);

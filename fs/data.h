@@ -38,8 +38,8 @@ int file_damaged(struct fs *fs, uint64_t ino, uint64_t block, uint64_t blkno);
 int inline_get(struct fs *fs, uint64_t ino, const struct disk_inode *di, struct miss *miss, uint8_t buf[INLINE_MAX]);
 /* Makes `len` bytes the contents, and the size: sets the flag and size in *di; nothing inline remains for len 0. */
 void inline_put(struct txn *t, uint64_t ino, struct disk_inode *di, const void *buf, uint64_t len);
-/* A transaction of its own that moves them to block 0; to the reader nothing changes.  Updates *di. */
-int inline_to_block(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, struct miss *miss);
+/* A transaction of its own that moves them to block 0, `cached` for a cached write; to the reader nothing changes.  Updates *di. */
+int inline_to_block(struct fs *fs, struct dev_queue *q, uint64_t ino, bool cached, struct disk_inode *di, struct miss *miss);
 
 /* --- bases: home blocks of which a part is to be changed through the log --- */
 

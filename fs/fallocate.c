@@ -270,7 +270,7 @@ static bool hopeless(struct fs *fs, const struct falloc *f, const struct disk_in
 	if (f->kind == FALLOC_PUNCH || want <= have)
 		return false;
 	alloc_get_space(fs->v->alloc, &s);
-	uint64_t room = s.nfree + s.npending, kept = s.reserved + s.emergency;
+	uint64_t room = s.nfree + s.npending, kept = s.reserved + s.emergency + s.cached;
 	return want - have > (room > kept ? room - kept : 0);
 }
 
@@ -291,7 +291,7 @@ static int falloc_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 	if (get64(di.flags) & INODE_INLINE) {
 		if (f->kind == FALLOC_PUNCH || f->end <= INLINE_MAX)
 			return falloc_inline(fs, q, f, &di, miss);
-		err = inline_to_block(fs, q, f->ino, &di, miss);
+		err = inline_to_block(fs, q, f->ino, false, &di, miss);
 		if (err)
 			return err;
 	}

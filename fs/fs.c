@@ -105,6 +105,7 @@ static struct inode *inode_add(struct fs *fs, uint64_t ino)
 	inode->hash_next = *b;
 	*b = inode;
 	fs->ninodes++;
+	cached_known_changed(fs);
 	return inode;
 }
 
@@ -116,6 +117,7 @@ static void inode_remove(struct fs *fs, struct inode *inode)
 		p = &(*p)->hash_next;
 	*p = inode->hash_next;
 	fs->ninodes--;
+	cached_known_changed(fs);
 	free(inode);
 }
 
@@ -385,6 +387,7 @@ int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, 
 		fs_free(fs);
 		return err;
 	}
+	cached_open(fs);
 	fs->cfg.want_service = cfg ? cfg->want_service : NULL;
 	if (fs->cfg.want_service && !STAILQ_EMPTY(&fs->reap))
 		fs->cfg.want_service(fs->cfg.service_arg);
@@ -414,6 +417,7 @@ void fs_close(struct fs *fs, struct dev_queue *q)
 {
 	flight_wait(fs, q);
 	volume_lock(fs->v);
+	cached_close(fs);
 	fs->cfg.want_service = NULL;
 	for (uint64_t i = 0; i < fs->nhash; i++) {
 		struct inode *next;

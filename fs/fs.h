@@ -33,6 +33,14 @@ struct fs_config {
 	/* Background work (large removals) is waiting: call fs_service() soon, from any thread.  NULL: the owner calls it by itself. */
 	void (*want_service)(void *arg);
 	void *service_arg;
+	/*
+	 * Not 0: writes with fs_io.cached bring data that was acknowledged before, of which there are at most so many bytes at a time.
+	 * Room for them is kept (fs_cached_reserve()), and whoever acknowledges them keeps their files' times.  `space_low` is called once
+	 * (any thread, volume lock held, must not block) when the room goes to an end: from then on fs_is_low() says so, until fs_look_low().
+	 */
+	uint64_t cached_bytes;
+	void (*space_low)(void *arg);
+	void *low_arg;
 };
 
 /* On a writable volume also removes what a crash left unlinked (small ones at once, large ones through fs_service()). */
@@ -152,6 +160,7 @@ struct fs_io {
 	size_t len;
 	void *buf;
 	bool no_atime;		/* read: leaves the time of the last access alone */
+	bool cached;		/* write: was acknowledged before; see fs_config.cached_bytes */
 	void (*done)(struct fs_io *io);
 	void (*release)(struct fs_io *io);
 	/* out */
@@ -175,6 +184,27 @@ ssize_t fs_pwrite(struct fs *fs, struct dev_queue *q, uint64_t ino, const void *
 int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */
 int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t *out);
+
+/* --- room for what was acknowledged before (cached.c) --- */
+
+/* Blocks kept for `bytes` of data, whatever files they are in and wherever they lie in them. */
+uint64_t fs_cached_reserve(uint64_t bytes);
+
+/*
+ * May more data be acknowledged?  -ENOSPC if not even a checkpoint would make room besides what is kept; -EROFS, -EIO.
+ */
+int fs_admit(struct fs *fs, struct dev_queue *q);
+
+/* Has space_low been called?  Any thread, no lock. */
+bool fs_is_low(const struct fs *fs);
+/* The same, after a look whether that is over. */
+bool fs_look_low(struct fs *fs);
+
+/*
+ * Numbers of known inodes, *got of them (up to `n`, perhaps none); *cursor is 0 at first and not to be interpreted.  False: these were the
+ * last.  All that are known from the first call to the last are met.  With `written` only those that had a write with fs_io.cached.
+ */
+bool fs_known(struct fs *fs, uint64_t *cursor, bool written, uint64_t *ino, unsigned n, unsigned *got);
 
 /* --- durability --- */
 

@@ -8,6 +8,7 @@
  * extmap.c  the extents of a range: read them, edit them, turn the edit into transaction records
  * data.c    what changes of contents share: inline contents, bases of logged changes
  * read.c write.c (write_plan.c write_io.c) truncate.c fallocate.c (with lseek) sync.c
+ * cached.c  the room for data that was acknowledged before it arrives
  */
 #ifndef HOLDFAST_FS_FS_IMPL_H
 #define HOLDFAST_FS_FS_IMPL_H
@@ -28,6 +29,7 @@ struct inode {
 	uint32_t npin;		/* operations that need it to stay */
 	bool orphan;		/* unlinked: to be removed when nlookup and npin are 0 */
 	bool queued;		/* on fs->reap */
+	bool written;		/* had a write with fs_io.cached */
 	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
 	uint8_t default_acl;	/* enum default_acl: a promise, changed with the attribute */
 	uint64_t lsn_change;	/* what fsync syncs to */
@@ -48,6 +50,8 @@ struct fs {
 	STAILQ_HEAD(fs_stall_list, fs_stall) stalled;	/* writers whose `done` waits for flight_bytes to sink */
 	struct fs_stats stats;
 	struct dev_event *idle;		/* fs_close waits for flight_bytes == 0 */
+	uint64_t reserve;		/* blocks kept for cached writes; 0: none */
+	_Atomic bool low;		/* v->watch.low, to be read without the lock */
 	uint64_t dir_moves;		/* directories that changed their parent since open; see rename.c */
 };
 
@@ -94,6 +98,14 @@ void reap_queue(struct fs *fs, struct inode *inode);
 /* The in-memory side of "its last link is gone". If nobody knows it, makes an entry and queues it at once. -ENOMEM must be
  * met before commit: call inode_ref() for it first. */
 void inode_orphaned(struct fs *fs, struct inode *inode);
+
+/* --- room for cached writes (cached.c) --- */
+
+void cached_open(struct fs *fs);
+/* Lock held. */
+void cached_close(struct fs *fs);
+/* `ninodes` has changed. */
+void cached_known_changed(struct fs *fs);
 
 /* --- inode items --- */
 

@@ -74,7 +74,7 @@ static void collect_space(const struct volume *v, uint64_t *c)
 	c[STATS_blocks] = s.nblocks;
 	c[STATS_blocks_free] = s.nfree;
 	c[STATS_blocks_pending] = s.npending;
-	c[STATS_blocks_reserved] = s.reserved + s.emergency;
+	c[STATS_blocks_reserved] = s.reserved + s.emergency + s.cached;
 }
 
 static void collect_cache(const struct volume *v, uint64_t *c)

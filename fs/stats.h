@@ -44,7 +44,7 @@ enum stats_group { STATS_FILES, STATS_VOLUME, STATS_SPACE, STATS_JOURNAL, STATS_
 	X(blocks, SPACE, GAUGE, "blocks of 4 KiB on the volume")                                         \
 	X(blocks_free, SPACE, GAUGE, "free now")                                                         \
 	X(blocks_pending, SPACE, GAUGE, "freed, usable after the next checkpoint")                       \
-	X(blocks_reserved, SPACE, GAUGE, "promised to the next checkpoint, or kept for removals")        \
+	X(blocks_reserved, SPACE, GAUGE, "promised to the next checkpoint, or kept for removals and cached writes")        \
 	X(journal_size, JOURNAL, LEVEL, "size of the journal")                                           \
 	X(journal_used, JOURNAL, LEVEL, "of it in use")                                                  \
 	X(appends, JOURNAL, COUNT, "frames")                                                             \

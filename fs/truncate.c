@@ -193,7 +193,7 @@ static int trunc_grow(struct fs *fs, struct dev_queue *q, struct trunc *tr, stru
 	int err = truncate_pending(fs, q, tr->ino, miss);
 
 	if (!err && get64(di->flags) & INODE_INLINE)
-		err = inline_to_block(fs, q, tr->ino, di, miss);
+		err = inline_to_block(fs, q, tr->ino, false, di, miss);
 	if (err)
 		return err;
 	txn_begin(&t, fs->v);

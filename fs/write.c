@@ -156,6 +156,7 @@ static int write_new(struct fs *fs, struct dev_queue *q, struct fs_io *io, struc
 	w->off = io->off;
 	w->len = io->len;
 	w->buf = io->buf;
+	w->cached = io->cached;
 	w->first = io->off >> BLOCK_SHIFT;
 	w->nblocks = (unsigned)(BLOCKS_OF(io->off + io->len) - w->first);
 	extmap_init(&w->map, fs, w->ino);

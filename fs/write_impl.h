@@ -39,6 +39,7 @@ struct write {
 	uint64_t first;		/* file block */
 	unsigned nblocks;
 	struct wblock *blk;
+	bool cached;		/* fs_io's */
 	bool in_place;		/* overwrite through the log, whatever the size: there is no room for anything else */
 	uint8_t *copy;		/* of the whole blocks, where the caller's memory will not do */
 	struct extmap map;

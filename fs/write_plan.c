@@ -21,6 +21,20 @@
 /* Whole overwritten blocks up to here go through the log. */
 #define LOGGED_BLOCKS ((64u << 10) / BLOCK_SIZE)
 
+static void write_txn_begin(struct write *w, struct txn *t)
+{
+	txn_begin(t, w->fs->v);
+	if (w->cached)
+		txn_cached(t);
+}
+
+/* Of a file whose contents are cached above us the times are kept there, too, and come by setattr. */
+static void write_touch(struct write *w, struct disk_inode *di)
+{
+	if (!(w->cached && w->fs->reserve) && !BUG(MTIME_FORGOTTEN))
+		file_touch(w->fs, di);
+}
+
 /* --- small files ------------------------------------------------------------------------------- */
 
 /* Nothing but an inline item, or nothing at all, holds its contents, and that can stay so. */
@@ -39,6 +53,12 @@ static void write_committed(struct write *w, uint64_t lsn)
 
 	w->lsn = lsn;
 	inode_changed(fs, w->ino, lsn, true);
+	if (w->cached) {
+		struct inode *inode = inode_find(fs, w->ino);
+
+		if (inode)
+			inode->written = true;
+	}
 	fs->stats.writes++;
 	fs->stats.write_bytes += w->len;
 }
@@ -53,9 +73,9 @@ static int write_inline(struct write *w, struct disk_inode *di, struct miss *mis
 	if (err)
 		return err;
 	memcpy(buf + w->off, w->buf, w->len);
-	txn_begin(&t, w->fs->v);
+	write_txn_begin(w, &t);
 	inline_put(&t, w->ino, di, buf, end > size ? end : size);
-	file_touch(w->fs, di);
+	write_touch(w, di);
 	inode_put(&t, w->ino, di);
 	err = txn_commit(&t, w->q, 0, miss, NULL, &lsn);
 	txn_end(&t);
@@ -259,8 +279,7 @@ static void record_inode(struct write *w, struct txn *t, struct disk_inode *di)
 	di->nblocks = put64(nblocks);
 	if (end > get64(di->size))
 		di->size = put64(end);
-	if (!BUG(MTIME_FORGOTTEN))
-		file_touch(w->fs, di);
+	write_touch(w, di);
 	inode_put(t, w->ino, di);
 }
 
@@ -338,7 +357,7 @@ static int write_blocks(struct write *w, struct disk_inode *di, struct miss *mis
 {
 	struct txn t;
 
-	txn_begin(&t, w->fs->v);
+	write_txn_begin(w, &t);
 	int err = write_blocks_txn(w, &t, di, miss);
 	txn_end(&t);
 	return err;
@@ -361,7 +380,7 @@ int write_step(struct write *w, struct miss *miss)
 	if (fits_inline(w, &di))
 		return write_inline(w, &di, miss);
 	if (get64(di.flags) & INODE_INLINE) {
-		err = inline_to_block(fs, w->q, w->ino, &di, miss);
+		err = inline_to_block(fs, w->q, w->ino, w->cached, &di, miss);
 		if (err)
 			return err;
 	}

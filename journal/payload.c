@@ -176,13 +176,14 @@ static int prepare_ops(struct volume *v, const void *payload, uint32_t len, bool
 	return err ? err : clash;
 }
 
-int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool urgent, bool replay, struct miss *miss)
+int payload_prepare(struct volume *v, const void *payload, uint32_t len, enum alloc_level level, bool replay,
+		    struct miss *miss)
 {
 	struct needs n = {0};
 	int err = prepare_ops(v, payload, len, replay, &n, miss);
 
 	if (!err)
-		err = alloc_prepare_reserve(v->alloc, 2 * n.cost.nodes + n.nmarks, urgent, miss);
+		err = alloc_prepare_reserve(v->alloc, 2 * n.cost.nodes + n.nmarks, level, miss);
 	if (err)
 		return err;
 	return n.npages ? stage_prepare(v->stage, n.npages) : 0;

@@ -142,7 +142,7 @@ static int replay_load(struct volume *v, struct dev_queue *q, const void *payloa
 
 static int replay_step(struct volume *v, const void *payload, uint32_t len, const struct bases *bases, struct miss *miss)
 {
-	int err = payload_prepare(v, payload, len, true, true, miss);
+	int err = payload_prepare(v, payload, len, ALLOC_URGENT, true, miss);
 
 	if (!err && stage_bytes(v->stage) > MAX_REPLAYED)
 		err = corrupt(v->diag, "%s: journal: holds more file contents than can be pending", v->dev->path);

@@ -24,6 +24,7 @@ void txn_begin(struct txn *t, struct volume *v)
 	t->nbases = t->cap_bases = 0;
 	t->err = 0;
 	t->committed = false;
+	t->level = ALLOC_NORMAL;
 	memset(t->buf, 0, sizeof(struct disk_txn));
 }
 
@@ -160,7 +161,7 @@ int txn_alloc(struct txn *t, uint64_t goal, uint64_t want, struct miss *miss, ui
 		return t->err;
 	if (!txn_grow(t, (void **)&t->run, t->nruns, &t->cap_runs, sizeof(*t->run)))
 		return t->err;
-	err = alloc_get(t->v->alloc, goal, want, txn_keep(t), false, miss, &run.blkno, &run.n);
+	err = alloc_get(t->v->alloc, goal, want, txn_keep(t), t->level, miss, &run.blkno, &run.n);
 	if (err)
 		return err;
 	t->run[t->nruns++] = run;
@@ -234,7 +235,7 @@ int txn_commit(struct txn *t, struct dev_queue *q, unsigned flags, struct miss *
 	memcpy(t->buf, &head, sizeof(head));
 	if (t->nbases > 1)
 		qsort(t->base, t->nbases, sizeof(*t->base), txn_base_cmp);
-	err = payload_prepare(v, t->buf, t->len, flags & TXN_URGENT, false, miss);
+	err = payload_prepare(v, t->buf, t->len, flags & TXN_URGENT ? ALLOC_URGENT : t->level, false, miss);
 	/* Each mention of it is one meeting with damage, as elsewhere; the operation fails, the volume goes on. */
 	if (err == -EUCLEAN)
 		volume_note_damage(v);
@@ -252,5 +253,6 @@ int txn_commit(struct txn *t, struct dev_queue *q, unsigned flags, struct miss *
 		*lsn = end;
 	if (volume_checkpoint_due(v))
 		volume_want_checkpoint(v);
+	volume_note_space(v);
 	return 0;
 }

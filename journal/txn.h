@@ -41,6 +41,7 @@ struct txn {
 	unsigned nbases, cap_bases;
 	int err;
 	bool committed;
+	enum alloc_level level;	/* without TXN_URGENT; txn_begin(): ALLOC_NORMAL */
 	_Alignas(8) uint8_t small[4096];	/* buf starts here */
 };
 
@@ -49,6 +50,12 @@ struct txn {
 
 void txn_begin(struct txn *t, struct volume *v);
 void txn_end(struct txn *t);
+
+/* Right after txn_begin(): may use the room that alloc_keep_cached() keeps. */
+static inline void txn_cached(struct txn *t)
+{
+	t->level = ALLOC_CACHED;
+}
 
 void txn_put(struct txn *t, const struct key *key, const void *val, unsigned len);
 void txn_del(struct txn *t, const struct key *key);
@@ -94,7 +101,8 @@ int payload_check(const struct volume *v, const void *payload, uint32_t len);
  * Everything that applying the payload needs is in memory, the blocks it will cost are there.  `replay`: also that what it allocates is
  * free.  -EAGAIN + *miss; -EUCLEAN; nothing changed.
  */
-int payload_prepare(struct volume *v, const void *payload, uint32_t len, bool urgent, bool replay, struct miss *miss);
+int payload_prepare(struct volume *v, const void *payload, uint32_t len, enum alloc_level level, bool replay,
+		    struct miss *miss);
 
 /*
  * For replay: gets what one operation needs into memory, before the payload as a whole is prepared.  Looking at all of them

@@ -117,6 +117,23 @@ void volume_read_end(struct volume *v, unsigned epoch)
 
 /* --- asking for a checkpoint --------------------------------------------------------------------- */
 
+uint64_t volume_room(const struct volume *v)
+{
+	struct alloc_space s;
+
+	alloc_get_space(v->alloc, &s);
+	uint64_t has = s.nfree + s.npending, kept = s.reserved + s.emergency;
+	return has > kept ? has - kept : 0;
+}
+
+void volume_note_space(struct volume *v)
+{
+	if (v->watch.low || volume_room(v) >= v->watch.below)
+		return;
+	v->watch.low = true;
+	v->watch.fn(v->watch.arg);
+}
+
 void volume_want_checkpoint(struct volume *v)
 {
 	LOCK_ASSERT_HELD(&v->lock);

@@ -62,6 +62,14 @@ struct volume_stats {
 	uint64_t loads, repairs;/* metadata blocks read; bad copies rewritten */
 };
 
+/* Tells once when there is less room than `below` blocks, until `low` is taken back. */
+struct volume_watch {
+	uint64_t below;		/* 0: not watched */
+	bool low;
+	void (*fn)(void *arg);	/* as want_checkpoint: any thread, volume lock held, must not block */
+	void *arg;
+};
+
 /* Someone who waits for the next checkpoint to end. */
 struct volume_waiter {
 	struct dev_task task;	/* posted to q */
@@ -100,6 +108,7 @@ struct volume {
 	bool checkpoint_wanted, checkpoint_running;
 	uint64_t checkpoint_lsn;	/* applied_lsn of the last durable root */
 	STAILQ_HEAD(, volume_waiter) waiters;
+	struct volume_watch watch;
 	struct volume_stats stats;
 
 	/* Readers of device blocks, by parity of the epoch in which they began: blocks freed in an epoch are handed out again
@@ -214,6 +223,11 @@ bool volume_checkpoint_due(struct volume *v);
 
 /* Asks for one (lock held). */
 void volume_want_checkpoint(struct volume *v);
+
+/* Blocks that changes may still take, those included that a checkpoint gives back and that are kept for ALLOC_CACHED.  Lock held. */
+uint64_t volume_room(const struct volume *v);
+/* To be called when that may have become less: see struct volume_watch.  Lock held. */
+void volume_note_space(struct volume *v);
 
 /* Without a checkpoint thread: makes the checkpoint that is due, if one is.  To be called between operations. */
 int volume_service(struct volume *v, struct dev_queue *q);

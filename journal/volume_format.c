@@ -98,13 +98,13 @@ static int format_tree(struct volume *v, const struct format_params *p)
 	int err = alloc_create_empty(&v->sb, v->diag, &v->alloc);
 
 	if (!err)
-		err = alloc_prepare_reserve(v->alloc, 2, true, &miss);	/* the empty leaf's */
+		err = alloc_prepare_reserve(v->alloc, 2, ALLOC_URGENT, &miss);	/* the empty leaf's */
 	if (!err)
 		err = tree_create(&v->sb, v->alloc, NULL, 0, 1024, v->diag, &v->tree);
 	if (!err)
 		err = tree_prepare(v->tree, &key, sizeof(root), &cost, &miss);
 	if (!err)
-		err = alloc_prepare_reserve(v->alloc, 2 * cost.nodes, true, &miss);
+		err = alloc_prepare_reserve(v->alloc, 2 * cost.nodes, ALLOC_URGENT, &miss);
 	if (err)
 		return err == -EAGAIN ? -ENOSPC : err;
 	tree_put(v->tree, &key, &root, sizeof(root));
