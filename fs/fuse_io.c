@@ -77,6 +77,7 @@ struct write_op {
 	size_t copy_room;
 	unsigned pending;
 	bool durable; /* answered only when it is */
+	size_t done; /* of a cached write: what earlier pieces of it have written */
 };
 static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
 
@@ -109,11 +110,36 @@ static void write_durable(struct fs_sync *sync)
 	write_answer(op, sync->result ? sync->result : op->io.result);
 }
 
+/*
+ * Who hands over pages of its cache looks at errors only, and takes a short write for a whole one.  So what was left out is tried by
+ * itself, until there is an error or nothing left.
+ */
+static bool write_rest(struct write_op *op, const struct call *c)
+{
+	struct fs_io *io = &op->io;
+
+	if (!io->cached || io->result < 0)
+		return false;
+	op->done += (size_t)io->result;
+	if ((size_t)io->result < io->len) {
+		io->off += (uint64_t)io->result;
+		io->buf = (char *)io->buf + io->result;
+		io->len -= (size_t)io->result;
+		op->pending += io->release ? 1 : 0;
+		fs_write(c->fs, c->q, io);
+		return true;
+	}
+	io->result = (ssize_t)op->done;
+	return false;
+}
+
 static void write_done(struct fs_io *io)
 {
 	struct write_op *op = (struct write_op *)io;
 	struct call c = call_of(op->req);
 
+	if (write_rest(op, &c))
+		return;
 	if (io->result < 0 || !op->durable) {
 		write_answer(op, io->result);
 		return;
@@ -178,6 +204,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	op->io.ino = ino;
 	op->io.off = (uint64_t)off;
 	op->io.len = size;
+	op->io.cached = fi->writepage;
 	op->io.done = write_done;
 	op->req = req;
 	op->worker = c.worker;

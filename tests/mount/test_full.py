@@ -2,6 +2,7 @@
 """A full volume: write(2) says ENOSPC, nothing acknowledged is lost, deleting makes room again."""
 import errno
 import hashlib
+import mmap
 import os
 
 import pytest
@@ -115,3 +116,24 @@ def test_fallocate_promises_room(make_volume):
         fd = os.open(vol.path("more"), os.O_RDWR | os.O_CREAT)
         os.posix_fallocate(fd, 0, 16 << 20)
     assert e.value.errno == errno.ENOSPC
+
+
+def test_shared_mapping_on_a_full_volume(make_volume):
+    """Stores ask nobody for room: who made them hears of it, and never that all is well."""
+    vol = make_volume("32M").mkfs()
+    vol.mount()
+    size = 1 << 20
+    fd = os.open(vol.path("mapped"), os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, size)
+    fill(vol.path("big"))
+    # About half of what the one WRITE will want.
+    os.truncate(vol.path("big"), os.stat(vol.path("big")).st_size - (600 << 10))
+    with mmap.mmap(fd, size) as m:
+        for off in range(0, size, 4096):
+            m[off : off + 8] = off.to_bytes(8, "little")
+        with pytest.raises(OSError) as e:
+            m.flush()
+        assert e.value.errno in (errno.ENOSPC, errno.EIO)
+    os.close(fd)
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
