@@ -17,6 +17,7 @@
 #include "fs/background.h"
 #include "fs/control.h"
 #include "fs/fuse_ops.h"
+#include "fs/inval.h"
 #include "fs/keeper.h"
 #include "fs/ring.h"
 #include "fs/sandbox.h"
@@ -48,6 +49,7 @@ struct daemon {
 	struct fuse_glue glue;
 	struct control control;
 	struct fuse_session *se;
+	struct inval *inval;
 	struct commit_timer timer;
 
 	struct dev_task drop_task; /* drop_caches(), on this thread */
@@ -271,7 +273,11 @@ static int start_loop(struct daemon *d)
 		.acl = !d->opts->no_acl,
 	};
 	d->se = mount_point_session(d->src, d->opts, &fuse_glue_ops, sizeof(fuse_glue_ops), &d->glue);
-	return d->se ? 0 : failed(d, "libfuse refused to start", -ENOMEM);
+	if (!d->se)
+		return failed(d, "libfuse refused to start", -ENOMEM);
+	err = inval_start(d->se, &d->inval);
+	d->glue.inval = d->inval;
+	return err ? failed(d, "cannot start a thread", err) : 0;
 }
 
 /* Handled by reading signal_fd, so that they interrupt nothing; every thread inherits the mask. */
@@ -511,6 +517,8 @@ static void daemon_serve(struct daemon *d)
 static void stop_work(struct daemon *d)
 {
 	d->closing = true;
+	/* While workers still serve what it may be waiting for. */
+	inval_end(d->inval, d->q);
 	if (d->loop)
 		loop_drain(d->loop);
 	/* Nobody can ask for it any more.  Its queue carries nothing that others wait for. */
@@ -564,6 +572,7 @@ static int daemon_close(struct daemon *d)
 		fuse_session_destroy(d->se);
 	if (d->loop)
 		loop_destroy(d->loop);
+	inval_destroy(d->inval);
 	keeper_end(&d->keeper);
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);

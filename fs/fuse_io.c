@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "fs/fuse_ops.h"
+#include "fs/inval.h"
 #include "fs/mount_options.h"
 
 /* A smaller WRITE is copied, so that its message's buffer, of 1 MiB, is not kept until the data is home. */
@@ -43,7 +44,8 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 	size_t len = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO;
 	struct read_op *op = calloc(1, sizeof(*op));
 
-	(void)fi;
+	if (!(fi->flags & O_DIRECT))
+		inval_note_cached(c.glue->inval, ino);
 	if (op)
 		op->room = worker_reply_room(c.worker, FS_READ_ROOM(len));
 	if (!op || !op->room.mem) {
@@ -70,6 +72,7 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 struct write_op {
 	struct fs_io io; /* first: see write_done() */
 	struct fs_sync sync;
+	struct inval_job inval;
 	fuse_req_t req;
 	struct worker *worker;
 	struct request *message; /* kept; NULL: a copy, and the operation is of malloc(3) */
@@ -78,6 +81,7 @@ struct write_op {
 	unsigned pending;
 	bool durable; /* answered only when it is */
 	size_t done; /* of a cached write: what earlier pieces of it have written */
+	bool direct; /* past the kernel's cache: answered when nothing older is in it */
 };
 static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
 
@@ -103,11 +107,35 @@ static void write_answer(struct write_op *op, ssize_t result)
 	write_unref(op);
 }
 
+static void write_uncached(struct dev_task *task)
+{
+	struct write_op *op = (struct write_op *)((char *)task - offsetof(struct write_op, inval.done));
+
+	write_answer(op, op->io.result);
+}
+
+/* As durable as it has to be. */
+static void write_finish(struct write_op *op, ssize_t result)
+{
+	struct call c = call_of(op->req);
+
+	if (result > 0 && op->direct) {
+		op->inval = (struct inval_job){.ino = op->io.ino,
+					       .off = op->io.off,
+					       .len = (uint64_t)result,
+					       .q = c.q,
+					       .done = {.run = write_uncached}};
+		if (inval_begin(c.glue->inval, &op->inval))
+			return;
+	}
+	write_answer(op, result);
+}
+
 static void write_durable(struct fs_sync *sync)
 {
 	struct write_op *op = (struct write_op *)((char *)sync - offsetof(struct write_op, sync));
 
-	write_answer(op, sync->result ? sync->result : op->io.result);
+	write_finish(op, sync->result ? sync->result : op->io.result);
 }
 
 /*
@@ -141,7 +169,7 @@ static void write_done(struct fs_io *io)
 	if (write_rest(op, &c))
 		return;
 	if (io->result < 0 || !op->durable) {
-		write_answer(op, io->result);
+		write_finish(op, io->result);
 		return;
 	}
 	op->sync = (struct fs_sync){.ino = io->ino, .done = write_durable};
@@ -211,6 +239,9 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	/* For writes that complete asynchronously (AIO, io_uring) the kernel sends no FSYNC, whatever the caller
 	 * has asked for.  Where it does send one, that costs nothing any more. */
 	op->durable = c.glue->sync || fi->flags & (O_DSYNC | O_SYNC);
+	op->direct = fi->flags & O_DIRECT && !fi->writepage;
+	if (!op->direct)
+		inval_note_cached(c.glue->inval, ino);
 	fs_write(c.fs, c.q, &op->io);
 }
 

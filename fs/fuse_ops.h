@@ -20,12 +20,14 @@
 #define CACHE_SECONDS 86400.0
 
 struct control;
+struct inval;
 
 /* The session's userdata. */
 struct fuse_glue {
 	struct fs *fs;
 	struct loop *loop;
 	struct control *control;
+	struct inval *inval;
 	bool sync; /* hold back all replies to changes */
 	bool dirsync; /* those to changes of directories */
 	bool strictatime; /* the kernel asks at every open, and forgets what it has cached */

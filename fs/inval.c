@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* inval.c - see the header. */
+#define FUSE_USE_VERSION 314
+#include "fs/inval.h"
+
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+/* A file that shares its bit with one that is cached costs a system call for nothing. */
+#define NBITS (1u << 17)
+
+struct inval {
+	struct fuse_session *se;
+	pthread_t thread;
+	pthread_mutex_t mutex; /* a leaf; covers `jobs`, `ending`, `ended` */
+	pthread_cond_t changed;
+	STAILQ_HEAD(, inval_job) jobs;
+	bool ending;
+	struct dev_event *ended; /* set by the thread when it ends; before `ending` */
+	_Atomic uint64_t cached[NBITS / 64]; /* by inode number; never cleared */
+};
+
+static uint64_t bit_of(uint64_t ino)
+{
+	return ino * 0x9e3779b97f4a7c15u >> 47;
+}
+
+void inval_note_cached(struct inval *i, uint64_t ino)
+{
+	uint64_t bit = bit_of(ino), mask = (uint64_t)1 << bit % 64;
+
+	/* Mostly set already: then the line stays shared between processors. */
+	if (!(atomic_load(&i->cached[bit / 64]) & mask))
+		atomic_fetch_or(&i->cached[bit / 64], mask);
+}
+
+static bool may_be_cached(struct inval *i, uint64_t ino)
+{
+	uint64_t bit = bit_of(ino);
+
+	return atomic_load(&i->cached[bit / 64]) >> bit % 64 & 1;
+}
+
+bool inval_begin(struct inval *i, struct inval_job *job)
+{
+	bool begin = may_be_cached(i, job->ino);
+
+	if (!begin)
+		return false;
+	pthread_mutex_lock(&i->mutex);
+	begin = !i->ending;
+	if (begin) {
+		STAILQ_INSERT_TAIL(&i->jobs, job, link);
+		pthread_cond_signal(&i->changed);
+	}
+	pthread_mutex_unlock(&i->mutex);
+	return begin;
+}
+
+static void *inval_main(void *arg)
+{
+	struct inval *i = arg;
+
+	pthread_mutex_lock(&i->mutex);
+	for (;;) {
+		struct inval_job *job = STAILQ_FIRST(&i->jobs);
+
+		if (!job && i->ending)
+			break;
+		if (!job) {
+			pthread_cond_wait(&i->changed, &i->mutex);
+			continue;
+		}
+		STAILQ_REMOVE_HEAD(&i->jobs, link);
+		bool drop = !i->ending;
+		pthread_mutex_unlock(&i->mutex);
+		/* If the kernel does not know the file, or has gone, nothing is cached. */
+		if (drop)
+			fuse_lowlevel_notify_inval_inode(i->se, job->ino, (off_t)job->off, (off_t)job->len);
+		dev_post(job->q, &job->done);
+		pthread_mutex_lock(&i->mutex);
+	}
+	pthread_mutex_unlock(&i->mutex);
+	dev_event_set(i->ended);
+	return NULL;
+}
+
+int inval_start(struct fuse_session *se, struct inval **out)
+{
+	struct inval *i = calloc(1, sizeof(*i));
+	int err;
+
+	if (!i)
+		return -ENOMEM;
+	i->se = se;
+	STAILQ_INIT(&i->jobs);
+	pthread_mutex_init(&i->mutex, NULL);
+	pthread_cond_init(&i->changed, NULL);
+	err = -pthread_create(&i->thread, NULL, inval_main, i);
+	if (err) {
+		free(i);
+		return err;
+	}
+	*out = i;
+	return 0;
+}
+
+void inval_end(struct inval *i, struct dev_queue *q)
+{
+	struct dev_event ended;
+
+	if (!i)
+		return;
+	dev_event_init(&ended, q);
+	pthread_mutex_lock(&i->mutex);
+	i->ended = &ended;
+	i->ending = true;
+	pthread_cond_signal(&i->changed);
+	pthread_mutex_unlock(&i->mutex);
+	dev_event_wait(&ended);
+	pthread_join(i->thread, NULL);
+}
+
+void inval_destroy(struct inval *i)
+{
+	if (!i)
+		return;
+	pthread_mutex_destroy(&i->mutex);
+	pthread_cond_destroy(&i->changed);
+	free(i);
+}

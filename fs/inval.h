@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * inval.h - makes the kernel drop cached contents that an O_DIRECT write has replaced.
+ *
+ * The kernel drops them itself before such a write, and behind one that its caller waits for.  It does not behind one that
+ * completes asynchronously (AIO, io_uring): what a buffered read had asked for meanwhile would stay cached, old as it is.  Nothing tells
+ * the two kinds apart, so the daemon does it for both, but only for files that may be cached at all.
+ *
+ * Dropping waits for pages that are being read or written, that is for workers, so a thread of its own does it.
+ */
+#ifndef HOLDFAST_FS_INVAL_H
+#define HOLDFAST_FS_INVAL_H
+
+#include <sys/queue.h>
+
+#include "core/dev.h"
+
+struct fuse_session;
+struct inval;
+
+/* The owner's until `done` is posted to q. */
+struct inval_job {
+	uint64_t ino, off, len;
+	struct dev_queue *q;
+	struct dev_task done;
+	STAILQ_ENTRY(inval_job) link;
+};
+
+/* Starts the thread. */
+int inval_start(struct fuse_session *se, struct inval **out);
+
+/* Some of the file's contents are about to reach the kernel's cache.  From any thread, before the contents are looked up. */
+void inval_note_cached(struct inval *i, uint64_t ino);
+
+/* Begins a job, from any thread, once the new contents are what others read.  False: there is nothing to do, and `done` does not come. */
+bool inval_begin(struct inval *i, struct inval_job *job);
+
+/* Waits, serving q, for the job under way, and drops the others: their `done` comes at once.  Workers must still be taking requests.  From
+ * then on there is nothing to do.  NULL is allowed. */
+void inval_end(struct inval *i, struct dev_queue *q);
+
+/* After inval_end(). */
+void inval_destroy(struct inval *i);
+
+#endif

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""O_DIRECT beside the kernel's cache."""
+import ctypes
+import mmap
+import os
+import platform
+import subprocess
+import time
+
+import pytest
+
+from conftest import LONG, libc
+
+
+class Iocb(ctypes.Structure):
+    """struct iocb of linux/aio_abi.h."""
+    _fields_ = [("data", ctypes.c_uint64), ("key", ctypes.c_uint32), ("rw_flags", ctypes.c_int32), ("opcode", ctypes.c_uint16),
+                ("prio", ctypes.c_int16), ("fd", ctypes.c_uint32), ("buf", ctypes.c_uint64), ("nbytes", ctypes.c_uint64),
+                ("offset", ctypes.c_int64), ("reserved", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("resfd", ctypes.c_uint32)]
+
+
+def aio_write(ctx, fd, buf):
+    """Of a whole buffer, to the beginning of a file."""
+    iocb = Iocb(opcode=1, fd=fd, buf=ctypes.addressof(ctypes.c_char.from_buffer(buf)), nbytes=len(buf))
+    event = (ctypes.c_int64 * 4)()
+    assert libc.syscall(209, ctx, 1, ctypes.byref(ctypes.pointer(iocb))) == 1
+    assert libc.syscall(208, ctx, 1, 1, event, None) == 1
+    assert event[2] == len(buf)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of system calls")
+def test_asynchronous_direct_writes_leave_nothing_old_cached(vol):
+    """While others read through the cache.  The kernel drops what is cached before such a write, and not behind it."""
+    size, path = 2 << 20, vol.path("f")
+    with open(path, "wb") as f:
+        f.write(bytes(size))
+    ctx = ctypes.c_ulong()
+    assert libc.syscall(206, 8, ctypes.byref(ctx)) == 0
+    bufs = [mmap.mmap(-1, size), mmap.mmap(-1, size)]
+    bufs[0][:], bufs[1][:] = b"a" * size, b"b" * size
+    reader = ("import os, random, sys\nfd, n = os.open(sys.argv[1], os.O_RDONLY), int(sys.argv[2]) >> 12\n"
+              "while True: os.pread(fd, 4096, random.randrange(n) << 12)")
+    readers = [subprocess.Popen(["/usr/bin/python3", "-c", reader, path, str(size)]) for _ in range(2)]
+    direct, cached = os.open(path, os.O_RDWR | os.O_DIRECT), os.open(path, os.O_RDONLY)
+    try:
+        end = time.monotonic() + (60 if LONG else 4)
+        n = 0
+        while time.monotonic() < end:
+            aio_write(ctx, direct, bufs[n % 2])
+            assert os.pread(cached, size, 0) == bufs[n % 2][:], n
+            n += 1
+        assert n > 10
+    finally:
+        for r in readers:
+            r.kill()
+            r.wait()
+        os.close(direct)
+        os.close(cached)
+        libc.syscall(207, ctx)
