@@ -16,6 +16,13 @@ struct raw_entry {
 };
 static_assert(sizeof(struct raw_entry) == ACL_ENTRY_BYTES, "as Linux has it");
 
+enum acl_kind acl_kind(const char *xattr_name)
+{
+	if (strcmp(xattr_name, ACL_NAME_ACCESS) == 0)
+		return ACL_IS_ACCESS;
+	return strcmp(xattr_name, ACL_NAME_DEFAULT) == 0 ? ACL_IS_DEFAULT : ACL_IS_NONE;
+}
+
 /* --- bytes --- */
 
 /* The tags that may follow an entry, by its tag; of the last one: none. */

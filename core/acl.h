@@ -16,6 +16,10 @@
 #define ACL_NAME_ACCESS  "system.posix_acl_access"
 #define ACL_NAME_DEFAULT "system.posix_acl_default"
 
+/* Which of them is the attribute of this name? */
+enum acl_kind { ACL_IS_NONE, ACL_IS_ACCESS, ACL_IS_DEFAULT };
+enum acl_kind acl_kind(const char *xattr_name);
+
 #define ACL_MAX_ENTRIES 511u /* the kernel takes at most a page of bytes */
 #define ACL_HEAD_BYTES 4u
 #define ACL_ENTRY_BYTES 8u

@@ -4,13 +4,6 @@
 
 #include <string.h>
 
-enum acl_kind acl_kind(const char *xattr_name)
-{
-	if (strcmp(xattr_name, ACL_NAME_ACCESS) == 0)
-		return ACL_IS_ACCESS;
-	return strcmp(xattr_name, ACL_NAME_DEFAULT) == 0 ? ACL_IS_DEFAULT : ACL_IS_NONE;
-}
-
 int acl_may_have(enum acl_kind kind, const struct disk_inode *di)
 {
 	if (mode_is(di, S_IFLNK))

@@ -11,9 +11,6 @@
 #include "core/acl.h"
 #include "fs/xattr.h"
 
-enum acl_kind { ACL_IS_NONE, ACL_IS_ACCESS, ACL_IS_DEFAULT };
-enum acl_kind acl_kind(const char *xattr_name);
-
 /* --- an ACL is set --- */
 
 /* Before an ACL of this kind becomes part of *di: may it?  -EACCES (a default ACL of what is no directory), -EOPNOTSUPP (a symlink). */

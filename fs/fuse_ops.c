@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <limits.h>
+#include <linux/fuse.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -387,7 +388,7 @@ static int xattr_name_check(const struct fuse_glue *glue, const char *name)
 		if (strncmp(name, spaces[i], len) == 0)
 			return name[len] ? 0 : -EINVAL;
 	}
-	if (strcmp(name, ACL_NAME_ACCESS) == 0 || strcmp(name, ACL_NAME_DEFAULT) == 0)
+	if (acl_kind(name) != ACL_IS_NONE)
 		return glue->acl ? 0 : -EOPNOTSUPP;
 	return -EOPNOTSUPP;
 }
@@ -398,8 +399,12 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 	struct call c = call_of(req);
 	int err = xattr_name_check(c.glue, name);
 
+	flags &= XATTR_CREATE | XATTR_REPLACE;
+	/* Whoever sets it is not in the file's group and has no CAP_FSETID. */
+	if (worker_setxattr_flags(c.worker) & FUSE_SETXATTR_ACL_KILL_SGID)
+		flags |= FS_XATTR_KILL_SGID;
 	if (!err)
-		err = fs_setxattr(c.fs, c.q, ino, name, value, size, flags & (XATTR_CREATE | XATTR_REPLACE));
+		err = fs_setxattr(c.fs, c.q, ino, name, value, size, flags);
 	reply_change(req, CHANGE_FILE, err);
 }
 
@@ -408,7 +413,12 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	struct call c = call_of(req);
 	int err = xattr_name_check(c.glue, name);
 
-	reply_change(req, CHANGE_FILE, err ? err : fs_removexattr(c.fs, c.q, ino, name));
+	if (!err)
+		err = fs_removexattr(c.fs, c.q, ino, name);
+	/* An ACL that is not there is what its removal leaves; the kernel asks for it so too when an empty one is set. */
+	if (err == -ENODATA && acl_kind(name) != ACL_IS_NONE)
+		err = 0;
+	reply_change(req, CHANGE_FILE, err);
 }
 
 /* `name` NULL: the list of names.  Who may see those of trusted.* depends on a capability; a request tells only the user. */

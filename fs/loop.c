@@ -33,6 +33,7 @@ static_assert(sizeof(struct request) <= MESSAGE_AT, "the message follows");
 static_assert(sizeof(struct request) <= RING_ROOM, "a ring's entry has room for it");
 
 /* Of INIT; <linux/fuse.h> may be older.  The upper half of the flags is a word of its own. */
+#define INIT_SETXATTR_EXT (1u << 29)
 #define INIT_EXT (1u << 30)
 #define INIT2_OVER_IO_URING (1u << (41 - 32))
 
@@ -52,6 +53,7 @@ struct worker {
 	bool readable;
 	uint64_t busy;
 	struct request *current; /* what the next message is read to, or is being handled */
+	uint32_t setxattr_flags; /* of the message that is being handled */
 	SLIST_HEAD(, request) free;
 	unsigned nfree;
 	struct pool pool;
@@ -71,7 +73,9 @@ struct loop {
 	_Atomic int end; /* enum loop_end */
 	struct fuse_in_header destroy; /* written once, before `end` */
 	bool over_rings; /* how requests come; set before the gate opens */
-	uint64_t init_unique; /* of INIT while it is being handled, if the kernel offers rings; 0 */
+	uint64_t init_unique; /* of INIT while it is being handled, if the kernel offers what we take; 0 */
+	struct fuse_init_out init_takes; /* of what libfuse does not know; only the flags */
+	bool setxattr_ext; /* SETXATTR has flags of its own; set before the gate opens */
 	unsigned nrings; /* queues of the kernel */
 	unsigned nworkers, nthreads; /* threads: those that run, the first ones */
 	struct worker workers[];
@@ -189,6 +193,11 @@ struct dev_queue *worker_queue(struct worker *w)
 	return w->q;
 }
 
+uint32_t worker_setxattr_flags(const struct worker *w)
+{
+	return w->setxattr_flags;
+}
+
 /* --- requests ----------------------------------------------------------------------------------- */
 
 static void end_loop(struct loop *l, enum loop_end end)
@@ -200,7 +209,7 @@ static void end_loop(struct loop *l, enum loop_end end)
 		dev_wake(l->owner);
 }
 
-/* Takes the kernel's offer: it learns so from the reply to INIT, which libfuse cannot say it in. */
+/* Takes the kernel's offers: it learns so from the reply to INIT, which libfuse cannot say it in. */
 static ssize_t send_init(struct loop *l, const struct iovec *iov, int n)
 {
 	struct fuse_init_out init;
@@ -208,13 +217,14 @@ static ssize_t send_init(struct loop *l, const struct iovec *iov, int n)
 	if (n != 2 || iov[1].iov_len < sizeof(init))
 		return writev(l->fd, iov, n);
 	memcpy(&init, iov[1].iov_base, sizeof(init));
-	init.flags |= INIT_EXT;
-	init.flags2 |= INIT2_OVER_IO_URING;
+	init.flags |= l->init_takes.flags;
+	init.flags2 |= l->init_takes.flags2;
 
 	struct iovec with[2] = {iov[0], {.iov_base = &init, .iov_len = sizeof(init)}};
 	ssize_t sent = writev(l->fd, with, 2);
 
-	l->over_rings = sent >= 0;
+	l->over_rings = sent >= 0 && l->init_takes.flags2 & INIT2_OVER_IO_URING;
+	l->setxattr_ext = sent >= 0 && l->init_takes.flags & INIT_SETXATTR_EXT;
 	return sent;
 }
 
@@ -266,9 +276,34 @@ static void start_syncfs(struct worker *w, uint64_t unique)
 	fs_fsync(w->loop->fs, w->q, &s->sync);
 }
 
+/* Takes the flags out that libfuse does not expect; the message then begins further on. */
+static char *short_setxattr(struct worker *w, char *message, size_t *len)
+{
+	const size_t head = sizeof(struct fuse_in_header), more = sizeof(struct fuse_setxattr_in) - FUSE_COMPAT_SETXATTR_IN_SIZE;
+	struct fuse_setxattr_in in;
+	struct fuse_in_header h;
+
+	if (*len < head + sizeof(in))
+		return message;
+	memcpy(&h, message, head);
+	memcpy(&in, message + head, sizeof(in));
+	w->setxattr_flags = in.setxattr_flags;
+	h.len -= (uint32_t)more;
+	*len -= more;
+	message += more;
+	memcpy(message, &h, head);
+	memcpy(message + head, &in, FUSE_COMPAT_SETXATTR_IN_SIZE);
+	return message;
+}
+
 static void dispatch(struct worker *w, char *message, size_t len)
 {
 	struct loop *l = w->loop;
+
+	w->setxattr_flags = 0;
+	if (l->setxattr_ext && ((const struct fuse_in_header *)(const void *)message)->opcode == FUSE_SETXATTR)
+		message = short_setxattr(w, message, &len);
+
 	const struct fuse_in_header *in = (const void *)message;
 	struct fuse_buf buf = {.mem = message, .size = len};
 
@@ -636,14 +671,23 @@ static ssize_t wait_for_init(struct loop *l, struct worker *w)
 	return n;
 }
 
-static bool offers_rings(const char *message, size_t len)
+/* What the kernel offers with INIT and we take, beyond what libfuse sees to. */
+static void take_offers(struct loop *l, bool rings, const char *message, size_t len)
 {
+	struct fuse_in_header in;
 	struct fuse_init_in init;
 
-	if (len < sizeof(struct fuse_in_header) + sizeof(init))
-		return false;
-	memcpy(&init, message + sizeof(struct fuse_in_header), sizeof(init));
-	return init.flags & INIT_EXT && init.flags2 & INIT2_OVER_IO_URING;
+	if (len < sizeof(in) + sizeof(init))
+		return;
+	memcpy(&in, message, sizeof(in));
+	memcpy(&init, message + sizeof(in), sizeof(init));
+	l->init_takes.flags = init.flags & INIT_SETXATTR_EXT;
+	if (rings && init.flags & INIT_EXT && init.flags2 & INIT2_OVER_IO_URING) {
+		l->init_takes.flags |= INIT_EXT;
+		l->init_takes.flags2 = INIT2_OVER_IO_URING;
+	}
+	if (l->init_takes.flags)
+		l->init_unique = in.unique;
 }
 
 int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited)
@@ -662,8 +706,7 @@ int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited)
 	n = wait_for_init(l, w);
 	if (n < 0)
 		return (int)n;
-	if (w->ring && offers_rings(message_of(w->current), (size_t)n))
-		l->init_unique = ((const struct fuse_in_header *)(const void *)message_of(w->current))->unique;
+	take_offers(l, w->ring != NULL, message_of(w->current), (size_t)n);
 	dispatch(w, message_of(w->current), (size_t)n);
 	l->init_unique = 0;
 	if (!*inited)

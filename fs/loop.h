@@ -83,6 +83,8 @@ void loop_destroy(struct loop *l);
 
 struct worker *loop_self(const struct loop *l);
 struct dev_queue *worker_queue(struct worker *w);
+/* FUSE_SETXATTR_* of the request that is being handled; libfuse's handler is not told. */
+uint32_t worker_setxattr_flags(const struct worker *w);
 
 /* One more thing begun; one ended. */
 void worker_begin(struct worker *w);
