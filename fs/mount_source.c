@@ -3,6 +3,7 @@
 #include "fs/mount_source.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,15 +22,28 @@ static int refuse(const struct diag *d, const char *path, int err, const char *w
 	return err;
 }
 
+/* Some kernels open a write-protected device for writing, and refuse each write. */
+static bool write_protected(int fd)
+{
+	int yes = 0;
+
+	return ioctl(fd, BLKROGET, &yes) == 0 && yes;
+}
+
 static int open_image(const char *path, bool read_only, const struct diag *d)
 {
 	/* O_NONBLOCK: whatever the path has become since stat(2), open must not wait for it. */
 	int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+	int err = -errno;
 
+	if (fd >= 0 && !read_only && write_protected(fd)) {
+		close(fd);
+		fd = -1;
+		err = -EROFS;
+	}
 	if (fd >= 0)
 		return fd;
 
-	int err = -errno;
 	bool readable = !read_only && access(path, R_OK) == 0;
 
 	if (readable && (err == -EACCES || err == -EPERM || err == -EROFS))

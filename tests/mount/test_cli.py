@@ -263,6 +263,24 @@ def test_statfs_and_label(unmounted):
     assert before.f_namemax == 255 and after.f_files - after.f_ffree >= 2
 
 
+def test_write_protected_device(unmounted):
+    done = run("losetup", "-f", "--show", unmounted.image, check=False)
+    if done.returncode:
+        pytest.skip("no loop device: " + done.stdout)
+    loop = done.stdout.strip()
+    try:
+        run("blockdev", "--setro", loop)
+        done = run(MOUNT, loop, unmounted.dir, check=False)
+        assert done.returncode == 32 and done.stdout.count("\n") == 1
+        assert f"{loop}: cannot be opened for writing: Read-only file system (-o ro mounts it read-only)" in done.stdout
+        run(MOUNT, loop, unmounted.dir, "-o", "ro")
+        run("umount", unmounted.dir)
+        wait_for(lambda: not daemons(loop), what="the daemon's end")
+    finally:
+        run("umount", "-l", unmounted.dir, check=False)
+        run("losetup", "-d", loop, check=False)
+
+
 def test_loop_device_with_4k_sectors(unmounted):
     done = run("losetup", "-f", "--show", "-b", "4096", unmounted.image, check=False)
     if done.returncode:
