@@ -134,6 +134,22 @@ int inode_drop_link(struct fs *fs, uint64_t ino, struct disk_inode *di, const st
 	return 0;
 }
 
+void inode_make(struct fs *fs, const struct fs_cred *cred, const struct disk_inode *dir, uint32_t mode,
+		const struct timespec *now, struct disk_inode *di)
+{
+	bool is_dir = S_ISDIR(mode);
+	bool inherit = get32(dir->mode) & S_ISGID;
+
+	*di = (struct disk_inode){
+		.mode = put32(mode | (is_dir && inherit ? S_ISGID : 0)),
+		.uid = put32(cred->uid),
+		.gid = inherit ? dir->gid : put32(cred->gid),
+		.nlink = put32(is_dir ? 2 : 1),
+		.generation = put64(fs->v->generation),
+	};
+	di->atime = di->mtime = di->ctime = di->btime = time_encode(now);
+}
+
 /* The inode that an entry names. */
 static int dir_child(struct fs *fs, uint64_t dir, uint64_t ino, struct miss *miss, struct disk_inode *di)
 {
@@ -238,21 +254,13 @@ static int dir_find_free(struct fs *fs, uint64_t dir, const char *name, size_t l
 static void create_inode(struct fs *fs, const struct create *c, uint32_t mode, const struct disk_inode *dir,
 			 const struct timespec *now, struct disk_inode *di)
 {
-	bool is_dir = S_ISDIR(mode);
-	bool inherit = get32(dir->mode) & S_ISGID;
-
-	*di = (struct disk_inode){
-		.size = put64(c->target_len),
-		.mode = put32(mode | (is_dir && inherit ? S_ISGID : 0)),
-		.uid = put32(c->cred->uid),
-		.gid = inherit ? dir->gid : put32(c->cred->gid),
-		.nlink = put32(is_dir ? 2 : 1),
-		.rdev = put64(c->rdev),
-		.flags = put64(c->target ? INODE_INLINE : 0),
-		.parent = put64(is_dir ? c->parent : 0),
-		.generation = put64(fs->v->generation),
-	};
-	di->atime = di->mtime = di->ctime = di->btime = time_encode(now);
+	inode_make(fs, c->cred, dir, mode, now, di);
+	di->size = put64(c->target_len);
+	di->rdev = put64(c->rdev);
+	if (c->target)
+		di->flags = put64(INODE_INLINE);
+	if (S_ISDIR(mode))
+		di->parent = put64(c->parent);
 }
 
 static void symlink_put(struct txn *t, uint64_t ino, const char *target, size_t len)

@@ -30,6 +30,11 @@ void dir_del(struct txn *t, uint64_t dir, uint64_t offset);
  * -EMLINK; -EUCLEAN if the counts cannot be. */
 int dir_account(struct fs *fs, uint64_t dir, struct disk_inode *di, int entries, int subdirs, const struct timespec *now);
 
+/* A new inode's item, with the link of its first name and nothing in it.  `mode` has the type.  A setgid directory passes its group on, and
+ * to directories the bit. */
+void inode_make(struct fs *fs, const struct fs_cred *cred, const struct disk_inode *dir, uint32_t mode, const struct timespec *now,
+		struct disk_inode *di);
+
 /* The inode loses a name: nlink (a directory's becomes 0: it must be empty, -ENOTEMPTY), ctime. -EUCLEAN. */
 int inode_drop_link(struct fs *fs, uint64_t ino, struct disk_inode *di, const struct timespec *now);
 

@@ -84,9 +84,10 @@ int fs_link(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t parent, c
 	    struct fs_attr *out);
 int fs_unlink(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len);
 int fs_rmdir(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len);
-/* flags: RENAME_NOREPLACE, RENAME_EXCHANGE; others -EINVAL. */
-int fs_rename(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len, uint64_t newparent,
-	      const char *newname, size_t newlen, unsigned flags);
+/* flags: RENAME_EXCHANGE, or any of RENAME_NOREPLACE and RENAME_WHITEOUT (a character device 0, mode 0, of owner `cred` takes the old
+ * name; without it cred may be NULL); others -EINVAL. */
+int fs_rename(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
+	      uint64_t newparent, const char *newname, size_t newlen, unsigned flags);
 
 /*
  * Entries behind `cookie` (0: from the start; "." and ".." first) in cookie order.  `fill` gets each with the cookie to go on

@@ -176,8 +176,10 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		      const char *newname, unsigned flags)
 {
 	struct call c = call_of(req);
-	int err =
-		fs_rename(c.fs, c.q, parent, name, strlen(name), newparent, newname, strlen(newname), flags);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid};
+	int err = fs_rename(c.fs, c.q, &cred, parent, name, strlen(name), newparent, newname, strlen(newname),
+			    flags);
 
 	reply_change(req, CHANGE_NAMES, err);
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rename.c - move, replace, exchange: one transaction each.
+ * rename.c - move, replace, exchange, leave a whiteout: one transaction each.
  *
  * Up to four inodes are involved (both parents, what is moved, what is replaced or exchanged), and some may be one and the same; so
- * they are loaded through a set that knows each number once, and put from it.
+ * they are loaded through a set that knows each number once, and put from it.  A whiteout is a fifth one, new in the same transaction.
  *
  * A directory must not end up below itself.  The walk from the new parent up to the root goes on where it was when the step runs
  * again, as long as no directory has moved meanwhile (fs->dir_moves): else a long path and a small cache could keep each other busy
  * for ever.
  */
+#include <dirent.h>
 #include <stdio.h>
 
 #include "core/bug.h"
@@ -22,6 +23,7 @@ struct walk {
 };
 
 struct rename {
+	const struct fs_cred *cred; /* of a whiteout */
 	uint64_t parent[2]; /* old, new */
 	const char *name[2];
 	size_t len[2];
@@ -46,6 +48,7 @@ struct plan {
 	struct inode_set set;
 	struct member *dir[2], *child[2]; /* child[1] NULL: there is nothing at the new name */
 	struct dir_pos pos[2];
+	struct disk_inode whiteout;
 	struct timespec now;
 };
 
@@ -181,7 +184,8 @@ static int move_slot(struct fs *fs, const struct rename *r, struct plan *p)
 
 	if (p->pos[1].offset)
 		return 0;
-	if (p->dir[0] != p->dir[1] || p->pos[0].offset - first >= HASH_COLLISIONS)
+	/* A whiteout stays where it is. */
+	if (r->flags & RENAME_WHITEOUT || p->dir[0] != p->dir[1] || p->pos[0].offset - first >= HASH_COLLISIONS)
 		return -ENOSPC;
 	p->pos[1].offset = p->pos[0].offset;
 	return 0;
@@ -214,7 +218,11 @@ static int plan_move(struct fs *fs, const struct rename *r, struct plan *p)
 {
 	struct member *to = p->child[1];
 	int from_dir = is_dir(p->child[0]), to_dir = to && is_dir(to);
+	int lost = r->flags & RENAME_WHITEOUT ? 0 : 1;
 	int err = to ? 0 : move_slot(fs, r, p);
+
+	if (!lost)
+		inode_make(fs, r->cred, &p->dir[0]->di, S_IFCHR, &p->now, &p->whiteout);
 
 	/* Before the parents' counts change: what is replaced may be the old parent, and is not empty then. */
 	if (!err && to) {
@@ -222,7 +230,7 @@ static int plan_move(struct fs *fs, const struct rename *r, struct plan *p)
 		err = inode_drop_link(fs, to->ino, &to->di, &p->now);
 	}
 	if (!err)
-		err = account_dirs(fs, p, 1, from_dir, to ? 0 : 1, from_dir - to_dir);
+		err = account_dirs(fs, p, lost, from_dir, to ? 0 : 1, from_dir - to_dir);
 	if (!err)
 		move_child(p, 0);
 	return err;
@@ -245,7 +253,12 @@ static void record_entries(struct txn *t, const struct rename *r, const struct p
 {
 	const struct dir_pos *pos = p->pos;
 
-	if (r->flags & RENAME_EXCHANGE)
+	if (r->flags & RENAME_WHITEOUT) {
+		uint64_t ino = txn_new_ino(t);
+
+		inode_put(t, ino, &p->whiteout);
+		dir_put(t, r->parent[0], pos[0].offset, r->name[0], r->len[0], ino, DT_CHR);
+	} else if (r->flags & RENAME_EXCHANGE)
 		dir_put(t, r->parent[0], pos[0].offset, r->name[0], r->len[0], pos[1].ino, pos[1].ftype);
 	else if (p->dir[0] != p->dir[1] || pos[0].offset != pos[1].offset)
 		dir_del(t, r->parent[0], pos[0].offset);
@@ -328,7 +341,9 @@ static int check_args(const struct rename *r)
 		if (err)
 			return err;
 	}
-	if (r->flags != 0 && r->flags != RENAME_NOREPLACE && r->flags != RENAME_EXCHANGE)
+	if (r->flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT))
+		return -EINVAL;
+	if (r->flags & RENAME_EXCHANGE && r->flags != RENAME_EXCHANGE)
 		return -EINVAL;
 	if (name_dots(r->name[0], r->len[0]))
 		return -EBUSY;
@@ -337,10 +352,11 @@ static int check_args(const struct rename *r)
 	return 0;
 }
 
-int fs_rename(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len,
-	      uint64_t newparent, const char *newname, size_t newlen, unsigned flags)
+int fs_rename(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name,
+	      size_t len, uint64_t newparent, const char *newname, size_t newlen, unsigned flags)
 {
 	struct rename r = {
+		.cred = cred,
 		.parent = {parent, newparent},
 		.name = {name, newname},
 		.len = {len, newlen},

@@ -222,10 +222,10 @@ static void call_names(struct walk *w, enum call call, const struct call_args *a
 		err = fs_link(w->fs, w->q, a->ino, a->to->dir, a->text, strlen(a->text), &attr);
 		break;
 	case CALL_RENAME:
-		(void)fs_rename(w->fs, w->q, a->name->dir, a->name->text, a->name->len, a->other, a->text, strlen(a->text), 0);
+		(void)fs_rename(w->fs, w->q, NULL, a->name->dir, a->name->text, a->name->len, a->other, a->text, strlen(a->text), 0);
 		break;
 	case CALL_EXCHANGE:
-		(void)fs_rename(w->fs, w->q, a->name->dir, a->name->text, a->name->len, a->to->dir, a->to->text, a->to->len,
+		(void)fs_rename(w->fs, w->q, NULL, a->name->dir, a->name->text, a->name->len, a->to->dir, a->to->text, a->to->len,
 				RENAME_EXCHANGE);
 		break;
 	default:

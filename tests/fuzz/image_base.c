@@ -190,7 +190,7 @@ static void fill_pending(struct maker *m)
 	put(m, ino, 0, KB(9));
 	must(fs_setxattr(m->fs, m->q, ino, "user.new", "value", 5, 0) == 0, "fs_setxattr");
 	must(fs_sync(m->fs, m->q, 0, false) == 0, "fs_sync");
-	must(fs_rename(m->fs, m->q, dir, "new", 3, INO_ROOT, "moved", 5, 0) == 0, "fs_rename");
+	must(fs_rename(m->fs, m->q, NULL, dir, "new", 3, INO_ROOT, "moved", 5, 0) == 0, "fs_rename");
 	must(fs_unlink(m->fs, m->q, dir, "patched", 7) == 0, "fs_unlink");
 	drop(m, make(m, INO_ROOT, "inline", S_IFREG | 0600));
 	must(fs_unlink(m->fs, m->q, INO_ROOT, "inline", 6) == 0, "fs_unlink");

@@ -209,7 +209,7 @@ static void do_rename(struct sim *s, const struct op *op)
 		memcpy(to.name, name, to.len);
 	}
 	drain(s);
-	int rc = fs_rename(s->fs, s->q, from.dir, from.name, from.len, to.dir, to.name, to.len, flags);
+	int rc = fs_rename(s->fs, s->q, NULL, from.dir, from.name, from.len, to.dir, to.name, to.len, flags);
 
 	trace(s, "\"%.*s\" in %llu to \"%.*s\" in %llu, flags %u: %d", (int)from.len, from.name, (unsigned long long)from.dir,
 	      (int)to.len, to.name, (unsigned long long)to.dir, flags, rc);

@@ -119,7 +119,7 @@ static inline int try_rmdir(struct names *n, uint64_t dir, const char *name)
 static inline int try_rename(struct names *n, uint64_t dir, const char *name, uint64_t newdir, const char *newname,
 			     unsigned flags)
 {
-	return fs_rename(n->fs, n->q, dir, name, strlen(name), newdir, newname, strlen(newname), flags);
+	return fs_rename(n->fs, n->q, &names_cred, dir, name, strlen(name), newdir, newname, strlen(newname), flags);
 }
 
 /* Made, and not referenced. */

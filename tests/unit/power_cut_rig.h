@@ -270,7 +270,8 @@ static inline int act_rename(struct run *c, const struct op *op)
 		return err;
 	mark_named(c, op->a);
 	mark_named(c, op->b);
-	err = fs_rename(c->fs, c->r.q, dir, name, strlen(name), new_dir, new_name, strlen(new_name),
+	struct fs_cred cred = {1000 + c->at, 100};
+	err = fs_rename(c->fs, c->r.q, &cred, dir, name, strlen(name), new_dir, new_name, strlen(new_name),
 			(unsigned)op->arg);
 	if (!err) {
 		mark(c, dir, true);

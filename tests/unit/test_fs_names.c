@@ -263,6 +263,7 @@ static void a_crowded_hash_value_ends_in_enospc(void **state)
 	assert_int_equal(try_create(n, dir, TWIN_B, S_IFREG), -ENOSPC);
 	assert_int_equal(try_link(n, ino, dir, TWIN_B), -ENOSPC);
 	assert_int_equal(try_rename(n, dir, "some", dir, TWIN_B, 0), -ENOSPC);
+	assert_int_equal(try_rename(n, dir, TWIN_A, dir, TWIN_B, RENAME_WHITEOUT), -ENOSPC);
 	/* The slot that the old name leaves is the new one's. */
 	assert_int_equal(try_rename(n, dir, TWIN_A, dir, TWIN_B, 0), 0);
 	assert_int_equal(ino_of(n, dir, TWIN_A), 0);

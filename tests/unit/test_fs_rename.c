@@ -19,6 +19,7 @@ static int setup_tiny_cache(void **state)
 
 enum kind { NONE, FILE_, DIR_EMPTY, DIR_FULL, SYMLINK, KINDS };
 static const unsigned FLAGS[] = {0, RENAME_NOREPLACE, RENAME_EXCHANGE};
+static const unsigned ALL_FLAGS[] = {0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE};
 
 static uint64_t make_kind(struct names *n, uint64_t dir, const char *name, enum kind kind)
 {
@@ -53,17 +54,33 @@ static int expected(enum kind from, enum kind to, unsigned flags)
 		return to == NONE ? -ENOENT : 0;
 	if (to == NONE)
 		return 0;
-	if (flags == RENAME_NOREPLACE)
+	if (flags & RENAME_NOREPLACE)
 		return -EEXIST;
 	if (kind_is_dir(from) != kind_is_dir(to))
 		return kind_is_dir(from) ? -ENOTDIR : -EISDIR;
 	return to == DIR_FULL ? -ENOTEMPTY : 0;
 }
 
-static void check_moved(struct names *n, const uint64_t dir[2], uint64_t from, uint64_t to, int err,
-			bool exchange)
+static void check_whiteout(struct names *n, uint64_t dir, const char *name)
 {
-	assert_int_equal(ino_of(n, dir[0], "a"), err ? from : exchange ? to : 0);
+	assert_int_equal(try_lookup(n, dir, name), 0);
+	assert_int_equal(n->attr.mode, S_IFCHR);
+	assert_int_equal(n->attr.rdev, 0);
+	assert_int_equal(n->attr.nlink, 1);
+	assert_int_equal(n->attr.size, 0);
+	assert_int_equal(n->attr.uid, names_cred.uid);
+	assert_int_equal(n->attr.gid, attr_of(n, dir).mode & S_ISGID ? attr_of(n, dir).gid : names_cred.gid);
+	assert_int_equal(n->attr.btime.tv_sec, n->clock.tv_sec);
+}
+
+static void check_moved(struct names *n, const uint64_t dir[2], uint64_t from, uint64_t to, int err, unsigned flags)
+{
+	bool exchange = flags == RENAME_EXCHANGE;
+
+	if (!err && flags & RENAME_WHITEOUT)
+		check_whiteout(n, dir[0], "a");
+	else
+		assert_int_equal(ino_of(n, dir[0], "a"), err ? from : exchange ? to : 0);
 	assert_int_equal(ino_of(n, dir[1], "b"), err ? to : from);
 	if (!err) {
 		assert_int_equal(attr_of(n, from).ctime.tv_sec, n->clock.tv_sec);
@@ -98,7 +115,7 @@ static void one_case(struct names *n, enum kind from, enum kind to, unsigned fla
 		assert_int_equal(attr_of(n, b).nlink == 0, !err && !exchange);
 		fs_forget(n->fs, n->q, b, 1);
 	}
-	check_moved(n, dir, a, b, err, exchange);
+	check_moved(n, dir, a, b, err, flags);
 	names_check(n);
 	assert_int_equal(known(n), 0);
 }
@@ -109,9 +126,37 @@ static void the_matrix(void **state)
 
 	for (unsigned from = NONE; from < KINDS; from++)
 		for (unsigned to = NONE; to < KINDS; to++)
-			for (unsigned f = 0; f < 3; f++)
+			for (unsigned f = 0; f < 5; f++)
 				for (unsigned how = 0; how < 4; how++)
-					one_case(n, from, to, FLAGS[f], how & 1, how & 2);
+					one_case(n, from, to, ALL_FLAGS[f], how & 1, how & 2);
+}
+
+/* Owner and group are those of any new file; it is durable with the rename, and can be renamed, replaced and removed as others. */
+static void whiteouts_are_files(void **state)
+{
+	struct names *n = *state;
+	struct fs_attr own = {.gid = 4711};
+	uint64_t dir = make(n, INO_ROOT, "d", S_IFDIR | S_ISGID | 0755), ninodes = n->r.v->ninodes;
+
+	assert_int_equal(fs_setattr(n->fs, n->q, dir, FS_SET_GID, &own, &n->attr), 0);
+	uint64_t file = make(n, dir, "f", S_IFREG | 0644), txns = n->r.v->stats.txns;
+	assert_int_equal(try_rename(n, dir, "f", INO_ROOT, "g", RENAME_WHITEOUT), 0);
+	assert_int_equal(n->r.v->stats.txns, txns + 1);
+	check_whiteout(n, dir, "f");
+	assert_int_equal(attr_of(n, dir).size, 1);
+	assert_int_equal(n->r.v->ninodes, ninodes + 2);
+	names_sync(n);
+	names_crash(n, 7);
+	assert_int_equal(ino_of(n, INO_ROOT, "g"), file);
+	assert_int_equal(try_lookup(n, dir, "f"), 0);
+	assert_int_equal(n->attr.mode, S_IFCHR);
+	assert_int_equal(try_rename(n, dir, "f", dir, "w", 0), 0);
+	assert_int_equal(try_rename(n, INO_ROOT, "g", dir, "w", RENAME_WHITEOUT), 0);
+	assert_int_equal(ino_of(n, dir, "w"), file);
+	check_whiteout(n, INO_ROOT, "g");
+	assert_int_equal(try_unlink(n, INO_ROOT, "g"), 0);
+	assert_int_equal(n->r.v->ninodes, ninodes + 1);
+	assert_int_equal(known(n), 0);
 }
 
 /* --- the rest of the rules --- */
@@ -121,7 +166,7 @@ static void odd_arguments(void **state)
 	struct names *n = *state;
 	uint64_t dir = make(n, INO_ROOT, "d", S_IFDIR | 0755), file = make(n, dir, "f", S_IFREG | 0644);
 
-	assert_int_equal(try_rename(n, dir, "f", dir, "g", RENAME_WHITEOUT), -EINVAL);
+	assert_int_equal(try_rename(n, dir, "f", dir, "g", RENAME_WHITEOUT | RENAME_EXCHANGE), -EINVAL);
 	assert_int_equal(try_rename(n, dir, "f", dir, "g", RENAME_NOREPLACE | RENAME_EXCHANGE), -EINVAL);
 	assert_int_equal(try_rename(n, dir, "f", dir, "g", 64), -EINVAL);
 	assert_int_equal(try_rename(n, dir, ".", dir, "g", 0), -EBUSY);
@@ -155,6 +200,7 @@ static void two_names_of_one_inode(void **state)
 	assert_int_equal(try_rename(n, INO_ROOT, "d", INO_ROOT, "d", 0), 0);
 	assert_int_equal(try_rename(n, INO_ROOT, "d", INO_ROOT, "d", RENAME_EXCHANGE), 0);
 	assert_int_equal(try_rename(n, dir, "a", INO_ROOT, "b", RENAME_EXCHANGE), 0);
+	assert_int_equal(try_rename(n, dir, "a", INO_ROOT, "b", RENAME_WHITEOUT), 0);
 	assert_int_equal(try_rename(n, dir, "a", INO_ROOT, "b", RENAME_NOREPLACE), -EEXIST);
 	assert_int_equal(try_rename(n, dir, "a", dir, "a", RENAME_NOREPLACE), -EEXIST);
 	assert_int_equal(n->r.v->stats.txns, txns);
@@ -445,6 +491,7 @@ int main(void)
 #define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(the_matrix, setup),
+		WITH(whiteouts_are_files, setup),
 		WITH(odd_arguments, setup),
 		WITH(two_names_of_one_inode, setup),
 		WITH(no_directory_below_itself, setup),

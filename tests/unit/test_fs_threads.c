@@ -66,7 +66,7 @@ static int do_rename(struct worker *w, uint64_t dir, const char *name)
 	static const unsigned flags[] = {0, 0, RENAME_EXCHANGE, RENAME_NOREPLACE};
 	struct shared *s = w->s;
 	char to = (char)('a' + pick(w, NAMES));
-	int err = fs_rename(s->n.fs, w->q, dir, name, 1, s->dir[pick(w, DIRS)], &to, 1, flags[pick(w, 4)]);
+	int err = fs_rename(s->n.fs, w->q, &names_cred, dir, name, 1, s->dir[pick(w, DIRS)], &to, 1, flags[pick(w, 4)]);
 
 	must_be(err, err == -ENOENT || err == -EEXIST || err == -EISDIR || err == -ENOTDIR ||
 			     err == -ENOTEMPTY || err == -EINVAL);

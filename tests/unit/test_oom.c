@@ -156,7 +156,7 @@ static void life_names(struct fs *fs, struct dev_queue *q)
 
 		if (!allowed(fs_link(fs, q, attr.ino, dir.ino, "b", 1, &again)))
 			fs_forget(fs, q, attr.ino, 1);
-		if (!allowed(fs_rename(fs, q, dir.ino, "a", 1, INO_ROOT, "moved", 5, 0)))
+		if (!allowed(fs_rename(fs, q, NULL, dir.ino, "a", 1, INO_ROOT, "moved", 5, 0)))
 			allowed(fs_unlink(fs, q, INO_ROOT, "moved", 5));
 		fs_forget(fs, q, attr.ino, 1);
 	}

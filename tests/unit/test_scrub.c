@@ -461,7 +461,7 @@ static void test_lost_contents(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 5; i++)
 		dir = make(s, dir, (char[]){(char)('p' + i), ' ', 0}, S_IFDIR | 0755);
-	assert_int_equal(fs_rename(s->d.fs, s->d.q, INO_ROOT, "a", 1, dir, "new name", 8, 0), 0);
+	assert_int_equal(fs_rename(s->d.fs, s->d.q, NULL, INO_ROOT, "a", 1, dir, "new name", 8, 0), 0);
 	data_checkpoint(&s->d);
 	flip(s, block_of(s, 0, 17));
 	flip(s, block_of(s, 0, 18));
