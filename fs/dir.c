@@ -373,6 +373,68 @@ int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, u
 	return fs_run(fs, q, create_step, &c);
 }
 
+/* --- a file without a name --- */
+
+struct tmpfile {
+	const struct fs_cred *cred;
+	uint64_t parent;
+	uint32_t mode;
+	struct fs_attr *out;
+};
+
+static int tmpfile_commit(struct fs *fs, struct dev_queue *q, struct tmpfile *c, const struct disk_inode *di,
+			  const struct acl_new *acl, struct miss *miss)
+{
+	struct txn t;
+	uint64_t lsn = 0;
+
+	txn_begin(&t, fs->v);
+	uint64_t ino = txn_new_ino(&t);
+	inode_put(&t, ino, di);
+	acl_record_new(fs, &t, ino, acl);
+	if (!BUG(ORPHAN_ITEM_DROPPED))
+		orphan_put(&t, ino);
+	struct inode *inode = inode_ref(fs, ino, 1);
+	int err = inode ? txn_commit(&t, q, 0, miss, NULL, &lsn) : -ENOMEM;
+	txn_end(&t);
+	if (err) {
+		if (inode)
+			inode_unref(fs, inode, 1);
+		return err;
+	}
+	inode_changed(fs, ino, lsn, true);
+	inode_orphaned(fs, inode);
+	inode_to_attr(ino, di, c->out);
+	return 0;
+}
+
+static int tmpfile_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+{
+	struct tmpfile *c = arg;
+	struct disk_inode dir, di;
+	struct timespec now;
+	struct acl_new acl;
+	uint32_t mode = c->mode;
+	int err = inode_get_dir(fs, c->parent, miss, &dir);
+
+	if (!err)
+		err = acl_from_dir(fs, c->parent, c->cred->umask, miss, &mode, &acl);
+	if (err)
+		return err;
+	fs_now(fs, &now);
+	inode_make(fs, c->cred, &dir, mode, &now, &di);
+	di.nlink = put32(0);
+	return tmpfile_commit(fs, q, c, &di, &acl, miss);
+}
+
+int fs_tmpfile(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, uint32_t mode,
+	       struct fs_attr *out)
+{
+	struct tmpfile c = {cred, parent, S_IFREG | (mode & 07777), out};
+
+	return fs_run(fs, q, tmpfile_step, &c);
+}
+
 /* --- link --- */
 
 struct link {
@@ -381,6 +443,14 @@ struct link {
 	size_t len;
 	struct fs_attr *out;
 };
+
+/* A file without a name gets one only while somebody holds it: else its removal may have begun. */
+static bool is_held(struct fs *fs, uint64_t ino)
+{
+	const struct inode *inode = inode_find(fs, ino);
+
+	return inode && inode->orphan && inode->nlookup;
+}
 
 /* May the inode get another name?  Then it has, with ctime. */
 static int inode_add_link(struct fs *fs, uint64_t ino, struct miss *miss, const struct timespec *now,
@@ -393,7 +463,7 @@ static int inode_add_link(struct fs *fs, uint64_t ino, struct miss *miss, const 
 	if (mode_is(di, S_IFDIR))
 		return -EPERM;
 	uint32_t nlink = get32(di->nlink);
-	if (!nlink)
+	if (!nlink && !is_held(fs, ino))
 		return -ENOENT;
 	if (nlink >= MAX_LINKS)
 		return -EMLINK;
@@ -402,14 +472,25 @@ static int inode_add_link(struct fs *fs, uint64_t ino, struct miss *miss, const 
 	return 0;
 }
 
+/* It has a name now.  What a truncation has left behind the end is to be removed all the same, and listed as such. */
+static void inode_adopted(struct fs *fs, struct inode *inode)
+{
+	inode->orphan = false;
+	if (inode->trimming && !inode->queued)
+		reap_queue(fs, inode);
+}
+
 static int link_commit(struct fs *fs, struct dev_queue *q, const struct link *l, const struct dir_pos *pos,
 		       const struct disk_inode *dir, const struct disk_inode *di, struct miss *miss)
 {
+	bool first = get32(di->nlink) == 1;
 	struct txn t;
 	uint64_t lsn = 0;
 
 	txn_begin(&t, fs->v);
 	inode_put(&t, l->ino, di);
+	if (first && !inode_find(fs, l->ino)->trimming)
+		orphan_del(&t, l->ino);
 	dir_put(&t, l->parent, pos->offset, l->name, l->len, l->ino, IFTODT(get32(di->mode)));
 	inode_put(&t, l->parent, dir);
 	struct inode *inode = inode_ref(fs, l->ino, 1);
@@ -420,8 +501,10 @@ static int link_commit(struct fs *fs, struct dev_queue *q, const struct link *l,
 			inode_unref(fs, inode, 1);
 		return err;
 	}
-	inode_changed(fs, l->ino, lsn, false);
+	inode_changed(fs, l->ino, lsn, first);
 	inode_changed(fs, l->parent, lsn, true);
+	if (first)
+		inode_adopted(fs, inode);
 	inode_to_attr(l->ino, di, l->out);
 	return 0;
 }

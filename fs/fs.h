@@ -79,7 +79,12 @@ int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, u
 	       const char *target, struct fs_attr *out);
 /* buf of at least MAX_SYMLINK + 1 bytes; terminated. */
 int fs_readlink(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf);
-/* One reference on success. -EPERM (a directory), -EMLINK, -ENOENT (no links left), -EEXIST. */
+/* A regular file without a name, with the owner, mode and ACLs that fs_create() would give it in the directory `parent`: gone after a crash, and with its last
+ * reference, unless fs_link() gives it a name before. -ENOENT (parent gone), -ENOTDIR, -ENOSPC. One reference on success. */
+int fs_tmpfile(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, uint32_t mode,
+	       struct fs_attr *out);
+/* One reference on success.  A file without a name gets its first one while somebody holds a reference to it; who may do that to one that
+ * has had names, the kernel decides. -EPERM (a directory), -EMLINK, -ENOENT (no links, and no reference), -EEXIST. */
 int fs_link(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t parent, const char *name, size_t len,
 	    struct fs_attr *out);
 int fs_unlink(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len);

@@ -27,7 +27,7 @@ struct inode {
 	uint64_t ino;
 	uint64_t nlookup;	/* references; 0 only while pinned or being removed */
 	uint32_t npin;		/* operations that need it to stay */
-	bool orphan;		/* unlinked: to be removed when nlookup and npin are 0 */
+	bool orphan;		/* without a name: to be removed when nlookup and npin are 0 */
 	bool queued;		/* on fs->reap */
 	bool written;		/* had a write with fs_io.cached */
 	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
@@ -138,6 +138,13 @@ static inline void orphan_put(struct txn *t, uint64_t ino)
 	struct key key = key_make(INO_VOLUME, ITEM_ORPHAN, ino);
 
 	txn_put(t, &key, "", 0);
+}
+
+static inline void orphan_del(struct txn *t, uint64_t ino)
+{
+	struct key key = key_make(INO_VOLUME, ITEM_ORPHAN, ino);
+
+	txn_del(t, &key);
 }
 
 /*

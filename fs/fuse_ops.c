@@ -130,6 +130,29 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	reply_change_entry(req, err, &attr);
 }
 
+/*
+ * TMPFILE, which comes in the form of CREATE (fuse_raw.h).  The reply also opens the file, in the way in which the kernel by itself opens
+ * those for which it need not ask; RELEASE will come.  There is nothing that -o sync could wait for: without a name it does not survive.
+ */
+static void op_tmpfile(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
+	struct fuse_entry_param e;
+	struct fs_attr attr;
+	int err = fs_tmpfile(c.fs, c.q, &cred, parent, mode, &attr);
+
+	(void)name;
+	if (err) {
+		fuse_reply_err(req, -err);
+		return;
+	}
+	fuse_glue_entry(&attr, &e);
+	fi->keep_cache = !c.glue->strictatime;
+	fuse_reply_create(req, &e, fi);
+}
+
 static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
 	struct fs_attr attr;
@@ -486,8 +509,8 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 
 /*
  * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right), copy_file_range (the kernel
- * copies), poll, bmap; and create: the kernel then sends MKNOD and opens without asking.  A file that CREATE had opened would cost a
- * RELEASE, a quarter of what making a file costs us.  DESTROY is the loop's.
+ * copies), poll, bmap.  CREATE is refused before it gets here: the kernel then sends MKNOD and opens without asking.  A file that CREATE had
+ * opened would cost a RELEASE, a quarter of what making a file costs us.  DESTROY is the loop's.
  */
 const struct fuse_lowlevel_ops fuse_glue_ops = {
 	.init = op_init,
@@ -498,6 +521,7 @@ const struct fuse_lowlevel_ops fuse_glue_ops = {
 	.setattr = op_setattr,
 	.readlink = op_readlink,
 	.mknod = op_mknod,
+	.create = op_tmpfile,
 	.mkdir = op_mkdir,
 	.unlink = op_unlink,
 	.rmdir = op_rmdir,

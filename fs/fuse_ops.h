@@ -5,6 +5,7 @@
  * fuse_ops.c  everything about names and attributes: run to completion on the worker that read the request
  * fuse_io.c   READ, WRITE, FSYNC: started here, answered from their completion
  * fuse_control.c  ioctl(2)
+ * fuse_raw.c  requests that libfuse does not know
  * fuse_reply.c  the replies to changes, which a mount with -o sync holds back until they are durable
  */
 #ifndef HOLDFAST_FS_FUSE_OPS_H

@@ -11,10 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "core/dev_uring.h"
-#include "fs/fs.h"
+#include "fs/fuse_raw.h"
 #include "fs/loop_pool.h"
 #include "fs/mount_options.h"
 #include "fs/ring.h"
@@ -79,13 +80,6 @@ struct loop {
 	unsigned nrings; /* queues of the kernel */
 	unsigned nworkers, nthreads; /* threads: those that run, the first ones */
 	struct worker workers[];
-};
-
-/* SYNCFS under way. */
-struct syncfs {
-	struct fs_sync sync;
-	struct worker *worker;
-	uint64_t unique;
 };
 
 /* --- buffers ---------------------------------------------------------------------------------- */
@@ -241,39 +235,24 @@ ssize_t loop_send(struct loop *l, const struct iovec *iov, int n)
 }
 
 /* The answer to a request that libfuse does not see. */
-static void answer(struct loop *l, uint64_t unique, int err)
+static void answer(struct loop *l, uint64_t unique, int err, const void *body, size_t len)
 {
-	struct fuse_out_header out = {.len = sizeof(out), .error = err, .unique = unique};
-	struct iovec iov = {.iov_base = &out, .iov_len = sizeof(out)};
+	struct fuse_out_header out = {.len = (uint32_t)(sizeof(out) + len), .error = err, .unique = unique};
+	struct iovec iov[] = {{&out, sizeof(out)}, {(void *)body, len}};
 
 	/* An error means that nobody waits any more. */
-	if (loop_send(l, &iov, 1) < 0 && errno != ENOENT && errno != ENODEV && errno != ECONNABORTED)
+	if (loop_send(l, iov, len ? 2 : 1) < 0 && errno != ENOENT && errno != ENODEV && errno != ECONNABORTED)
 		diag(l->diag, DIAG_WARNING, "answering the kernel: %s", strerror(errno));
 }
 
-static void syncfs_done(struct fs_sync *sync)
+void worker_answer(struct worker *w, uint64_t unique, int err, const void *body, size_t len)
 {
-	struct syncfs *s = (struct syncfs *)sync;
-	struct worker *w = s->worker;
-
-	answer(w->loop, s->unique, sync->result);
-	free(s);
-	worker_end(w);
+	answer(w->loop, unique, err, body, len);
 }
 
-static void start_syncfs(struct worker *w, uint64_t unique)
+struct fs *worker_fs(struct worker *w)
 {
-	struct syncfs *s = calloc(1, sizeof(*s));
-
-	if (!s) {
-		answer(w->loop, unique, -ENOMEM);
-		return;
-	}
-	s->worker = w;
-	s->unique = unique;
-	s->sync.done = syncfs_done;
-	worker_begin(w);
-	fs_fsync(w->loop->fs, w->q, &s->sync);
+	return w->loop->fs;
 }
 
 /* Takes the flags out that libfuse does not expect; the message then begins further on. */
@@ -307,16 +286,11 @@ static void dispatch(struct worker *w, char *message, size_t len)
 	const struct fuse_in_header *in = (const void *)message;
 	struct fuse_buf buf = {.mem = message, .size = len};
 
-	switch (in->opcode) {
-	case FUSE_SYNCFS:
-		start_syncfs(w, in->unique);
-		break;
-	case FUSE_DESTROY:
+	if (in->opcode == FUSE_DESTROY) {
 		/* Nothing comes after it.  Whoever owns the loop closes the volume and then answers. */
 		l->destroy = *in;
 		end_loop(l, LOOP_DESTROYED);
-		break;
-	default:
+	} else if (!fuse_raw_request(w, message)) {
 		fuse_session_process_buf(l->se, &buf);
 	}
 }
@@ -751,7 +725,7 @@ void loop_quit(struct loop *l)
 void loop_answer_destroy(struct loop *l)
 {
 	if (loop_ended(l) == LOOP_DESTROYED && !l->over_rings)
-		answer(l, l->destroy.unique, 0);
+		answer(l, l->destroy.unique, 0, NULL, 0);
 }
 
 void loop_destroy(struct loop *l)

@@ -5,7 +5,7 @@
  * A worker is a thread with a queue.  Requests come from /dev/fuse, and the worker waits for either of that and its queue; or through
  * the queue's ring (ring.h), from the processor that the worker is pinned to, and waiting for the queue is all it does.  Requests are handled
  * inline; what must wait for the device longer is answered from a completion on the same worker, which takes others meanwhile.
- * Of what a newer libfuse would do, SYNCFS is answered here.
+ * Requests that libfuse does not know go to fuse_raw.h.
  *
  * States: HELD (threads, once started, wait) -> RUN -> DRAIN (reads nothing more, serves its queue, finishes what it began) ->
  * QUIT.  In DRAIN every queue is still polled: others may wait for I/O that it carries.
@@ -85,6 +85,10 @@ struct worker *loop_self(const struct loop *l);
 struct dev_queue *worker_queue(struct worker *w);
 /* FUSE_SETXATTR_* of the request that is being handled; libfuse's handler is not told. */
 uint32_t worker_setxattr_flags(const struct worker *w);
+struct fs *worker_fs(struct worker *w);
+
+/* Answers a request that libfuse does not see: with an error (0 or negative errno), or `len` bytes. */
+void worker_answer(struct worker *w, uint64_t unique, int err, const void *body, size_t len);
 
 /* One more thing begun; one ended. */
 void worker_begin(struct worker *w);

@@ -194,8 +194,7 @@ int model_link(struct model *m, uint64_t ino, uint64_t parent, const char *name,
 		return -ESTALE;
 	if (S_ISDIR(i->mode))
 		return -EPERM;
-	if (!i->nlink)
-		return -ENOENT;
+	/* Without a name, but there: somebody holds it, and it may have one. */
 	err = check_free(model_get(m, parent), name, len);
 	if (err)
 		return err;
@@ -203,7 +202,7 @@ int model_link(struct model *m, uint64_t ino, uint64_t parent, const char *name,
 
 	more->nlink++;
 	more->ctime = m->now;
-	minode_touch(m, more, false);
+	minode_touch(m, more, more->nlink == 1);
 	entry_add(dir, name, len, ino, more->mode & S_IFMT);
 	dir_changed(m, dir);
 	model_commit(m);

@@ -204,6 +204,25 @@ static inline int act_make(struct run *c, const struct op *op)
 	return 0;
 }
 
+/* A file without a name, kept in slot `arg`. */
+static inline int act_nameless(struct run *c, const struct op *op)
+{
+	struct fs_cred cred = {1000 + c->at, 100};
+	struct fs_attr attr;
+	uint64_t dir;
+	int err = path_take(c, op->a, strlen(op->a), &dir);
+
+	if (err)
+		return err;
+	err = fs_tmpfile(c->fs, c->r.q, &cred, dir, 0600, &attr);
+	fs_forget(c->fs, c->r.q, dir, 1);
+	if (err)
+		return err;
+	mark(c, attr.ino, true);
+	c->held[op->arg] = attr.ino;
+	return 0;
+}
+
 static inline int act_link(struct run *c, const struct op *op)
 {
 	struct fs_attr attr;

@@ -189,6 +189,109 @@ static void references_that_come_back_keep_them(void **state)
 	assert_int_equal(known(n), 0);
 }
 
+/* --- files that begin without a name --- */
+
+static uint64_t make_nameless(struct names *n, uint64_t dir)
+{
+	assert_int_equal(fs_tmpfile(n->fs, n->q, &names_cred, dir, 0640, &n->attr), 0);
+	return n->attr.ino;
+}
+
+static void without_a_name_they_go_with_the_last_reference(void **state)
+{
+	struct names *n = *state;
+	uint64_t dir = make(n, INO_ROOT, "d", S_IFDIR | S_ISGID | 0755), file = make(n, INO_ROOT, "f", S_IFREG | 0644);
+	struct fs_attr own = {.gid = 4711}, before;
+	char buf[5];
+
+	assert_int_equal(fs_setattr(n->fs, n->q, dir, FS_SET_GID, &own, &before), 0);
+	uint64_t ino = make_nameless(n, dir);
+	assert_int_equal(n->attr.mode, S_IFREG | 0640);
+	assert_int_equal(n->attr.nlink, 0);
+	assert_int_equal(n->attr.uid, names_cred.uid);
+	assert_int_equal(n->attr.gid, 4711);
+	assert_int_equal(n->attr.btime.tv_sec, n->clock.tv_sec);
+	assert_int_equal(orphan_items(n), 1);
+	/* The directory knows nothing of it. */
+	struct fs_attr after = attr_of(n, dir);
+	assert_memory_equal(&after, &before, sizeof(after));
+	assert_int_equal(fs_pwrite(n->fs, n->q, ino, "bytes", 5, 100000), 5);
+	assert_int_equal(fs_setxattr(n->fs, n->q, ino, "user.x", "y", 1, 0), 0);
+	serve(n);
+	assert_int_equal(fs_pread(n->fs, n->q, ino, buf, 5, 100000), 5);
+	assert_memory_equal(buf, "bytes", 5);
+	names_check(n);
+	fs_forget(n->fs, n->q, ino, 1);
+	assert_int_equal(fs_getattr(n->fs, n->q, ino, &n->attr), -ESTALE);
+	assert_int_equal(orphan_items(n), 0);
+	assert_int_equal(known(n), 0);
+	assert_int_equal(fs_tmpfile(n->fs, n->q, &names_cred, file, 0640, &n->attr), -ENOTDIR);
+	assert_int_equal(fs_tmpfile(n->fs, n->q, &names_cred, 999, 0640, &n->attr), -ESTALE);
+	/* Closing is the last reference's end as well. */
+	make_nameless(n, dir);
+	names_reopen(n);
+	assert_int_equal(n->r.v->ninodes, 3);
+	assert_int_equal(fs_lookup(n->fs, n->q, INO_ROOT, "d", 1, &n->attr), 0);
+	assert_int_equal(try_rmdir(n, INO_ROOT, "d"), 0);
+	assert_int_equal(fs_tmpfile(n->fs, n->q, &names_cred, dir, 0640, &n->attr), -ENOENT);
+	fs_forget(n->fs, n->q, dir, 1);
+}
+
+static void a_first_name_keeps_them(void **state)
+{
+	struct names *n = *state;
+	uint64_t ino = make_nameless(n, INO_ROOT), dir = make(n, INO_ROOT, "d", S_IFDIR | 0755);
+	char buf[5];
+
+	assert_int_equal(fs_pwrite(n->fs, n->q, ino, "bytes", 5, 100000), 5);
+	uint64_t txns = n->r.v->stats.txns;
+	assert_int_equal(try_link(n, ino, dir, "name"), 0);
+	assert_int_equal(n->r.v->stats.txns, txns + 1);
+	assert_int_equal(n->attr.nlink, 1);
+	assert_int_equal(orphan_items(n), 0);
+	fs_forget(n->fs, n->q, ino, 1);
+	serve(n);
+	assert_int_equal(known(n), 0);
+	names_check(n);
+	assert_int_equal(ino_of(n, dir, "name"), ino);
+	assert_int_equal(try_link(n, ino, dir, "other"), 0);
+	assert_int_equal(n->attr.nlink, 2);
+	names_sync(n);
+	names_crash(n, 11);
+	assert_int_equal(fs_pread(n->fs, n->q, ino, buf, 5, 100000), 5);
+	assert_memory_equal(buf, "bytes", 5);
+	/* Again without a name, and with one once more. */
+	assert_int_equal(fs_lookup(n->fs, n->q, dir, "name", 4, &n->attr), 0);
+	assert_int_equal(try_unlink(n, dir, "name"), 0);
+	assert_int_equal(try_unlink(n, dir, "other"), 0);
+	assert_int_equal(try_link(n, ino, dir, "third"), 0);
+	assert_int_equal(try_link(n, ino, dir, "third"), -EEXIST);
+	fs_forget(n->fs, n->q, ino, 1);
+	assert_int_equal(attr_of(n, ino).nlink, 1);
+	assert_int_equal(orphan_items(n), 0);
+	/* Nobody holds it: its removal has been begun. */
+	uint64_t big = make_big(n, "big");
+	assert_int_equal(try_unlink(n, INO_ROOT, "big"), 0);
+	assert_int_equal(attr_of(n, big).nlink, 0);
+	assert_int_equal(try_link(n, big, INO_ROOT, "big"), -ENOENT);
+	serve(n);
+}
+
+static void a_crash_takes_them(void **state)
+{
+	struct names *n = *state;
+	uint64_t gone = make_nameless(n, INO_ROOT), kept = make_nameless(n, INO_ROOT);
+
+	assert_int_equal(fs_pwrite(n->fs, n->q, gone, "bytes", 5, 100000), 5);
+	assert_int_equal(try_link(n, kept, INO_ROOT, "kept"), 0);
+	names_sync(n);
+	names_crash(n, 13);
+	assert_int_equal(fs_getattr(n->fs, n->q, gone, &n->attr), -ESTALE);
+	assert_int_equal(ino_of(n, INO_ROOT, "kept"), kept);
+	assert_int_equal(orphan_items(n), 0);
+	assert_int_equal(n->r.v->ninodes, 2);
+}
+
 /* --- across a crash --- */
 
 static void a_crash_leaves_them_to_the_next_open(void **state)
@@ -304,6 +407,37 @@ static void what_was_behind_the_end_stays_gone(void **state)
 	serve(n);
 	assert_int_equal(orphan_items(n), 0);
 	assert_int_equal(attr_of(n, ino).blocks, 2 * 8);
+	assert_int_equal(known(n), 0);
+}
+
+/* It gets its name while a truncation of it is not finished: that goes on, and is listed until it is done. */
+static void a_name_amid_a_truncation(void **state)
+{
+	struct names *n = *state;
+	uint64_t ino = make_nameless(n, INO_ROOT);
+
+	write_sparsely(n, ino, 2000);
+	volume_lock(n->r.v);
+	struct inode *inode = inode_find(n->fs, ino);
+	struct disk_inode di;
+	struct miss miss;
+	struct txn t;
+	assert_int_equal(inode_get(n->fs, ino, &miss, &di), 0);
+	di.size = put64(3 * BLOCK_SIZE);
+	txn_begin(&t, n->r.v);
+	inode_put(&t, ino, &di);
+	assert_int_equal(txn_commit(&t, n->q, 0, &miss, NULL, NULL), 0);
+	txn_end(&t);
+	inode->trimming = true;
+	volume_unlock(n->r.v);
+	assert_int_equal(try_link(n, ino, INO_ROOT, "a"), 0);
+	assert_int_equal(orphan_items(n), 1);
+	names_sync(n);
+	names_crash(n, 17);
+	serve(n);
+	assert_int_equal(orphan_items(n), 0);
+	assert_int_equal(attr_of(n, ino).blocks, 2 * 8);
+	assert_int_equal(ino_of(n, INO_ROOT, "a"), ino);
 	assert_int_equal(known(n), 0);
 }
 
@@ -424,6 +558,11 @@ int main(void)
 		WITH(closing_removes_what_is_open, setup),
 		WITH(pins_keep_them, setup),
 		WITH(references_that_come_back_keep_them, setup),
+		WITH(without_a_name_they_go_with_the_last_reference, setup),
+		WITH(a_first_name_keeps_them, setup),
+		WITH(a_first_name_keeps_them, setup_tiny_cache),
+		WITH(a_crash_takes_them, setup),
+		WITH(a_name_amid_a_truncation, setup),
 		WITH(a_crash_leaves_them_to_the_next_open, setup),
 		WITH(a_crash_leaves_them_to_the_next_open, setup_tiny_cache),
 		WITH(read_only_leaves_them, setup),

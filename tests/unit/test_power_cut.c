@@ -167,6 +167,13 @@ static const struct op script[] = {
 	{act_hold, NULL, NULL, 0, 0, 0},
 	{act_unlink_amid, "/a", NULL, 0, 12, 0},
 	{act_setattr, "/d/f8", NULL, 99, 0, OWNER | TIMES},
+	{act_rename, "/d/f8", "/d/f9", 0, 0, RENAME_WHITEOUT},
+	{act_rename, "/d/f9", "/d/f8", 0, 0, RENAME_WHITEOUT},	/* in place of the first one */
+	{act_sync, "/d", NULL, 0, 0, 0},
+	/* The last ones: with or without it, inode numbers given out later would differ. */
+	{act_nameless, "/d", NULL, 0, 0, 1},
+	{act_write, "@1", NULL, 50, KB(100), LENT},
+	{act_sync, "@1", NULL, 0, 0, 0},
 };
 
 /* There is no room but what the script makes. */
@@ -320,7 +327,7 @@ static int scene_op(struct run *c, const struct scene *s, unsigned i)
 static bool is_silent(const struct op *op)
 {
 	return op->act == act_sync || op->act == act_sync_late || op->act == act_checkpoint || op->act == act_hold ||
-	       op->a[0] == '@';
+	       op->act == act_nameless || op->a[0] == '@';
 }
 
 static void run_label(struct run *c, const struct scene *s, uint64_t cut, uint64_t seed)
