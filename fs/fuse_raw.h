@@ -3,6 +3,7 @@
  * fuse_raw.h - requests that a kernel sends and libfuse 3.14 does not know, decoded and answered here.
  *
  * SYNCFS    starts a sync of everything, answered when that has ended
+ * STATX     attributes with the time of birth, answered at once
  * TMPFILE   has the form of CREATE, arguments and answer alike: it is handed to libfuse as one; and a CREATE is refused here, so that the
  *           kernel goes on making files with MKNOD (see fuse_ops.c)
  */

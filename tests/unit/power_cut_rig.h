@@ -207,7 +207,7 @@ static inline int act_make(struct run *c, const struct op *op)
 /* A file without a name, kept in slot `arg`. */
 static inline int act_nameless(struct run *c, const struct op *op)
 {
-	struct fs_cred cred = {1000 + c->at, 100};
+	struct fs_cred cred = {.uid = 1000 + c->at, .gid = 100};
 	struct fs_attr attr;
 	uint64_t dir;
 	int err = path_take(c, op->a, strlen(op->a), &dir);
@@ -289,7 +289,7 @@ static inline int act_rename(struct run *c, const struct op *op)
 		return err;
 	mark_named(c, op->a);
 	mark_named(c, op->b);
-	struct fs_cred cred = {1000 + c->at, 100};
+	struct fs_cred cred = {.uid = 1000 + c->at, .gid = 100};
 	err = fs_rename(c->fs, c->r.q, &cred, dir, name, strlen(name), new_dir, new_name, strlen(new_name),
 			(unsigned)op->arg);
 	if (!err) {
