@@ -113,7 +113,7 @@ class Volume:
     def umount(self):
         """As a user does; the daemon is gone and the image unlocked when this returns."""
         run("umount", self.dir, timeout=60)
-        wait_for(lambda: not daemons(self.image), what="the daemon's end")
+        wait_for(lambda: not daemons(self.image), 60, "the daemon's end")
 
     def remount(self, options=""):
         self.umount()
@@ -123,7 +123,7 @@ class Volume:
         """kill -9, and the dead mount is taken away."""
         for pid in daemons(self.image):
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not daemons(self.image), what="death")
+        wait_for(lambda: not daemons(self.image), 60, "death")
         run("umount", "-l", self.dir, check=False)
 
     def fsck(self, *options, expect=0):
