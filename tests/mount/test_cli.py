@@ -278,6 +278,8 @@ def test_write_protected_device(unmounted):
         wait_for(lambda: not daemons(loop), what="the daemon's end")
     finally:
         run("umount", "-l", unmounted.dir, check=False)
+        # The device would keep it, for whatever comes next.
+        run("blockdev", "--setrw", loop, check=False)
         run("losetup", "-d", loop, check=False)
 
 
