@@ -41,6 +41,7 @@
 	X(SECOND_COPY_NOT_WRITTEN, "second-copy-not-written", "a node is written once") \
 	X(FROZEN_PAGE_CHANGED, "frozen-page-changed", "a page that is being placed home is changed, not copied") \
 	X(DISCARD_BEFORE_ROOT, "discard-before-root", "freed blocks are discarded while the old root needs them") \
+	X(CLEAN_ROOT_LEFT, "clean-root-left", "what changes a volume at rest does not wait for a root that is not clean") \
 	X(NEXT_INO_NOT_SAVED, "next-ino-not-saved", "the root does not keep the next inode number") \
 	/* Free space. */ \
 	X(BITMAP_SLOT_NOT_FLIPPED, "bitmap-slot-not-flipped", "a bitmap is written over its current version") \

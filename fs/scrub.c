@@ -205,9 +205,18 @@ static bool copy_is_good(struct scrub *s, const struct scrub_pair *p, unsigned c
 	return false;
 }
 
+/* Nothing is written then: see volume_rest(). */
+static bool is_resting(struct scrub *s)
+{
+	volume_lock(s->v);
+	bool resting = s->v->resting;
+	volume_unlock(s->v);
+	return resting;
+}
+
 bool scrub_rewrite(struct scrub *s, uint64_t blkno, const void *good, scrub_verify_fn *verify, void *arg)
 {
-	if (!s->repair || dev_write(s->q, blkno * BLOCK_SIZE, good, BLOCK_SIZE, DEV_DURABLE) ||
+	if (!s->repair || is_resting(s) || dev_write(s->q, blkno * BLOCK_SIZE, good, BLOCK_SIZE, DEV_DURABLE) ||
 	    dev_read(s->q, blkno * BLOCK_SIZE, s->scratch, BLOCK_SIZE) ||
 	    verify(s, arg, s->scratch, blkno, NULL))
 		return false;
@@ -352,6 +361,9 @@ void scrub_checkpoint(struct scrub *s)
 	struct miss miss = {.kind = MISS_SPACE};
 
 	assert(!s->held);
+	/* All that there is lies under the root of one that rests. */
+	if (is_resting(s))
+		return;
 	/* A volume that takes no changes makes none, and fails this at once. */
 	(void)volume_provide(s->v, s->q, &miss);
 }

@@ -126,9 +126,9 @@ static void collect_device(struct dev *dev, uint64_t *c)
 	c[STATS_dev_queue_depth] = dev->queue_depth;
 }
 
-static void collect_state(const struct volume *v, struct holdfast_stats *out)
+static void collect_state(const struct volume *v, bool resting, struct holdfast_stats *out)
 {
-	out->state = v->flags & VOLUME_READ_ONLY ? HOLDFAST_READ_ONLY : HOLDFAST_OK;
+	out->state = v->flags & VOLUME_READ_ONLY || resting ? HOLDFAST_READ_ONLY : HOLDFAST_OK;
 	if (!atomic_load(&v->failed))
 		return;
 	out->state = HOLDFAST_FAILED;
@@ -156,11 +156,12 @@ void stats_collect(struct fs *fs, struct holdfast_stats *out)
 	collect_volume(v, c);
 	collect_space(v, c);
 	collect_cache(v, c);
+	bool resting = v->resting;
 	volume_unlock(v);
 	collect_journal(v, c);
 	collect_device(v->dev, c);
 	/* Last: counters that are from after a failure must not come with a state from before it. */
-	collect_state(v, out);
+	collect_state(v, resting, out);
 }
 
 static void log_group(const struct holdfast_stats *s, enum stats_group group, const char *what,

@@ -231,10 +231,9 @@ static void ckpt_discard(struct ckpt *c)
 	struct volume *v = c->v;
 	struct run_list l = {0};
 
-	if (!(v->flags & VOLUME_DISCARD) || !v->dev->can_discard)
-		return;
 	volume_lock(v);
-	alloc_each_frozen(v->alloc, run_collect, &l);
+	if (v->discard && v->dev->can_discard)
+		alloc_each_frozen(v->alloc, run_collect, &l);
 	volume_unlock(v);
 	for (uint64_t i = 0; i < l.n; i++)
 		if (dev_discard(c->q, l.run[i].blkno * BLOCK_SIZE, l.run[i].n * BLOCK_SIZE))
@@ -298,6 +297,8 @@ static void ckpt_finish(struct ckpt *c)
 
 	v->generation = get64(c->root->h.generation);
 	v->checkpoint_lsn = c->applied_lsn;
+	if (!(c->flags & CHECKPOINT_CLEAN))
+		v->resting = false;
 	v->stats.checkpoints++;
 	v->stats.checkpoint_nodes += c->tree.nnodes;
 	v->stats.checkpoint_pages += c->npages;
@@ -359,4 +360,42 @@ int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags)
 	if (flags & CHECKPOINT_CLEAN)
 		err = log_sync_wait(v->log, q, log_append_lsn(v->log));
 	return err ? err : checkpoint_run(v, q, flags, 0);
+}
+
+/* Nothing is appended from here on until the rest is over, so the log can be made durable to its very end. */
+int volume_rest(struct volume *v, struct dev_queue *q)
+{
+	int err;
+
+	LOCK_ASSERT_NOT_HELD(&v->lock);
+	volume_lock(v);
+	err = volume_writable(v);
+	if (err || v->resting) {
+		volume_unlock(v);
+		return err;
+	}
+	v->resting = true;
+	volume_unlock(v);
+	err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
+	return err;
+}
+
+int volume_wake(struct volume *v, struct dev_queue *q)
+{
+	struct miss miss = {.kind = MISS_JOURNAL};
+	bool resting;
+	int err = 0;
+
+	/* The checkpoint that ends meanwhile may be the one that began the rest. */
+	while (!err) {
+		volume_lock(v);
+		err = volume_writable(v);
+		resting = v->resting;
+		volume_unlock(v);
+		if (!err && !resting)
+			break;
+		if (!err)
+			err = volume_provide(v, q, &miss);
+	}
+	return err;
 }

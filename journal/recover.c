@@ -229,6 +229,7 @@ int volume_new(struct dev *dev, const struct super *sb, const struct volume_conf
 	v->diag = d;
 	v->sb = *sb;
 	v->flags = cfg->flags;
+	v->discard = cfg->flags & VOLUME_DISCARD;
 	v->replay_stop = cfg->replay_stop;
 	v->want_checkpoint_fn = cfg->want_checkpoint;
 	v->want_checkpoint_arg = cfg->arg;
@@ -410,7 +411,8 @@ int volume_close(struct volume *v, struct dev_queue *q)
 
 	if (v->log) {
 		err = volume_writable(v);
-		if (!err)
+		/* One that rests has a clean root. */
+		if (!err && !v->resting)
 			err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
 		/* As was asked for. */
 		if (volume_is_shut(v))

@@ -5,6 +5,7 @@
  * The payload that goes into the frame is built while recording, and it is what gets applied: payload.c knows how, and
  * recovery uses the same functions, so that a replayed volume cannot differ from the one that crashed.
  */
+#include "core/bug.h"
 #include "journal/txn.h"
 
 #include <stdlib.h>
@@ -232,6 +233,11 @@ int txn_commit(struct txn *t, struct dev_queue *q, unsigned flags, struct miss *
 	err = volume_writable(v);
 	if (err)
 		return -EROFS;
+	/* The root is marked clean, and nobody would replay what is appended now: another one must come first. */
+	if (v->resting && !BUG(CLEAN_ROOT_LEFT)) {
+		miss->kind = MISS_JOURNAL;
+		return -EAGAIN;
+	}
 	memcpy(t->buf, &head, sizeof(head));
 	if (t->nbases > 1)
 		qsort(t->base, t->nbases, sizeof(*t->base), txn_base_cmp);

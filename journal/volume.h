@@ -106,6 +106,8 @@ struct volume {
 	uint64_t mount_count, error_count, last_error_sec;
 	uint64_t applied_lsn;	/* behind the last transaction applied */
 	bool checkpoint_wanted, checkpoint_running;
+	bool resting;		/* see volume_rest() */
+	bool discard;		/* VOLUME_DISCARD; may be changed */
 	uint64_t checkpoint_lsn;	/* applied_lsn of the last durable root */
 	STAILQ_HEAD(, volume_waiter) waiters;
 	struct volume_watch watch;
@@ -217,6 +219,15 @@ int volume_root_begin(struct volume *v, unsigned *epoch, uint64_t *generation);
 
 /* Makes one; waits, serving q.  One caller at a time (the program's checkpoint thread).  No lock held. */
 int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags);
+
+/*
+ * Makes everything durable and then a checkpoint marked clean, behind which nothing is written: what is on the device is as after an unmount.
+ * The rest ends by itself: who changes something waits, as if the journal were full, for a checkpoint that is not clean; volume_wake()
+ * ends it without a change.  0 (also if it rests already), or why the volume takes no changes.  Called as volume_checkpoint() is.
+ */
+int volume_rest(struct volume *v, struct dev_queue *q);
+/* Ends a rest (lock not held); waits, serving q.  From any thread but the one that makes checkpoints.  0: changes can be made. */
+int volume_wake(struct volume *v, struct dev_queue *q);
 
 /* Should there be one now (journal half full, much dirty memory, or asked for)?  Lock held. */
 bool volume_checkpoint_due(struct volume *v);

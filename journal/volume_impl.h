@@ -18,7 +18,7 @@ uint64_t volume_now_sec(const struct volume *v);
 /* Bad copies are left as they are. */
 static inline bool volume_no_repair(const struct volume *v)
 {
-	return v->opening || (v->flags & VOLUME_READ_ONLY);
+	return v->opening || (v->flags & VOLUME_READ_ONLY) || v->resting;
 }
 
 /* log.h's log_failed_fn. */

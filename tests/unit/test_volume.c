@@ -311,6 +311,112 @@ static void test_logged_data(void **state)
 	}
 }
 
+/* What was synced is there; the rest of the block may be newer. */
+static void check_synced(struct rig *r, const struct block_file *f)
+{
+	static uint8_t have[BLOCK_SIZE] __attribute__((aligned(4096)));
+	const uint8_t *staged;
+
+	assert_int_equal(dev_read(r->q, f->blkno * BLOCK_SIZE, have, sizeof(have)), 0);
+	volume_lock(r->v);
+	staged = stage_get(r->v->stage, f->blkno);
+	for (unsigned i = 0; i < BLOCK_SIZE; i++)
+		assert_true(!f->want[i] || (staged ? staged : have)[i] == f->want[i]);
+	volume_unlock(r->v);
+}
+
+static bool root_is_clean(struct rig *r)
+{
+	struct disk_root *root = dev_alloc(BLOCK_SIZE, false);
+
+	assert_int_equal(volume_read_root(r->q, &r->v->sb, NULL, false, root), 0);
+	bool clean = get64(root->flags) & ROOT_CLEAN;
+	free(root);
+	return clean;
+}
+
+/* As write_logged(), but where the power may go meanwhile. */
+static int write_if_power(struct rig *r, struct block_file *f, unsigned at, const char *text, bool fresh)
+{
+	struct miss miss = {0};
+	uint64_t lsn;
+	int err;
+
+	while ((err = try_write_logged(r, f, at, text, (unsigned)strlen(text), fresh, &lsn, &miss)) == -EAGAIN) {
+		err = volume_provide(r->v, r->q, &miss);
+		if (err)
+			return err;
+	}
+	if (!err)
+		err = log_sync_wait(r->v->log, r->q, lsn);
+	if (!err)
+		memcpy(f->want + at, text, strlen(text));
+	return err;
+}
+
+/*
+ * At rest the device is as after an unmount, and nothing is written; the next change waits for a root that is not clean, for what
+ * is appended behind a clean one nobody replays.  With the power cut at each write of both.
+ */
+static void test_rest(void **state)
+{
+	unsigned ncuts = 0, nwhole = 0;
+
+	(void)state;
+	for (uint64_t cut = 0; cut < 30; cut++) {
+		struct block_file f = {0};
+		struct rig r;
+
+		rig_create(&r, 4 << 20, MIN_JOURNAL, 250 + cut);
+		assert_int_equal(write_if_power(&r, &f, 100, "hello", true), 0);
+		dev_sim_cut_after(r.dev, cut);
+		if (volume_rest(r.v, r.q) == 0) {
+			uint64_t writes = dev_sim_writes(r.dev);
+
+			assert_true(root_is_clean(&r));
+			assert_int_equal(volume_rest(r.v, r.q), 0);
+			assert_int_equal(volume_service(r.v, r.q), 0);
+			assert_int_equal(dev_sim_writes(r.dev), writes);
+			nwhole += write_if_power(&r, &f, 3000, "second", false) == 0;
+		} else {
+			ncuts++;
+		}
+		rig_after_cut(&r, cut);
+		assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+		check_synced(&r, &f);
+		rig_destroy(&r);
+	}
+	assert_true(ncuts > 3 && nwhole > 3 && ncuts + nwhole < 30);
+}
+
+static void test_rest_ends(void **state)
+{
+	struct block_file f = {0};
+	struct rig r;
+
+	(void)state;
+	rig_create(&r, 4 << 20, MIN_JOURNAL, 280);
+	assert_int_equal(write_if_power(&r, &f, 100, "hello", true), 0);
+	/* By closing, without another root; by waking, with one that is not clean. */
+	assert_int_equal(volume_rest(r.v, r.q), 0);
+	uint64_t generation = r.v->generation;
+	rig_reopen(&r);
+	assert_true(r.v->recovery.was_clean);
+	assert_int_equal(r.v->generation, generation + 1);
+	assert_int_equal(volume_rest(r.v, r.q), 0);
+	assert_int_equal(volume_wake(r.v, r.q), 0);
+	assert_false(r.v->resting || root_is_clean(&r));
+	assert_int_equal(volume_wake(r.v, r.q), 0);
+	rig_reopen(&r);
+	assert_true(r.v->recovery.was_clean);
+	check_block(&r, &f);
+	/* One that has failed, or takes no changes, does not rest. */
+	volume_fail(r.v, -EIO, "test");
+	assert_int_equal(volume_rest(r.v, r.q), -EIO);
+	assert_int_equal(volume_wake(r.v, r.q), -EIO);
+	rig_destroy(&r);
+}
+
 /* What replay changes a part of is going to be written back whole: one bad reading must not become what the block holds. */
 static void test_misread_base(void **state)
 {
@@ -773,6 +879,8 @@ int main(void)
 		cmocka_unit_test(test_due_checkpoints_end),
 		cmocka_unit_test(test_power_cut_everywhere),
 		cmocka_unit_test(test_logged_data),
+		cmocka_unit_test(test_rest),
+		cmocka_unit_test(test_rest_ends),
 		cmocka_unit_test(test_stage_freeze_copies),
 		cmocka_unit_test(test_bad_copy_is_repaired),
 		cmocka_unit_test(test_outdated_miss_repairs_nothing),
