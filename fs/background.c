@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define HOUR_MS 3600000 /* how often times that have waited for a day are looked for */
 #define IDLE_MS 30000 /* unchanged for so long: checkpoint, so that the next mount has nothing to replay */
 
 struct background;
@@ -19,11 +20,18 @@ struct job {
 	_Atomic bool stop;
 };
 
+/* Somebody wants the volume to rest. */
+struct rest {
+	struct dev_event done;
+	int err;
+};
+
 struct background {
 	const struct diag *diag;
 	struct volume *v;
 	struct fs *fs;
 	struct job checkpoint, service;
+	struct rest *_Atomic rest;
 	_Atomic bool no_service; /* asked for by the owner */
 	struct dev_queue *ender; /* whom to tell that it is so; set before no_service */
 	_Atomic bool service_ended;
@@ -77,6 +85,30 @@ static bool is_idle(struct volume *v, uint64_t *seen_lsn)
 	return idle && !volume_writable(v);
 }
 
+int background_rest(struct background *b, struct dev_queue *q)
+{
+	struct rest *none = NULL, rest;
+
+	dev_event_init(&rest.done, q);
+	if (!atomic_compare_exchange_strong(&b->rest, &none, &rest))
+		return -EBUSY;
+	job_want(&b->checkpoint);
+	dev_event_wait(&rest.done);
+	return rest.err;
+}
+
+static bool rest_if_asked(struct background *b)
+{
+	struct rest *rest = atomic_load(&b->rest);
+
+	if (!rest)
+		return false;
+	rest->err = volume_rest(b->v, b->checkpoint.q);
+	atomic_store(&b->rest, NULL);
+	dev_event_set(&rest->done);
+	return true;
+}
+
 static void *checkpoint_main(void *arg)
 {
 	struct job *job = arg;
@@ -87,6 +119,9 @@ static void *checkpoint_main(void *arg)
 	while (!job->stop) {
 		bool wanted = atomic_exchange(&job->wanted, false);
 		int64_t left = idle_at - now_ms();
+
+		if (rest_if_asked(job->b))
+			continue;
 
 		if (left <= 0) {
 			wanted |= is_idle(v, &seen_lsn);
@@ -108,11 +143,16 @@ static void *service_main(void *arg)
 {
 	struct job *job = arg;
 	struct background *b = job->b;
+	int64_t look_at = now_ms() + HOUR_MS;
 
 	while (!job->stop) {
 		if (b->no_service && !b->service_ended) {
 			b->service_ended = true;
 			dev_wake(b->ender);
+		}
+		if (now_ms() >= look_at) {
+			look_at = now_ms() + HOUR_MS;
+			job->wanted = true;
 		}
 		/* Serving the queue between two pieces of work: its I/O is part of other threads' commits. */
 		if (!b->no_service && atomic_exchange(&job->wanted, false)) {
@@ -120,7 +160,7 @@ static void *service_main(void *arg)
 				job->wanted = true;
 			dev_poll(job->q, 0);
 		} else {
-			dev_poll(job->q, -1);
+			dev_poll(job->q, HOUR_MS);
 		}
 	}
 	return NULL;
@@ -240,15 +280,24 @@ static void start_commit(struct commit_timer *t)
 		t->busy = false;
 }
 
+void commit_timer_set(struct commit_timer *t, unsigned interval_sec)
+{
+	if (!t->v->log)
+		return;
+	t->interval_ms = interval_sec * 1000;
+	dev_wake(t->q);
+}
+
 int commit_timer_run(struct commit_timer *t)
 {
-	int64_t left = t->next_ms - now_ms();
+	int64_t interval = t->interval_ms, left = t->next_ms - now_ms();
 
-	if (!t->interval_ms)
+	if (!interval)
 		return -1;
-	if (left <= 0) {
+	/* Longer than it can be: the interval has been made shorter. */
+	if (left <= 0 || left > interval) {
 		start_commit(t);
-		left = t->interval_ms;
+		left = interval;
 		t->next_ms = now_ms() + left;
 	}
 	return (int)left;

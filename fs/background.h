@@ -20,6 +20,11 @@ int background_create(struct dev *dev, const struct diag *diag, struct backgroun
 void background_want_checkpoint(void *background);
 void background_want_service(void *background);
 
+/*
+ * volume_rest(), made by the thread that makes checkpoints; waits, serving q.  One at a time, from any thread but those of `b`: -EBUSY.
+ */
+int background_rest(struct background *b, struct dev_queue *q);
+
 /* Start a thread each.  Not for volumes that take no changes. */
 int background_start_checkpoints(struct background *b, struct volume *v);
 int background_start_service(struct background *b, struct fs *fs);
@@ -35,13 +40,15 @@ void background_destroy(struct background *b);
 struct commit_timer {
 	struct volume *v;
 	struct dev_queue *q;
-	unsigned interval_ms; /* 0: never */
+	_Atomic unsigned interval_ms; /* 0: never */
 	int64_t next_ms;
 	_Atomic bool busy; /* a commit is under way */
 	struct log_waiter waiter;
 };
 
 void commit_timer_init(struct commit_timer *t, struct volume *v, struct dev_queue *q, unsigned interval_sec);
+/* Another interval from now on; any thread. */
+void commit_timer_set(struct commit_timer *t, unsigned interval_sec);
 /* Starts a commit if it is time and there is something to commit.  Returns the ms until the next look, -1: none. */
 int commit_timer_run(struct commit_timer *t);
 /* Makes everything durable, and waits for what the timer has begun. */

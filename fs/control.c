@@ -68,6 +68,89 @@ static int do_ext4_shutdown(struct control *c, const struct control_caller *who,
 	return shut_down(c, who, *(uint32_t *)io);
 }
 
+/* --- remount --- */
+
+void control_init(struct control *c, const struct mount_options *o)
+{
+	lock_init(&c->lock);
+	c->now = *o;
+	c->durable.all = o->sync;
+	c->durable.names = o->dirsync;
+	mount_options_describe(o, c->options, sizeof(c->options));
+}
+
+/* The first thing, since it may fail. */
+static int set_access(struct control *c, struct dev_queue *q, bool read_only)
+{
+	struct volume *v = fs_volume(c->fs);
+	int err = 0;
+
+	if (v->flags & VOLUME_READ_ONLY)
+		return read_only ? 0 : -EROFS;
+	if (!read_only)
+		return volume_wake(v, q);
+	fs_settle(c->fs, q);
+	/* One that has failed writes nothing more in any case. */
+	if (!atomic_load(&v->failed))
+		err = background_rest(c->bg, q);
+	return err;
+}
+
+/* What is asked for, over what is so now. */
+static void merge(struct mount_options *o, const struct holdfast_remount *r)
+{
+	if (r->set & HOLDFAST_SET_ACCESS)
+		o->read_only = r->read_only;
+	if (r->set & HOLDFAST_SET_TIMES) {
+		o->atime = (enum fs_atime)r->atime;
+		o->nodiratime = r->nodiratime;
+		o->lazytime = r->lazytime;
+	}
+	if (r->set & HOLDFAST_SET_DURABLE) {
+		o->sync = r->sync;
+		o->dirsync = r->dirsync;
+	}
+	if (r->set & HOLDFAST_SET_COMMIT)
+		o->commit_sec = r->commit_sec;
+	if (r->set & HOLDFAST_SET_DISCARD)
+		o->discard = r->discard;
+}
+
+static void apply(struct control *c, struct dev_queue *q, const struct mount_options *o)
+{
+	struct volume *v = fs_volume(c->fs);
+
+	c->durable.all = o->sync;
+	c->durable.names = o->dirsync;
+	commit_timer_set(c->timer, o->commit_sec);
+	volume_lock(v);
+	v->discard = o->discard;
+	volume_unlock(v);
+	fs_set_times(c->fs, q, o->atime, o->nodiratime, o->lazytime);
+}
+
+static int do_remount(struct control *c, const struct control_caller *who, void *io)
+{
+	struct holdfast_remount *r = io;
+	struct mount_options now;
+	int err = 0;
+
+	if (r->atime > FS_STRICTATIME || r->commit_sec > MOUNT_MAX_COMMIT_SEC)
+		return -EINVAL;
+	if (r->set & HOLDFAST_SET_ACCESS)
+		err = set_access(c, who->q, r->read_only);
+	if (err)
+		return err;
+	lock_take(&c->lock);
+	merge(&c->now, r);
+	now = c->now;
+	mount_options_describe(&now, c->options, sizeof(c->options));
+	memcpy(r->options, c->options, sizeof(r->options));
+	lock_drop(&c->lock);
+	apply(c, who->q, &now);
+	return 0;
+}
+
 /* --- the table --- */
 
 #define ANYBODY 1u /* else root and the owner of the mount */
@@ -91,6 +174,7 @@ static const struct row {
 	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_CANCEL, 0, 0, do_scrub_cancel},
 	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_SHUTDOWN, ROOT, sizeof(struct holdfast_shutdown), do_shutdown},
 	{EXT4_IOC_TYPE, EXT4_NR_SHUTDOWN, ROOT | FOREIGN | SILENT, sizeof(uint32_t), do_ext4_shutdown},
+	{HOLDFAST_IOC_TYPE, HOLDFAST_NR_REMOUNT, 0, sizeof(struct holdfast_remount), do_remount},
 };
 
 static const struct row *row_find(unsigned cmd)
@@ -158,7 +242,7 @@ static void collect_scrub(const struct control *c, uint64_t *counter)
 	counter[STATS_scrub_lost_data] = st.lost_data;
 }
 
-void control_stats(const struct control *c, struct holdfast_stats *out)
+void control_stats(struct control *c, struct holdfast_stats *out)
 {
 	struct timespec now;
 
@@ -168,7 +252,9 @@ void control_stats(const struct control *c, struct holdfast_stats *out)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	out->now_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 	out->mounted_sec = c->mounted_sec;
+	lock_take(&c->lock);
 	memcpy(out->options, c->options, sizeof(out->options));
+	lock_drop(&c->lock);
 	snprintf(out->transport, sizeof(out->transport), "%s", c->transport);
 	snprintf(out->requests, sizeof(out->requests), "%s", c->requests);
 	snprintf(out->sandbox, sizeof(out->sandbox), "%s", c->sandbox);

@@ -165,6 +165,8 @@ static int open_fs(struct daemon *d)
 	struct fs_config cfg = {
 		.atime = d->opts->atime,
 		.no_acl = d->opts->no_acl,
+		.nodiratime = d->opts->nodiratime,
+		.lazytime = d->opts->lazytime,
 		.sync = d->opts->sync,
 		.want_service = background_want_service,
 		.service_arg = d->bg,
@@ -260,14 +262,14 @@ static int start_loop(struct daemon *d)
 		.requests = "/dev/fuse",
 		.sandbox = d->sandbox.active,
 		.mounted_sec = (uint64_t)time(NULL),
+		.bg = d->bg,
+		.timer = &d->timer,
 	};
-	mount_options_describe(d->opts, d->control.options, sizeof(d->control.options));
+	control_init(&d->control, d->opts);
 	d->glue = (struct fuse_glue){
 		.fs = d->fs,
 		.loop = d->loop,
 		.control = &d->control,
-		.sync = d->opts->sync,
-		.dirsync = d->opts->dirsync,
 		.strictatime = d->opts->atime == FS_STRICTATIME,
 		.max_read = d->opts->max_read,
 		.acl = !d->opts->no_acl,
@@ -444,7 +446,7 @@ static int daemon_mount(struct daemon *d)
 
 /* --- while mounted -------------------------------------------------------------------------------------- */
 
-static void log_stats(const struct daemon *d)
+static void log_stats(struct daemon *d)
 {
 	struct holdfast_stats s;
 

@@ -17,8 +17,9 @@
 #define HASH_MIN 1024u
 #define REAP_AT_ONCE 4u /* transactions spent on an orphan by the operation that dropped it */
 #define REAP_AT_SERVICE 16u /* ... by one fs_service() */
+#define SETTLE_ROUNDS 1000u
+#define SETTLE_MS 10
 #define REAP_AT_OPEN 256u /* ... by fs_open() on all unlinked files together */
-#define DAY_SECONDS 86400
 
 /* --- the step driver --- */
 
@@ -118,6 +119,7 @@ static void inode_remove(struct fs *fs, struct inode *inode)
 	*p = inode->hash_next;
 	fs->ninodes--;
 	cached_known_changed(fs);
+	atime_written(fs, inode);
 	free(inode);
 }
 
@@ -154,6 +156,7 @@ struct inode *inode_unref_claim(struct fs *fs, struct inode *inode, uint64_t n)
 		return NULL;
 	}
 	inode->npin = 1;
+	fs->reaping++;
 	return inode;
 }
 
@@ -163,6 +166,7 @@ void inode_unref(struct fs *fs, struct inode *inode, uint64_t n)
 	if (!inode)
 		return;
 	inode->npin = 0;
+	fs->reaping--;
 	reap_queue(fs, inode);
 }
 
@@ -173,6 +177,8 @@ void inode_changed(struct fs *fs, uint64_t ino, uint64_t lsn, bool data)
 	if (!inode || BUG(CHANGE_NOT_NOTED))
 		return;
 	inode->lsn_change = lsn;
+	/* Every change puts the whole item, with the time that inode_get() has given. */
+	atime_written(fs, inode);
 	if (data)
 		inode->lsn_data = lsn;
 }
@@ -212,6 +218,7 @@ static void reap_end(struct fs *fs, struct inode *inode, int err, bool more)
 	bool done = err == -ESTALE || (!err && !more);
 
 	inode->npin--;
+	fs->reaping--;
 	if (is_damage(fs, err)) {
 		/* The orphan item stays on the volume: the next mount, or fsck, tries again. */
 		diag(fs->v->diag, DIAG_ERR, "inode %llu: what it no longer needs could not be freed",
@@ -261,6 +268,7 @@ static struct inode *reap_take(struct fs *fs)
 		STAILQ_REMOVE_HEAD(&fs->reap, reap_link);
 		inode->queued = false;
 		inode->npin++;
+		fs->reaping++;
 	}
 	volume_unlock(fs->v);
 	return inode;
@@ -268,20 +276,51 @@ static struct inode *reap_take(struct fs *fs)
 
 bool fs_service(struct fs *fs, struct dev_queue *q)
 {
+	bool old = atime_expire(fs, q);
 	struct inode *inode = reap_take(fs);
 
-	if (!inode || reap_run(fs, q, inode, REAP_AT_SERVICE))
+	if (!inode)
+		return old;
+	if (reap_run(fs, q, inode, REAP_AT_SERVICE))
 		return false;
 	volume_lock(fs->v);
 	bool more = !STAILQ_EMPTY(&fs->reap);
 	volume_unlock(fs->v);
-	return more;
+	return more || old;
+}
+
+static bool is_settled(struct fs *fs)
+{
+	volume_lock(fs->v);
+	bool settled = (STAILQ_EMPTY(&fs->reap) && !fs->reaping) || volume_writable(fs->v);
+	volume_unlock(fs->v);
+	return settled;
+}
+
+void fs_settle(struct fs *fs, struct dev_queue *q)
+{
+	fs_flush_times(fs, q, 0);
+	/* What another thread works on, or what cannot be freed now, is not waited for without end. */
+	for (unsigned idle = 0; idle < SETTLE_ROUNDS && !is_settled(fs);) {
+		if (fs_service(fs, q)) {
+			idle = 0;
+			continue;
+		}
+		dev_poll(q, SETTLE_MS);
+		idle++;
+	}
 }
 
 void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n)
 {
 	volume_lock(fs->v);
 	struct inode *inode = inode_find(fs, ino);
+	if (inode && inode->lazy && n >= inode->nlookup && !inode->orphan) {
+		volume_unlock(fs->v);
+		fs_flush_times(fs, q, ino);
+		volume_lock(fs->v);
+		inode = inode_find(fs, ino);
+	}
 	if (inode)
 		inode = inode_unref_claim(fs, inode, n);
 	volume_unlock(fs->v);
@@ -374,6 +413,7 @@ int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, 
 	fs->hash = calloc(fs->nhash, sizeof(*fs->hash));
 	STAILQ_INIT(&fs->reap);
 	STAILQ_INIT(&fs->stalled);
+	TAILQ_INIT(&fs->lazy);
 	if (!fs->hash) {
 		free(fs);
 		return -ENOMEM;
@@ -416,6 +456,7 @@ static void flight_wait(struct fs *fs, struct dev_queue *q)
 void fs_close(struct fs *fs, struct dev_queue *q)
 {
 	flight_wait(fs, q);
+	fs_flush_times(fs, q, 0);
 	volume_lock(fs->v);
 	cached_close(fs);
 	fs->cfg.want_service = NULL;
@@ -487,6 +528,7 @@ int inode_get(struct fs *fs, uint64_t ino, struct miss *miss, struct disk_inode 
 	if (len != sizeof(*out))
 		return inode_corrupt(fs, ino, "item of a wrong length");
 	memcpy(out, val, sizeof(*out));
+	atime_overlay(fs, ino, out);
 	return 0;
 }
 
@@ -524,52 +566,4 @@ void fs_now(struct fs *fs, struct timespec *now)
 		fs->cfg.clock(fs->cfg.clock_arg, now);
 	else
 		clock_gettime(CLOCK_REALTIME, now);
-}
-
-static bool time_reached(const struct timespec *a, const struct timespec *b)
-{
-	return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec >= b->tv_nsec;
-}
-
-bool atime_due(struct fs *fs, const struct disk_inode *di, const struct timespec *now)
-{
-	struct timespec atime = time_decode(&di->atime);
-	struct timespec mtime = time_decode(&di->mtime);
-	struct timespec ctime = time_decode(&di->ctime);
-
-	if (fs->cfg.atime == FS_NOATIME || volume_writable(fs->v))
-		return false;
-	if (fs->cfg.atime == FS_STRICTATIME)
-		return atime.tv_sec != now->tv_sec || atime.tv_nsec != now->tv_nsec;
-	return time_reached(&mtime, &atime) || time_reached(&ctime, &atime) ||
-	       now->tv_sec - atime.tv_sec >= DAY_SECONDS;
-}
-
-static int atime_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
-{
-	uint64_t ino = *(uint64_t *)arg;
-	struct disk_inode di;
-	struct timespec now;
-	uint64_t lsn;
-	int err = inode_get(fs, ino, miss, &di);
-
-	if (err)
-		return err;
-	fs_now(fs, &now);
-	if (!atime_due(fs, &di, &now))
-		return 0;
-	di.atime = time_encode(&now);
-	struct txn t;
-	txn_begin(&t, fs->v);
-	inode_put(&t, ino, &di);
-	err = txn_commit(&t, q, 0, miss, NULL, &lsn);
-	txn_end(&t);
-	if (!err)
-		inode_changed(fs, ino, lsn, false);
-	return err;
-}
-
-void atime_touch(struct fs *fs, struct dev_queue *q, uint64_t ino)
-{
-	fs_run(fs, q, atime_step, &ino);
 }

@@ -27,6 +27,8 @@ enum fs_atime { FS_RELATIME, FS_NOATIME, FS_STRICTATIME };
 struct fs_config {
 	enum fs_atime atime;
 	bool no_acl;			/* ACLs are neither shown nor inherited; those that exist still follow chmod */
+	bool nodiratime;		/* reading directories leaves theirs alone */
+	bool lazytime;			/* see fs_flush_times() */
 	bool sync;			/* every change is acknowledged only when durable: callers use fs_fsync() before they reply */
 	void (*clock)(void *arg, struct timespec *now);	/* NULL: CLOCK_REALTIME */
 	void *clock_arg;
@@ -235,6 +237,20 @@ int fs_sync(struct fs *fs, struct dev_queue *q, uint64_t ino, bool datasync);
  * are in memory and fs_statfs(), is -EIO.  `flush`: after a sync of everything, whose result this returns; it is shut down in any case.
  */
 int fs_shutdown(struct fs *fs, struct dev_queue *q, bool flush);
+
+/*
+ * With `lazytime`, an access time that reading moves is kept in memory and written with the inode's next change, or by
+ * this function, or when the inode is forgotten, or a day later, or at fs_close().  A crash may lose it.  Who is asked for fsync
+ * or syncfs calls this first, with the inode or 0 for all of them.  fs_getattr() always tells the newer time.
+ */
+void fs_flush_times(struct fs *fs, struct dev_queue *q, uint64_t ino);
+
+/* Other rules from now on, as in fs_config. */
+void fs_set_times(struct fs *fs, struct dev_queue *q, enum fs_atime atime, bool nodiratime, bool lazytime);
+
+/* Ends what goes on by itself: unlinked files are removed, times written.  For who wants the volume to rest (volume_rest()) and lets
+ * nobody change anything meanwhile. */
+void fs_settle(struct fs *fs, struct dev_queue *q);
 
 /* Does some of the background work; true while there is more. */
 bool fs_service(struct fs *fs, struct dev_queue *q);

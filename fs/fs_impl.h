@@ -4,7 +4,7 @@
  *
  * fs.c      open/close, table of known inodes, the step driver, inode items, orphans
  * dir.c     entries: find, add, remove; lookup, create, link, unlink, rmdir;  rename.c;  readdir.c (with readlink)
- * attr.c    getattr, setattr, statfs;  xattr.c, and acl.c for what ACLs and modes have to do with each other
+ * attr.c    getattr, setattr, statfs;  xattr.c, and acl.c for what ACLs and modes have to do with each other;  lazytime.c  access times
  * extmap.c  the extents of a range: read them, edit them, turn the edit into transaction records
  * data.c    what changes of contents share: inline contents, bases of logged changes
  * read.c write.c (write_plan.c write_io.c) truncate.c fallocate.c (with lseek) sync.c
@@ -35,6 +35,10 @@ struct inode {
 	uint64_t lsn_change;	/* what fsync syncs to */
 	uint64_t lsn_data;	/* what fdatasync syncs to */
 	uint64_t goal;		/* block behind the last one allocated for it */
+	bool lazy;		/* on fs->lazy: atime is newer than the item's (lazytime.c) */
+	struct timespec atime;
+	int64_t lazy_since;
+	TAILQ_ENTRY(inode) lazy_link;
 	struct inode *hash_next;
 	STAILQ_ENTRY(inode) reap_link;
 };
@@ -46,6 +50,9 @@ struct fs {
 	struct inode **hash;
 	uint64_t nhash, ninodes;
 	STAILQ_HEAD(, inode) reap;	/* to be removed (orphans) or trimmed behind their end, in bounded transactions */
+	uint64_t reaping;		/* of them, those that somebody works on */
+	TAILQ_HEAD(, inode) lazy;	/* longest first */
+	uint64_t nlazy;
 	uint64_t flight_bytes;
 	STAILQ_HEAD(fs_stall_list, fs_stall) stalled;	/* writers whose `done` waits for flight_bytes to sink */
 	struct fs_stats stats;
@@ -125,10 +132,21 @@ static inline bool mode_is(const struct disk_inode *di, uint32_t type)
 	return (get32(di->mode) & S_IFMT) == type;
 }
 
+/* --- access times (lazytime.c) --- */
+
 /* Must atime change now, by the mount's rule?  (relatime: older than mtime or ctime, or than a day.) */
 bool atime_due(struct fs *fs, const struct disk_inode *di, const struct timespec *now);
-/* Sets it, if it is due, in a transaction of its own; a full or failed volume is no reason for the reader to fail.  No lock held. */
+/* Sets it to now: in memory with lazytime, else in a transaction.  A step's last act.  0, or as txn_commit(). */
+int atime_set(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, const struct timespec *now,
+	      struct miss *miss);
+/* The same as an operation, if it is due; a full or failed volume is no reason for the reader to fail.  No lock held. */
 void atime_touch(struct fs *fs, struct dev_queue *q, uint64_t ino);
+/* inode_get(): the newer time, if there is one in memory. */
+void atime_overlay(struct fs *fs, uint64_t ino, struct disk_inode *di);
+/* The item has it now, or nobody wants it any more. */
+void atime_written(struct fs *fs, struct inode *inode);
+/* For fs_service(): writes one that has waited for a day.  True: there may be more. */
+bool atime_expire(struct fs *fs, struct dev_queue *q);
 
 /* --- removal (fs.c calls, truncate.c does) --- */
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/control.h"
 #include "fs/fuse_ops.h"
 #include "fs/inval.h"
 #include "fs/mount_options.h"
@@ -56,7 +57,8 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 	op->req = req;
 	op->worker = c.worker;
 	op->io = (struct fs_io){
-		.ino = ino, .off = (uint64_t)off, .len = len, .buf = op->room.mem, .done = read_done};
+		.ino = ino, .off = (uint64_t)off, .len = len, .buf = op->room.mem, .done = read_done,
+		.no_atime = fi->flags & O_NOATIME};
 	worker_begin(c.worker);
 	fs_read(c.fs, c.q, &op->io);
 }
@@ -238,7 +240,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	op->worker = c.worker;
 	/* For writes that complete asynchronously (AIO, io_uring) the kernel sends no FSYNC, whatever the caller
 	 * has asked for.  Where it does send one, that costs nothing any more. */
-	op->durable = c.glue->sync || fi->flags & (O_DSYNC | O_SYNC);
+	op->durable = c.glue->control->durable.all || fi->flags & (O_DSYNC | O_SYNC);
 	op->direct = fi->flags & O_DIRECT && !fi->writepage;
 	if (!op->direct)
 		inval_note_cached(c.glue->inval, ino);
@@ -279,6 +281,8 @@ void fuse_io_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_fil
 	op->sync.ino = ino;
 	op->sync.datasync = datasync != 0;
 	op->sync.done = fsync_done;
+	if (!datasync)
+		fs_flush_times(c.fs, c.q, ino);
 	worker_begin(c.worker);
 	fs_fsync(c.fs, c.q, &op->sync);
 }

@@ -29,8 +29,6 @@ struct fuse_glue {
 	struct loop *loop;
 	struct control *control;
 	struct inval *inval;
-	bool sync; /* hold back all replies to changes */
-	bool dirsync; /* those to changes of directories */
 	bool strictatime; /* the kernel asks at every open, and forgets what it has cached */
 	unsigned max_read;
 	bool acl; /* POSIX ACLs are kept here and checked by the kernel */

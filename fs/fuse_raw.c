@@ -38,6 +38,7 @@ static void start_syncfs(struct worker *w, uint64_t unique)
 	s->worker = w;
 	s->unique = unique;
 	s->sync.done = syncfs_done;
+	fs_flush_times(worker_fs(w), worker_queue(w), 0);
 	worker_begin(w);
 	fs_fsync(worker_fs(w), worker_queue(w), &s->sync);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fs/control.h"
 #include "fs/fuse_ops.h"
 
 static ssize_t glue_writev(int fd, struct iovec *iov, int count, void *userdata)
@@ -88,7 +89,9 @@ static void reply_to_change(struct reply *r, enum change_kind kind, int err)
 {
 	struct call c = call_of(r->req);
 
-	if (!err && (c.glue->sync || (c.glue->dirsync && kind == CHANGE_NAMES)))
+	const struct durable_answers *durable = &c.glue->control->durable;
+
+	if (!err && (durable->all || (durable->names && kind == CHANGE_NAMES)))
 		reply_when_durable(r, &c);
 	else
 		reply_send(r, err);

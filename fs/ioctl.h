@@ -115,17 +115,40 @@ struct holdfast_shutdown {
 	uint32_t pad;
 };
 
+/* --- remount: for root and the owner of the mount --- */
+
+#define HOLDFAST_SET_ACCESS   1u /* read_only: rest, or work again */
+#define HOLDFAST_SET_TIMES    2u /* atime, nodiratime, lazytime */
+#define HOLDFAST_SET_DURABLE  4u /* sync, dirsync */
+#define HOLDFAST_SET_COMMIT   8u /* commit_sec */
+#define HOLDFAST_SET_DISCARD 16u /* discard */
+
+/*
+ * Changes how the volume is served.  With read_only it is made durable and marked clean, and nothing is written from then on; whoever asks
+ * for that has made the mount read-only before, for the next change ends it.  EROFS: was mounted read-only; EIO: has failed.
+ */
+struct holdfast_remount {
+	struct holdfast_head head;
+	uint32_t set; /* in: HOLDFAST_SET_*, what is to be changed */
+	uint32_t read_only, atime /* enum fs_atime */, nodiratime, lazytime, sync, dirsync, discard; /* in */
+	uint32_t commit_sec; /* in */
+	uint32_t pad;
+	char options[256]; /* out: as in struct holdfast_stats */
+};
+
 #define HOLDFAST_NR_STATS  1
 #define HOLDFAST_NR_SCRUB_START   2
 #define HOLDFAST_NR_SCRUB_STATUS  3
 #define HOLDFAST_NR_SCRUB_FINDING 4
 #define HOLDFAST_NR_SCRUB_CANCEL  5 /* returns at once; ESRCH: none is running */
 #define HOLDFAST_NR_SHUTDOWN 6
+#define HOLDFAST_NR_REMOUNT       7
 #define HOLDFAST_IOC_STATS _IOR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_STATS, struct holdfast_stats)
 #define HOLDFAST_IOC_SCRUB_START   _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_START, struct holdfast_scrub_start)
 #define HOLDFAST_IOC_SCRUB_STATUS  _IOR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_STATUS, struct holdfast_scrub_status)
 #define HOLDFAST_IOC_SCRUB_FINDING _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_FINDING, struct holdfast_scrub_finding)
 #define HOLDFAST_IOC_SCRUB_CANCEL  _IO(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SCRUB_CANCEL)
 #define HOLDFAST_IOC_SHUTDOWN _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_SHUTDOWN, struct holdfast_shutdown)
+#define HOLDFAST_IOC_REMOUNT       _IOWR(HOLDFAST_IOC_TYPE, HOLDFAST_NR_REMOUNT, struct holdfast_remount)
 
 #endif

@@ -15,6 +15,7 @@
 
 #include "core/version.h"
 #include "fs/daemon.h"
+#include "fs/mount_remount.h"
 
 /* mount(8)'s statuses, for what open(2) and friends said. */
 static enum mount_status status_of(int err)
@@ -156,11 +157,8 @@ static enum mount_status run_command(const struct mount_options *o)
 		return MOUNT_OK;
 	}
 	report_init(&report, o->program, o->verbose);
-	if (o->remount) {
-		diag(&report.diag, DIAG_ERR, "%s: remount is not supported yet; unmount and mount again",
-		     o->dir);
-		return MOUNT_FAILED;
-	}
+	if (o->remount)
+		return mount_remount(o, &report.diag);
 	return open_and_run(o, &report);
 }
 

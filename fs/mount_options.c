@@ -13,7 +13,6 @@
 #include "core/size.h"
 
 #define DEFAULT_COMMIT_SEC 5u
-#define MAX_COMMIT_SEC (24u * 3600)
 
 enum code {
 	IGNORE, /* means nothing here, and nothing is lost by that */
@@ -44,6 +43,7 @@ enum code {
 	MAX_READ,
 	KERNEL,
 	REMOUNT,
+	SHOWN, /* by the kernel, so mount(8) hands it on in a remount */
 	REFUSE,
 };
 
@@ -71,6 +71,9 @@ static const struct row table[] = {
 	{"nodiratime", NO_VALUE, SET_FLAG, MS_NODIRATIME},
 	{"lazytime", NO_VALUE, SET_FLAG, MS_LAZYTIME},
 	{"nolazytime", NO_VALUE, CLEAR_FLAG, MS_LAZYTIME},
+	{"user_id", NEEDS_VALUE, SHOWN, 0},
+	{"group_id", NEEDS_VALUE, SHOWN, 0},
+	{"blksize", NEEDS_VALUE, SHOWN, 0},
 	{"silent", NO_VALUE, SET_FLAG, MS_SILENT},
 	{"loud", NO_VALUE, CLEAR_FLAG, MS_SILENT},
 	{"atime", NO_VALUE, ATIME, 0},
@@ -219,7 +222,7 @@ static bool apply_value(struct mount_options *o, const struct row *row, const ch
 
 	switch (row->code) {
 	case COMMIT:
-		if (!parse_number(value, MAX_COMMIT_SEC, &n))
+		if (!parse_number(value, MOUNT_MAX_COMMIT_SEC, &n))
 			return false;
 		o->commit_sec = (unsigned)n;
 		return true;
@@ -349,6 +352,10 @@ static enum mount_status apply(struct mount_options *o, const char *text)
 		return complain(o, text, "needs a value");
 	if (row->takes == NO_VALUE && value)
 		return complain(o, text, "takes no value");
+	if (row->code == SHOWN) {
+		o->shown = text;
+		return MOUNT_OK;
+	}
 	if (row->code == REFUSE)
 		return complain(o, text, why_refused(row->name));
 	if (row->code == NO_EFFECT)
@@ -389,18 +396,22 @@ static enum mount_status apply_list(struct mount_options *o, char *list)
 
 static enum mount_status check_together(struct mount_options *o)
 {
-	/* For a remount mount(8) hands on what the kernel shows, its own options included. */
-	if (o->unknown && !o->sloppy && !o->remount)
+	if (!o->remount && !o->unknown)
+		o->unknown = o->shown;
+	if (o->unknown && !o->sloppy)
 		return complain(o, o->unknown, "is unknown");
 	if (o->no_recovery && !o->read_only)
 		return complain(o, "norecovery",
 				"needs 'ro': changes on top of an unreplayed journal would lose it");
+	o->ms_flags &= ~(unsigned long)(MS_RDONLY | MS_SYNCHRONOUS | MS_DIRSYNC);
 	if (o->read_only)
 		o->ms_flags |= MS_RDONLY;
 	if (o->sync)
 		o->ms_flags |= MS_SYNCHRONOUS;
 	if (o->dirsync)
 		o->ms_flags |= MS_DIRSYNC;
+	o->nodiratime = o->ms_flags & MS_NODIRATIME;
+	o->lazytime = o->ms_flags & MS_LAZYTIME;
 	return MOUNT_OK;
 }
 
@@ -418,6 +429,7 @@ void mount_options_usage(const char *program)
 	       "  acl, noacl       POSIX access control lists (on), or the mode alone\n"
 	       "  norecovery       with ro: the last checkpoint, journal ignored (also: noload)\n"
 	       "  discard          tell the device about freed blocks\n"
+	       "  lazytime         keep times of reading in memory, for a day at most\n"
 	       "  engine=auto|uring|threads\n"
 	       "  transport=auto|uring|dev\n"
 	       "                   requests over io_uring where the kernel offers it, or by /dev/fuse\n"
@@ -443,12 +455,8 @@ static enum mount_status take_operands(struct mount_options *o, int argc, char *
 	return check_together(o);
 }
 
-enum mount_status mount_options_parse(int argc, char **argv, struct mount_options *o)
+static void set_defaults(struct mount_options *o)
 {
-	const char *lists[64];
-	unsigned nlists = 0;
-	int c;
-
 	*o = (struct mount_options){
 		.program = "mount.holdfast",
 		.atime = FS_RELATIME,
@@ -456,6 +464,56 @@ enum mount_status mount_options_parse(int argc, char **argv, struct mount_option
 		.cache_bytes = default_cache(),
 		.max_read = MOUNT_MAX_IO,
 	};
+}
+
+/* Before they are taken apart. */
+static bool keep_given(struct mount_options *o, const char *const *lists, unsigned n)
+{
+	size_t len;
+	FILE *f = open_memstream(&o->given, &len);
+
+	if (!f)
+		return false;
+	for (unsigned i = 0; i < n; i++)
+		fprintf(f, "%s%s", i ? "," : "", lists[i]);
+	return fclose(f) == 0;
+}
+
+/* Only when the whole line is known: -s may stand behind -o. */
+static enum mount_status apply_lists(struct mount_options *o, const char *const *lists, unsigned n)
+{
+	enum mount_status st = MOUNT_OK;
+
+	if (!keep_given(o, lists, n))
+		return MOUNT_SYSTEM;
+	for (unsigned i = 0; i < n && st == MOUNT_OK; i++)
+		st = apply_list(o, (char *)lists[i]);
+	return st;
+}
+
+enum mount_status mount_options_change(const struct mount_options *o, char *now, char *given, struct mount_options *out)
+{
+	enum mount_status st;
+
+	set_defaults(out);
+	out->remount = true;
+	out->sloppy = o->sloppy;
+	out->verbose = o->verbose;
+	st = apply_list(out, now);
+	/* What is so now is no mistake of the caller's. */
+	out->unknown = NULL;
+	if (st == MOUNT_OK && given)
+		st = apply_list(out, given);
+	return st == MOUNT_OK ? check_together(out) : st;
+}
+
+enum mount_status mount_options_parse(int argc, char **argv, struct mount_options *o)
+{
+	const char *lists[64];
+	unsigned nlists = 0;
+	int c;
+
+	set_defaults(o);
 	opterr = 0;
 	while ((c = getopt(argc, argv, ":sfnvhVt:N:o:")) != -1) {
 		switch (c) {
@@ -494,20 +552,16 @@ enum mount_status mount_options_parse(int argc, char **argv, struct mount_option
 			return MOUNT_USAGE;
 		}
 	}
-	/* Only now: -s may stand behind -o. */
-	for (unsigned i = 0; i < nlists; i++) {
-		enum mount_status st = apply_list(o, (char *)lists[i]);
+	enum mount_status st = apply_lists(o, lists, nlists);
 
-		if (st != MOUNT_OK)
-			return st;
-	}
-	return take_operands(o, argc - optind, argv + optind);
+	return st == MOUNT_OK ? take_operands(o, argc - optind, argv + optind) : st;
 }
 
 void mount_options_free(struct mount_options *o)
 {
 	free(o->kernel_opts);
-	o->kernel_opts = NULL;
+	free(o->given);
+	o->kernel_opts = o->given = NULL;
 }
 
 /* A comma or backslash would end the name for libfuse's option parser. */
@@ -571,8 +625,9 @@ void mount_options_describe(const struct mount_options *o, char *text, size_t ro
 		[TRANSPORT_DEV] = ",transport=dev",
 	};
 
-	snprintf(text, room, "%s,%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
-		 o->commit_sec, (unsigned long long)o->cache_bytes, o->sync ? ",sync" : "",
+	snprintf(text, room, "%s,%s%s%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
+		 o->nodiratime ? ",nodiratime" : "", o->lazytime ? ",lazytime" : "", o->commit_sec,
+		 (unsigned long long)o->cache_bytes, o->no_sandbox ? ",nosandbox" : "", o->sync ? ",sync" : "",
 		 o->dirsync ? ",dirsync" : "", o->no_acl ? ",noacl" : "", o->no_recovery ? ",norecovery" : "",
 		 o->discard ? ",discard" : "", engines[o->engine], transports[o->transport], o->plain ? ",plain" : "",
 		 o->allow_other ? ",allow_other" : "");

@@ -24,6 +24,8 @@ enum mount_status {
 
 #define MOUNT_MAX_IO (1u << 20) /* largest READ and WRITE: 256 pages, the kernel's limit */
 
+#define MOUNT_MAX_COMMIT_SEC (24u * 3600)
+
 /* Less would not hold the paths that the operations of all workers need at one time. */
 #define MOUNT_MIN_CACHE (UINT64_C(4) << 20)
 
@@ -38,6 +40,8 @@ struct mount_options {
 	bool show_help, show_version;
 
 	const char *unknown; /* first option that nobody knows; NULL */
+	const char *shown; /* one that only the kernel shows; NULL */
+	char *given; /* all of -o, "a,b,c", for a remount.  Owned */
 	bool remount;
 	bool read_only, no_recovery, discard;
 	bool sync, dirsync; /* changes (of directories) are answered only when durable */
@@ -47,6 +51,7 @@ struct mount_options {
 	bool no_sandbox; /* nothing of sandbox.h */
 	bool allow_other;
 	enum fs_atime atime;
+	bool nodiratime, lazytime;
 	enum dev_engine engine;
 	enum mount_transport transport;
 	unsigned commit_sec; /* 0: no timer */
@@ -59,6 +64,12 @@ struct mount_options {
 /* Fills *opts (strings point into argv).  MOUNT_OK, or MOUNT_USAGE or MOUNT_SYSTEM after a message. */
 enum mount_status mount_options_parse(int argc, char **argv, struct mount_options *opts);
 void mount_options_free(struct mount_options *opts);
+
+/*
+ * For a remount: what is so now ("a,b,c", taken apart), with the changes in `given` (likewise; may be NULL).  Strings of *out point into both
+ * lists.  As mount_options_parse().
+ */
+enum mount_status mount_options_change(const struct mount_options *opts, char *now, char *given, struct mount_options *out);
 
 void mount_options_usage(const char *program);
 

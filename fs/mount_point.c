@@ -59,6 +59,7 @@ int mount_point_enter_ns(const char *ns, const struct diag *d)
 struct mount_line {
 	dev_t dev;
 	char *point, *type, *source; /* into the line, unescaped */
+	char *options, *super_options; /* likewise, as they are; super_options may be NULL */
 };
 
 /* mountinfo writes space, tab, newline and backslash as \ooo. */
@@ -81,13 +82,13 @@ static void unescape(char *s)
 /* "id parent maj:min root point options [optional...] - type source options" */
 static bool parse_line(char *line, struct mount_line *out)
 {
-	char *sep = strstr(line, " - "), *save, *field[5];
+	char *sep = strstr(line, " - "), *save, *field[6];
 	unsigned maj, min;
 
 	if (!sep)
 		return false;
 	*sep = '\0';
-	for (unsigned i = 0; i < 5; i++) {
+	for (unsigned i = 0; i < 6; i++) {
 		field[i] = strtok_r(i ? NULL : line, " ", &save);
 		if (!field[i])
 			return false;
@@ -98,8 +99,10 @@ static bool parse_line(char *line, struct mount_line *out)
 	out->source = out->type ? strtok_r(NULL, " \n", &save) : NULL;
 	if (!out->source)
 		return false;
+	out->super_options = strtok_r(NULL, " \n", &save);
 	out->dev = makedev(maj, min);
 	out->point = field[4];
+	out->options = field[5];
 	unescape(out->point);
 	unescape(out->source);
 	return true;
@@ -403,6 +406,34 @@ void mount_point_settle(struct mount_point *mp)
 
 	if (f)
 		fprintf(f, "%d\n", READ_AHEAD_KB);
+}
+
+int mount_point_shown(const char *dir, char **point, char **options)
+{
+	auto_free char *real = realpath(dir, NULL);
+	auto_file *f = fopen("/proc/self/mountinfo", "re");
+	auto_free char *line = NULL;
+	char *text = NULL;
+	size_t cap = 0;
+	struct mount_line m;
+
+	if (!real || !f)
+		return -errno;
+	while (getline(&line, &cap, f) > 0) {
+		if (!parse_line(line, &m) || strcmp(m.point, real) != 0)
+			continue;
+		/* The last one is on top. */
+		free(text);
+		text = NULL;
+		if (is_ours(&m) && asprintf(&text, "%s,%s", m.options, m.super_options ? m.super_options : "") < 0)
+			return -ENOMEM;
+	}
+	if (!text)
+		return -EINVAL;
+	*options = text;
+	*point = real;
+	real = NULL;
+	return 0;
 }
 
 static int run_fusermount(const char *dir)

@@ -44,6 +44,10 @@ struct fuse_session *mount_point_session(const struct mount_source *src, const s
 int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *opts,
 		      const struct diag *diag);
 
+/* What is mounted on `dir`, if it is ours: the canonical path, and the options that the kernel shows, of this mount and of the file
+ * system, "a,b,c".  free(3) both.  -EINVAL: something else or nothing. */
+int mount_point_shown(const char *dir, char **point, char **options);
+
 /* Once the first request has been served: remembers which mount is ours, and lets the kernel read further ahead than its
  * default of 128 KiB, where that is allowed. */
 void mount_point_settle(struct mount_point *mp);

@@ -161,19 +161,11 @@ static int read_atime(struct read *r, struct disk_inode *di, struct miss *miss)
 {
 	struct fs *fs = r->fs;
 	struct timespec now;
-	uint64_t lsn;
-	struct txn t;
 
 	fs_now(fs, &now);
 	if (!atime_due(fs, di, &now))
 		return 0;
-	di->atime = time_encode(&now);
-	txn_begin(&t, fs->v);
-	inode_put(&t, r->io->ino, di);
-	int err = txn_commit(&t, r->q, 0, miss, NULL, &lsn);
-	txn_end(&t);
-	if (!err)
-		inode_changed(fs, r->io->ino, lsn, false);
+	int err = atime_set(fs, r->q, r->io->ino, di, &now, miss);
 	return err == -EAGAIN && (miss->kind == MISS_NODE || miss->kind == MISS_BITMAP) ? err : 0;
 }
 

@@ -124,10 +124,42 @@ static void do_sync_late(struct sim *s, const struct op *op)
 	fs_fsync(s->fs, s->q, &l->sync);
 }
 
+static bool root_is_clean(struct sim *s)
+{
+	struct disk_root *root = dev_alloc(BLOCK_SIZE, false);
+
+	if (!root)
+		abort();
+	int err = volume_read_root(s->q, &s->v->sb, NULL, false, root);
+	/* Faults of the device are others' to judge. */
+	bool clean = err || get64(root->flags) & ROOT_CLEAN;
+	free(root);
+	return clean;
+}
+
+/* What a remount to read-only does; the next change ends it. */
+static void do_rest(struct sim *s)
+{
+	unsigned n = s->model->nrec;
+
+	drain_all(s);
+	fs_settle(s->fs, s->q);
+	int rc = volume_rest(s->v, s->q);
+
+	trace(s, "rest: %d, %u of %u changes", rc, n, s->model->nrec);
+	synced(s, rc, n);
+	if (!rc && s->v->resting && !root_is_clean(s))
+		violation(s, "rest", "the root is not clean");
+}
+
 static void do_checkpoint(struct sim *s, const struct op *op)
 {
 	unsigned n = s->model->nrec;
 
+	if (!s->crew && op->r[1] % 3 == 0) {
+		do_rest(s);
+		return;
+	}
 	if (world_want_checkpoint(s)) {
 		trace(s, "asked for");
 		for (unsigned i = op->r[0] % 16; i; i--)

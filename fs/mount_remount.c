@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mount_remount.c - see the header. */
+#include "fs/mount_remount.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "fs/ioctl.h"
+#include "fs/mount_point.h"
+
+/* Of these a user has a say without the kernel. */
+#define DAEMON_FLAGS (MS_NOATIME | MS_RELATIME | MS_STRICTATIME | MS_NODIRATIME | MS_LAZYTIME | MS_SYNCHRONOUS | MS_DIRSYNC | MS_SILENT)
+
+struct remount {
+	const struct mount_options *asked;
+	const struct diag *diag;
+	int fd; /* of the mount's root */
+	char *dir; /* canonical */
+	char *now_text, *given_text; /* what the options' strings point into */
+	char *now_again;
+	struct mount_options before, after;
+};
+
+static enum mount_status refuse(const struct remount *r, const char *why)
+{
+	diag(r->diag, DIAG_ERR, "%s: %s", r->asked->dir, why);
+	return MOUNT_FAILED;
+}
+
+static const char *why_not(int err)
+{
+	switch (err) {
+	case ENOTTY:
+		return "the daemon is of an older version that cannot remount: unmount and mount again";
+	case EPERM:
+		return "only root and who has mounted the volume may remount it";
+	case EROFS:
+		return "was mounted read-only, so that nothing can be written: unmount and mount again";
+	case EIO:
+		return "the volume has failed and takes no changes; holdfast stats says why";
+	case EBUSY:
+		return "another remount is under way";
+	default:
+		return strerror(err);
+	}
+}
+
+/* --- what is so now, and what is to be ------------------------------------------------------------------- */
+
+static enum mount_status find_mount(struct remount *r, char **shown)
+{
+	int err = mount_point_shown(r->asked->dir, &r->dir, shown);
+
+	if (err)
+		return refuse(r, err == -EINVAL ? "no Holdfast volume is mounted here" : strerror(-err));
+	r->fd = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return r->fd < 0 ? refuse(r, strerror(errno)) : MOUNT_OK;
+}
+
+/* The kernel's view, then the daemon's, which knows more. */
+static enum mount_status read_now(struct remount *r)
+{
+	static struct holdfast_stats stats;
+	auto_free char *shown = NULL;
+	enum mount_status st = find_mount(r, &shown);
+
+	if (st != MOUNT_OK)
+		return st;
+	if (ioctl(r->fd, HOLDFAST_IOC_STATS, &stats) < 0)
+		return refuse(r, why_not(errno));
+	stats.options[sizeof(stats.options) - 1] = '\0';
+	if (asprintf(&r->now_text, "%s,%s", shown, stats.options) < 0)
+		return MOUNT_SYSTEM;
+	r->now_again = strdup(r->now_text);
+	r->given_text = strdup(r->asked->given);
+	return r->now_again && r->given_text ? MOUNT_OK : MOUNT_SYSTEM;
+}
+
+/* NULL, or what cannot be changed but would be. */
+static const char *fixed_change(const struct mount_options *a, const struct mount_options *b)
+{
+	if (a->no_recovery != b->no_recovery)
+		return "norecovery";
+	if (a->engine != b->engine)
+		return "engine=";
+	if (a->transport != b->transport)
+		return "transport=";
+	if (a->cache_bytes != b->cache_bytes)
+		return "cache=";
+	if (a->max_read != b->max_read)
+		return "max_read=";
+	if (a->no_acl != b->no_acl)
+		return "acl";
+	if (a->plain != b->plain)
+		return "plain";
+	if (a->no_sandbox != b->no_sandbox)
+		return "nosandbox";
+	return a->allow_other != b->allow_other ? "allow_other" : NULL;
+}
+
+static enum mount_status decide(struct remount *r)
+{
+	enum mount_status st = read_now(r);
+	const char *fixed;
+
+	if (st == MOUNT_OK)
+		st = mount_options_change(r->asked, r->now_again, NULL, &r->before);
+	if (st == MOUNT_OK)
+		st = mount_options_change(r->asked, r->now_text, r->given_text, &r->after);
+	if (st != MOUNT_OK)
+		return st;
+	fixed = fixed_change(&r->before, &r->after);
+	if (!fixed)
+		return MOUNT_OK;
+	diag(r->diag, DIAG_ERR, "%s: %s cannot be changed by a remount: unmount and mount again", r->asked->dir, fixed);
+	return MOUNT_FAILED;
+}
+
+/* --- doing it --------------------------------------------------------------------------------------------- */
+
+static enum mount_status tell_daemon(const struct remount *r)
+{
+	const struct mount_options *o = &r->after;
+	struct holdfast_remount m = {
+		.set = HOLDFAST_SET_ACCESS | HOLDFAST_SET_TIMES | HOLDFAST_SET_DURABLE | HOLDFAST_SET_COMMIT |
+		       HOLDFAST_SET_DISCARD,
+		.read_only = o->read_only,
+		.atime = (uint32_t)o->atime,
+		.nodiratime = o->nodiratime,
+		.lazytime = o->lazytime,
+		.sync = o->sync,
+		.dirsync = o->dirsync,
+		.discard = o->discard,
+		.commit_sec = o->commit_sec,
+	};
+
+	return ioctl(r->fd, HOLDFAST_IOC_REMOUNT, &m) < 0 ? refuse(r, why_not(errno)) : MOUNT_OK;
+}
+
+/* Our own mount shall not be what is busy: an open directory is no writer, so it is not. */
+static enum mount_status tell_kernel(const struct remount *r)
+{
+	bool may = geteuid() == 0;
+	int err;
+
+	if (!may && ((r->before.ms_flags ^ r->after.ms_flags) & ~(unsigned long)DAEMON_FLAGS) == 0)
+		return MOUNT_OK;
+	if (!may)
+		return refuse(r, "only root can change this (fusermount3 knows no remount): unmount and mount again");
+	if (mount("none", r->dir, NULL, MS_REMOUNT | r->after.ms_flags, NULL) == 0)
+		return MOUNT_OK;
+	err = errno;
+	return refuse(r, err == EBUSY ? "is busy: files are open for writing, or removed and still open" : strerror(err));
+}
+
+static enum mount_status apply(const struct remount *r)
+{
+	bool kernel_first = r->after.read_only;
+	enum mount_status st = kernel_first ? tell_kernel(r) : tell_daemon(r);
+
+	if (st != MOUNT_OK)
+		return st;
+	return kernel_first ? tell_daemon(r) : tell_kernel(r);
+}
+
+enum mount_status mount_remount(const struct mount_options *opts, const struct diag *diag)
+{
+	struct remount r = {.asked = opts, .diag = diag, .fd = -1};
+	enum mount_status st = MOUNT_OK;
+
+	if (opts->ns && mount_point_enter_ns(opts->ns, diag))
+		return MOUNT_FAILED;
+	st = decide(&r);
+	if (st == MOUNT_OK && !opts->fake)
+		st = apply(&r);
+	if (r.fd >= 0)
+		close(r.fd);
+	mount_options_free(&r.before);
+	mount_options_free(&r.after);
+	free(r.now_text);
+	free(r.now_again);
+	free(r.given_text);
+	free(r.dir);
+	return st;
+}
