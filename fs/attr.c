@@ -144,14 +144,10 @@ int fs_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, c
 
 	if (!set_valid(set, in))
 		return -EINVAL;
-	if (set & FS_SET_SIZE) {
-		int err = truncate_setattr(fs, q, ino, set, in);
-		if (err)
-			return err;
-	} else if (set) {
+	if (!(set & FS_SET_SIZE))
 		return fs_run(fs, q, setattr_step, &s);
-	}
-	return fs_getattr(fs, q, ino, out);
+	int err = truncate_setattr(fs, q, ino, set, in);
+	return err ? err : fs_getattr(fs, q, ino, out);
 }
 
 /* --- statfs --- */

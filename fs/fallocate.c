@@ -38,16 +38,6 @@ static bool grows(const struct falloc *f, const struct disk_inode *di)
 	return !f->keep_size && f->end > get64(di->size);
 }
 
-/* As ext4 does: a mere reservation changes no contents, so not mtime. */
-static void falloc_touch(struct fs *fs, const struct falloc *f, struct disk_inode *di, bool grow)
-{
-	struct disk_time mtime = di->mtime;
-
-	file_touch(fs, di);
-	if (f->kind == FALLOC_RESERVE && !grow)
-		di->mtime = mtime;
-}
-
 static int falloc_inline(struct fs *fs, struct dev_queue *q, struct falloc *f, struct disk_inode *di,
 			 struct miss *miss)
 {
@@ -62,7 +52,7 @@ static int falloc_inline(struct fs *fs, struct dev_queue *q, struct falloc *f, s
 	if (f->kind != FALLOC_RESERVE && f->off < end)
 		memset(buf + f->off, 0, end - f->off);
 	txn_begin(&t, fs->v);
-	falloc_touch(fs, f, di, grows(f, di));
+	file_touch(fs, di);
 	inline_put(&t, f->ino, di, buf, grows(f, di) ? f->end : size);
 	inode_put(&t, f->ino, di);
 	err = txn_commit(&t, q, f->kind == FALLOC_PUNCH ? TXN_URGENT : 0, miss, NULL, &lsn);
@@ -226,7 +216,7 @@ static void falloc_inode(struct fs *fs, struct falloc *f, struct txn *t, struct 
 {
 	bool grow = end == f->last && grows(f, di);
 
-	falloc_touch(fs, f, di, grow);
+	file_touch(fs, di);
 	if (grow)
 		di->size = put64(f->end);
 	inode_put(t, f->ino, di);

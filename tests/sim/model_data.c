@@ -272,9 +272,7 @@ int model_fallocate(struct model *m, uint64_t ino, int mode, uint64_t off, uint6
 		zero_range(i, off, end);
 	if (what != FALLOC_FL_PUNCH_HOLE)
 		reserve(i, off, end);
-	i->ctime = m->now;
-	if (what || (!keep && end > i->size))
-		i->mtime = m->now;
+	i->mtime = i->ctime = m->now;
 	if (!keep && end > i->size)
 		i->size = end;
 	note_small(i);
@@ -329,7 +327,7 @@ int model_setattr(struct model *m, uint64_t ino, unsigned set, const struct matt
 		err = to->size > SIZE_LIMIT ? -EFBIG : model_file_check(m, ino);
 	else if (!model_get(m, ino))
 		err = -ESTALE;
-	if (err || !set)
+	if (err)
 		return err;
 	struct minode *i = model_edit(m, ino);
 
