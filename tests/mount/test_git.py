@@ -41,7 +41,7 @@ def test_large_repository(make_volume):
     vol.mount()
     repo = vol.path("repo")
     run("git", "init", "-q", "-b", "main", repo, env=ENV)
-    files = sources(24000)
+    files = sources(16000)
     commits = 8
     for i in range(commits):
         for path in files[i::commits]:
