@@ -137,7 +137,7 @@ def test_busy(vol):
 def test_large_removal_ends_first(vol):
     """What goes on in the background is over before the volume rests: it would wake it."""
     fd = os.open(vol.path("f"), os.O_RDWR | os.O_CREAT)
-    for i in range(3000):
+    for i in range(1200):
         os.pwrite(fd, b"x", i * 8192)
     os.close(fd)
     os.unlink(vol.path("f"))
