@@ -22,6 +22,17 @@ void file_touch(struct fs *fs, struct disk_inode *di)
 	di->mtime = di->ctime = time_encode(&now);
 }
 
+int file_atime(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, struct miss *miss)
+{
+	struct timespec now;
+
+	fs_now(fs, &now);
+	if (!atime_due(fs, di, &now))
+		return 0;
+	int err = atime_set(fs, q, ino, di, &now, miss);
+	return err == -EAGAIN && (miss->kind == MISS_NODE || miss->kind == MISS_BITMAP) ? err : 0;
+}
+
 int file_damaged(struct fs *fs, uint64_t ino, uint64_t block, uint64_t blkno)
 {
 	LOCK_ASSERT_HELD(&fs->v->lock);
@@ -193,6 +204,60 @@ int data_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, st
 			return err;
 		}
 	}
+}
+
+static void data_go(struct data_task *t);
+
+static void data_provided(struct provide *p, int err)
+{
+	struct data_task *t = (struct data_task *)((char *)p - offsetof(struct data_task, provide));
+
+	if (err)
+		t->done(t, err);
+	else
+		data_go(t);
+}
+
+static void data_base_read(struct dev_io *io, int err)
+{
+	struct data_task *t = (struct data_task *)((char *)io - offsetof(struct data_task, io));
+
+	err = base_arrived(t->fs, t->bases, err);
+	if (err)
+		t->done(t, err);
+	else
+		data_go(t);
+}
+
+static void data_go(struct data_task *t)
+{
+	struct volume *v = t->fs->v;
+	struct miss miss;
+	int err;
+
+	do {
+		miss = (struct miss){.kind = MISS_NONE};
+		volume_lock(v);
+		err = t->step(t->fs, t->q, t->arg, &miss);
+		if (err == -EAGAIN)
+			v->stats.retries++;
+		volume_unlock(v);
+	} while (err == -ERESTART);
+	if (err == -EAGAIN) {
+		volume_provide_start(v, t->q, &miss, &t->provide, data_provided);
+	} else if (err == -EINPROGRESS) {
+		base_read_init(t->bases, &t->io, data_base_read);
+		dev_submit(t->q, &t->io);
+	} else {
+		t->done(t, err);
+	}
+}
+
+void data_start(struct fs *fs, struct dev_queue *q, struct data_task *t)
+{
+	t->fs = fs;
+	t->q = q;
+	data_go(t);
 }
 
 int zero_part(struct extmap *m, struct txn *t, struct base_set *s, unsigned which, uint64_t block, unsigned at,

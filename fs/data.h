@@ -73,9 +73,47 @@ int base_arrived(struct fs *fs, struct base_set *s, int err);
 /* fs_run() for steps that return -EINPROGRESS and -ERESTART. */
 int data_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, struct base_set *bases);
 
+/* The same without waiting: for operations that are under way while their worker does other things.  `done` runs on q's thread, perhaps before
+ * data_start() returns. */
+struct data_task {
+	fs_step_fn *step;
+	void *arg;
+	struct base_set *bases;		/* NULL: the step never returns -EINPROGRESS */
+	void (*done)(struct data_task *t, int err);
+	/* private */
+	struct fs *fs;
+	struct dev_queue *q;
+	struct provide provide;
+	struct dev_io io;
+};
+void data_start(struct fs *fs, struct dev_queue *q, struct data_task *t);
+
+/* The file was read: its time of access, if it is due.  The last thing in a step, for it changes the tree.  A
+ * reader does not wait for space or journal, nor fail for want of them. */
+int file_atime(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, struct miss *miss);
+
 /* Zeros in bytes [at, at + len) of a block, through the log, if it is written.  Errors as base_get(). */
 int zero_part(struct extmap *m, struct txn *t, struct base_set *s, unsigned which, uint64_t block, unsigned at,
 	      unsigned len);
+
+/* --- fallocate.c --- */
+
+enum falloc_kind { FALLOC_RESERVE, FALLOC_PUNCH, FALLOC_ZERO };
+
+struct falloc {
+	enum falloc_kind kind;
+	bool keep_size;
+	bool prefix;		/* one transaction's worth of the range will do: `end` says then how far it went */
+	uint64_t ino, off, end;	/* bytes */
+	uint64_t next, last;	/* file blocks: where the next window begins; behind the last one */
+	bool in_place;		/* no room for other blocks: zeros through the log */
+	struct base_set base;
+};
+
+/* A step that does one window: a transaction, or why not.  For data_run() and data_start(). */
+int falloc_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss);
+/* For it: the range becomes a hole, and the file longer if that lies behind its end; one step is all of it, or of its beginning. */
+void falloc_init_hole(struct falloc *f, uint64_t ino, uint64_t off, uint64_t end);
 
 /* --- truncate.c --- */
 

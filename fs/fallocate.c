@@ -20,22 +20,17 @@
 /* ... that zeroes through the log: each costs a page of memory until the next checkpoint. */
 #define WINDOW_LOGGED 256u
 
-enum falloc_kind { FALLOC_RESERVE, FALLOC_PUNCH, FALLOC_ZERO };
-
-struct falloc {
-	enum falloc_kind kind;
-	bool keep_size;
-	uint64_t ino, off, end;	/* bytes */
-	uint64_t next, last;	/* file blocks: where the next window begins; behind the last one */
-	bool in_place;		/* no room for other blocks: zeros through the log */
-	struct base_set base;
-};
-
 /* --- small files ------------------------------------------------------------------------------- */
 
 static bool grows(const struct falloc *f, const struct disk_inode *di)
 {
 	return !f->keep_size && f->end > get64(di->size);
+}
+
+/* What only removes may use the emergency reserve. */
+static unsigned falloc_urgency(const struct falloc *f)
+{
+	return f->kind == FALLOC_PUNCH && f->keep_size ? TXN_URGENT : 0;
 }
 
 static int falloc_inline(struct fs *fs, struct dev_queue *q, struct falloc *f, struct disk_inode *di,
@@ -55,7 +50,7 @@ static int falloc_inline(struct fs *fs, struct dev_queue *q, struct falloc *f, s
 	file_touch(fs, di);
 	inline_put(&t, f->ino, di, buf, grows(f, di) ? f->end : size);
 	inode_put(&t, f->ino, di);
-	err = txn_commit(&t, q, f->kind == FALLOC_PUNCH ? TXN_URGENT : 0, miss, NULL, &lsn);
+	err = txn_commit(&t, q, falloc_urgency(f), miss, NULL, &lsn);
 	txn_end(&t);
 	if (err)
 		return err;
@@ -232,9 +227,13 @@ static int falloc_window(struct fs *fs, struct dev_queue *q, struct falloc *f, s
 	extmap_init(&m, fs, f->ino);
 	txn_begin(&t, fs->v);
 	int err = falloc_record(f, &m, &t, di, miss, &end);
+	if (!err && f->prefix && end < f->last) {
+		f->last = end;
+		f->end = end << BLOCK_SHIFT;
+	}
 	if (!err) {
 		falloc_inode(fs, f, &t, di, end);
-		err = txn_commit(&t, q, f->kind == FALLOC_PUNCH ? TXN_URGENT : 0, miss, NULL, &lsn);
+		err = txn_commit(&t, q, falloc_urgency(f), miss, NULL, &lsn);
 	}
 	txn_end(&t);
 	extmap_fini(&m);
@@ -264,7 +263,7 @@ static bool hopeless(struct fs *fs, const struct falloc *f, const struct disk_in
 	return want - have > (room > kept ? room - kept : 0);
 }
 
-static int falloc_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+int falloc_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
 {
 	struct falloc *f = arg;
 	struct disk_inode di;
@@ -279,7 +278,7 @@ static int falloc_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 	if (err)
 		return err;
 	if (get64(di.flags) & INODE_INLINE) {
-		if (f->kind == FALLOC_PUNCH || f->end <= INLINE_MAX)
+		if ((f->kind == FALLOC_PUNCH && !grows(f, &di)) || f->end <= INLINE_MAX)
 			return falloc_inline(fs, q, f, &di, miss);
 		err = inline_to_block(fs, q, f->ino, false, &di, miss);
 		if (err)
@@ -288,6 +287,19 @@ static int falloc_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 	if (hopeless(fs, f, &di))
 		return -ENOSPC;
 	return falloc_window(fs, q, f, &di, miss);
+}
+
+void falloc_init_hole(struct falloc *f, uint64_t ino, uint64_t off, uint64_t end)
+{
+	*f = (struct falloc){
+		.kind = FALLOC_PUNCH,
+		.prefix = true,
+		.ino = ino,
+		.off = off,
+		.end = end,
+		.next = off >> BLOCK_SHIFT,
+		.last = BLOCKS_OF(end),
+	};
 }
 
 static int falloc_mode(struct falloc *f, int mode)

@@ -186,6 +186,32 @@ void fs_write(struct fs *fs, struct dev_queue *q, struct fs_io *io);
 ssize_t fs_pread(struct fs *fs, struct dev_queue *q, uint64_t ino, void *buf, size_t len, uint64_t off);
 ssize_t fs_pwrite(struct fs *fs, struct dev_queue *q, uint64_t ino, const void *buf, size_t len, uint64_t off);
 
+/*
+ * Async.  Copies `len` bytes within the volume, from a regular file to the same or another, without anything that the caller need hold.
+ * What is read is verified; no block is shared; holes, and what is only reserved, become holes in the destination.  Pieces of at most
+ * FS_IO_MAX bytes of data, or of a hole of any length, follow each other, each one transaction: after a crash a beginning of the
+ * copy is there.  `piece` (may be NULL) is told when [off_out + done, + n) has become part of the order.
+ * `done`: result is the number of bytes: fewer than `len` at the end of the source, after FS_COPY_MAX bytes of data or 1024 pieces, when
+ * there is no room for more, and when something failed behind the first piece; 0 at or behind the end.  Or -EINVAL (ranges overlap in
+ * one file, or something else than files), -EISDIR, -EFBIG, -ENOSPC, -EIO (contents do not match their checksums).
+ * The structure is the caller's again at `release`, once, after `done`, on q's thread; if that is NULL, at `done`.
+ */
+#define FS_COPY_MAX (64u << 20)
+
+struct fs_copy {
+	/* in */
+	uint64_t ino_in, off_in, ino_out, off_out, len;
+	void (*piece)(struct fs_copy *c, uint64_t done, uint64_t n, bool hole);
+	void (*done)(struct fs_copy *c);
+	void (*release)(struct fs_copy *c);
+	/* out */
+	int64_t result;
+};
+void fs_copy_range(struct fs *fs, struct dev_queue *q, struct fs_copy *c);
+/* The same, waiting, until the data is home as well. */
+int64_t fs_copy_wait(struct fs *fs, struct dev_queue *q, uint64_t ino_in, uint64_t off_in, uint64_t ino_out, uint64_t off_out,
+		     uint64_t len);
+
 /* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE [|KEEP_SIZE]; others -EOPNOTSUPP.  What takes more than one
  * transaction (more than 400 extents to punch or to zero, more than 64 MiB to zero or to allocate, more than 1 MiB to zero where there
  * is no room for other blocks) may be partly there after a crash, and after -ENOSPC. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fuse_io.c - READ, WRITE and FSYNC: begun here, answered from their completion on the same worker.
+ * fuse_io.c - READ, WRITE, COPY_FILE_RANGE and FSYNC: begun here, answered from their completion on the same worker.
  *
  * Nothing in a completion waits: it replies and gives memory back.
  */
@@ -15,6 +15,7 @@
 
 /* A smaller WRITE is copied, so that its message's buffer, of 1 MiB, is not kept until the data is home. */
 #define COPY_BELOW (32u << 10)
+#define COPY_ANSWER_MAX (UINT32_MAX & ~(BLOCK_SIZE - 1))
 
 /* --- read --- */
 
@@ -245,6 +246,91 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	if (!op->direct)
 		inval_note_cached(c.glue->inval, ino);
 	fs_write(c.fs, c.q, &op->io);
+}
+
+/* --- copy --- */
+
+struct copy_op {
+	struct fs_copy copy; /* first: see copy_done() */
+	struct fs_sync sync;
+	fuse_req_t req;
+	struct worker *worker;
+	unsigned pending; /* the answer, and the data on its way home */
+};
+
+static void copy_unref(struct copy_op *op)
+{
+	struct worker *w = op->worker;
+
+	if (--op->pending)
+		return;
+	free(op);
+	worker_end(w);
+}
+
+static void copy_answer(struct copy_op *op, int64_t result)
+{
+	if (result < 0)
+		fuse_reply_err(op->req, (int)-result);
+	else
+		fuse_reply_write(op->req, (size_t)result);
+	copy_unref(op);
+}
+
+static void copy_durable(struct fs_sync *sync)
+{
+	struct copy_op *op = (struct copy_op *)((char *)sync - offsetof(struct copy_op, sync));
+
+	copy_answer(op, sync->result ? sync->result : op->copy.result);
+}
+
+static void copy_done(struct fs_copy *copy)
+{
+	struct copy_op *op = (struct copy_op *)copy;
+	struct call c = call_of(op->req);
+
+	if (copy->result <= 0 || !c.glue->control->durable.all) {
+		copy_answer(op, copy->result);
+		return;
+	}
+	op->sync = (struct fs_sync){.ino = copy->ino_out, .done = copy_durable};
+	fs_fsync(c.fs, c.q, &op->sync);
+}
+
+static void copy_released(struct fs_copy *copy)
+{
+	copy_unref((struct copy_op *)copy);
+}
+
+/* The kernel has written back what it had of both ranges, holds the destination's lock, and has cleared its setuid bit. */
+void fuse_io_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t out, off_t off_out,
+		  struct fuse_file_info *fi_out, size_t len, int flags)
+{
+	struct call c = call_of(req);
+	struct copy_op *op = calloc(1, sizeof(*op));
+
+	(void)fi_in;
+	(void)fi_out;
+	if (!op || flags) {
+		free(op);
+		fuse_reply_err(req, flags ? EINVAL : ENOMEM);
+		return;
+	}
+	op->req = req;
+	op->worker = c.worker;
+	op->pending = 2;
+	op->copy = (struct fs_copy){
+		.ino_in = in,
+		.off_in = (uint64_t)off_in,
+		.ino_out = out,
+		.off_out = (uint64_t)off_out,
+		/* The answer has 32 bits. */
+		.len = len < COPY_ANSWER_MAX ? len : COPY_ANSWER_MAX,
+		.done = copy_done,
+		.release = copy_released,
+	};
+	worker_begin(c.worker);
+	fs_copy_range(c.fs, c.q, &op->copy);
 }
 
 /* --- fsync --- */

@@ -508,8 +508,8 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 }
 
 /*
- * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right), copy_file_range (the kernel
- * copies), poll, bmap.  CREATE is refused before it gets here: the kernel then sends MKNOD and opens without asking.  A file that CREATE had
+ * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right), poll,
+ * bmap.  CREATE is refused before it gets here: the kernel then sends MKNOD and opens without asking.  A file that CREATE had
  * opened would cost a RELEASE, a quarter of what making a file costs us.  DESTROY is the loop's.
  */
 const struct fuse_lowlevel_ops fuse_glue_ops = {
@@ -546,5 +546,6 @@ const struct fuse_lowlevel_ops fuse_glue_ops = {
 	.removexattr = op_removexattr,
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
+	.copy_file_range = fuse_io_copy,
 	.ioctl = fuse_control_ioctl,
 };

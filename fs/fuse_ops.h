@@ -3,7 +3,7 @@
  * fuse_ops.h - requests in, one call of fs.h, replies out.  The glue between libfuse's low-level API and fs/.
  *
  * fuse_ops.c  everything about names and attributes: run to completion on the worker that read the request
- * fuse_io.c   READ, WRITE, FSYNC: started here, answered from their completion
+ * fuse_io.c   READ, WRITE, COPY_FILE_RANGE, FSYNC: started here, answered from their completion
  * fuse_control.c  ioctl(2)
  * fuse_raw.c  requests that libfuse does not know
  * fuse_reply.c  the replies to changes, which a mount with -o sync holds back until they are durable
@@ -63,6 +63,8 @@ void reply_change_attr(fuse_req_t req, int err, const struct fs_attr *attr);
 void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
 		   struct fuse_file_info *fi);
+void fuse_io_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t out, off_t off_out,
+		  struct fuse_file_info *fi_out, size_t len, int flags);
 void fuse_io_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
 
 void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,

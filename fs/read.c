@@ -154,21 +154,6 @@ static int read_map(struct read *r, const struct disk_inode *di, struct miss *mi
 	return err || next >= r->first + r->nblocks ? err : map_rest(r, next, miss);
 }
 
-/*
- * The last thing in the step, for it changes the tree.  A reader does not wait for space or journal, nor fail for want of them.
- */
-static int read_atime(struct read *r, struct disk_inode *di, struct miss *miss)
-{
-	struct fs *fs = r->fs;
-	struct timespec now;
-
-	fs_now(fs, &now);
-	if (!atime_due(fs, di, &now))
-		return 0;
-	int err = atime_set(fs, r->q, r->io->ino, di, &now, miss);
-	return err == -EAGAIN && (miss->kind == MISS_NODE || miss->kind == MISS_BITMAP) ? err : 0;
-}
-
 static bool any_device(const struct read *r)
 {
 	for (unsigned i = 0; i < r->nblocks; i++) {
@@ -195,7 +180,7 @@ static int read_step(struct read *r, struct miss *miss)
 	if (r->len)
 		err = read_map(r, &di, miss);
 	if (!err && io->len && !io->no_atime)
-		err = read_atime(r, &di, miss);
+		err = file_atime(r->fs, r->q, io->ino, &di, miss);
 	if (err)
 		return err;
 	if (!r->counted) {
