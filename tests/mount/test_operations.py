@@ -2,12 +2,15 @@
 """Operations that not every file system has: whiteouts, files without a name, the time of birth, copies by the daemon."""
 import ctypes
 import errno
+import mmap
 import os
 import stat
 import struct
+import threading
 import time
+import traceback
 
-from conftest import MOUNT, libc, run
+from conftest import libc, run, sha256
 from test_posix import KEEP_SIZE, PUNCH_HOLE, RENAME_EXCHANGE, RENAME_NOREPLACE, error_of, fallocate, read, renameat2, write
 
 RENAME_WHITEOUT = 4
@@ -201,3 +204,206 @@ def test_time_of_birth(vol):
     assert statx(vol.path("d", "f"))[1][1] == born["f"] and os.lstat(vol.path("c")).st_rdev == os.makedev(300, 70000)
     mask, times = statx(vol.path("c"))
     assert times[1] == born["c"]
+
+
+# --- copy_file_range ---
+
+
+def copy_range(src, dst, length, at_src=0, at_dst=0):
+    """Until nothing more comes; returns how much came in how many calls."""
+    done = calls = 0
+    while done < length:
+        n = os.copy_file_range(src, dst, length - done, at_src + done, at_dst + done)
+        if not n:
+            break
+        done += n
+        calls += 1
+    return done, calls
+
+
+def test_copy(vol):
+    data = os.urandom(5 << 20)
+    write(vol.path("a"), data)
+    src, dst = os.open(vol.path("a"), os.O_RDONLY), os.open(vol.path("b"), os.O_RDWR | os.O_CREAT)
+    assert copy_range(src, dst, len(data))[0] == len(data)
+    assert read(vol.path("b")) == data
+    # Not aligned, over what the page cache of the destination has; and of what the source's has not written yet.
+    old, data = data, data[:100] + b"m" * 100 + data[200:]
+    with open(vol.path("a"), "r+b") as f, mmap.mmap(f.fileno(), len(data)) as m, mmap.mmap(dst, len(data)) as n:
+        m[100:200] = b"m" * 100
+        assert n[777] == old[777] and n[-1] == old[-1]
+        assert copy_range(src, dst, 2000001, 7, 555)[0] == 2000001
+        assert n[555:2000556] == data[7:2000008]
+    assert read(vol.path("b")) == old[:555] + data[7:2000008] + old[2000556:] and read(vol.path("a")) == data
+    # The end of the source; overlaps; small ones.
+    assert os.copy_file_range(src, dst, 100, len(data), 0) == 0
+    assert copy_range(src, dst, 100, len(data) - 10, 5)[0] == 10
+    assert error_of(os.copy_file_range, dst, dst, 100, 0, 50) == errno.EINVAL
+    assert copy_range(dst, dst, 100, 0, 1 << 30)[0] == 100
+    assert os.fstat(dst).st_size == (1 << 30) + 100
+    assert error_of(os.copy_file_range, src, src, 100, 0, 200) == errno.EBADF
+    os.close(dst)
+    write(vol.path("tiny"), b"tiny")
+    run("cp", "--reflink=never", vol.path("tiny"), vol.path("tiny2"))
+    run("cp", vol.path("tiny"), vol.path("tiny3"))
+    assert read(vol.path("tiny2")) == read(vol.path("tiny3")) == b"tiny"
+    os.close(src)
+    vol.remount()
+    assert os.path.getsize(vol.path("b")) == (1 << 30) + 100
+    vol.umount()
+    vol.fsck()
+
+
+def test_copy_keeps_holes(vol):
+    src, dst = os.open(vol.path("a"), os.O_RDWR | os.O_CREAT), os.open(vol.path("b"), os.O_RDWR | os.O_CREAT)
+    os.pwrite(src, b"begin", 0)
+    os.pwrite(src, b"x" * 300000, 1 << 20)
+    os.pwrite(src, b"end", 3 << 40)
+    assert copy_range(src, dst, (3 << 40) + 3)[0] == (3 << 40) + 3
+    st = os.fstat(dst)
+    assert (st.st_size, st.st_blocks) == ((3 << 40) + 3, os.fstat(src).st_blocks) and st.st_blocks < 700
+    assert os.pread(dst, 10, (3 << 40) - 5) == b"\0" * 5 + b"end" and os.lseek(dst, 5000, os.SEEK_DATA) == 1 << 20
+    # A hole over data frees it.
+    full = os.open(vol.path("c"), os.O_RDWR | os.O_CREAT)
+    os.pwrite(full, b"y" * (4 << 20), 0)
+    assert copy_range(src, full, 900000, 100000, 50000)[0] == 900000
+    assert os.fstat(full).st_blocks < (4 << 20) // 512 - 850000 // 512
+    assert os.pread(full, 5, 49998) == b"yy\0\0\0" and os.pread(full, 5, 949997) == b"\0\0\0yy"
+    for fd in (src, dst, full):
+        os.close(fd)
+
+
+def test_copy_of_much(vol):
+    write(vol.path("a"), os.urandom(100 << 20))
+    vol.remount()
+    src, dst = os.open(vol.path("a"), os.O_RDONLY), os.open(vol.path("b"), os.O_RDWR | os.O_CREAT)
+    done, calls = copy_range(src, dst, 100 << 20)
+    # 64 MiB in one call at most, so that it can be interrupted.
+    assert (done, calls) == (100 << 20, 2)
+    os.close(src)
+    os.close(dst)
+    assert sha256(vol.path("a")) == sha256(vol.path("b"))
+
+
+def test_copy_does_not_hold_others_up(vol):
+    """While gigabytes are copied, whoever else asks the same workers is answered."""
+    write(vol.path("a"), os.urandom(48 << 20))
+    write(vol.path("other"), b"x")
+    slowest = 0
+    done = threading.Event()
+
+    def copies():
+        src = os.open(vol.path("a"), os.O_RDONLY)
+        for i in range(3):
+            dst = os.open(vol.path(f"b{i}"), os.O_RDWR | os.O_CREAT)
+            assert copy_range(src, dst, 48 << 20)[0] == 48 << 20
+            os.close(dst)
+        os.close(src)
+        done.set()
+
+    thread = threading.Thread(target=copies)
+    thread.start()
+    asked = 0
+    while not done.is_set():
+        start = time.monotonic()
+        os.utime(vol.path("other"), ns=(asked, asked))
+        slowest = max(slowest, time.monotonic() - start)
+        asked += 1
+    thread.join()
+    assert asked > 20 and slowest < 2, (asked, slowest)
+
+
+def test_copy_is_durable_on_a_mount_with_sync(unmounted):
+    unmounted.mount("sync")
+    write(unmounted.path("a"), b"a" * 3000000)
+    src, dst = os.open(unmounted.path("a"), os.O_RDONLY), os.open(unmounted.path("b"), os.O_RDWR | os.O_CREAT)
+    assert copy_range(src, dst, 3000000)[0] == 3000000
+    unmounted.kill()
+    for fd in (src, dst):
+        close_dead(fd)
+    unmounted.mount()
+    assert read(unmounted.path("b")) == b"a" * 3000000
+
+
+# --- setuid and setgid: the kernel takes the bits away, by SETATTR, before what changes the file ---
+
+
+def as_user(function):
+    """In a child of user and group 1234."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(1234)
+            os.setuid(1234)
+            function()
+            os._exit(0)
+        except BaseException:  # pylint: disable=broad-except
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_setuid_is_cleared(vol):
+    path = vol.path("f")
+    os.chmod(vol.dir, 0o777)
+    write(vol.path("source"), b"s" * 10000)
+
+    def appending():
+        with open(path, "ab") as f:
+            f.write(b"x")
+
+    def direct():
+        fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+        buf = mmap.mmap(-1, 4096)
+        os.pwrite(fd, buf, 0)
+        os.close(fd)
+
+    def reserving():
+        fd = os.open(path, os.O_WRONLY)
+        fallocate(fd, 0, 0, 100000)
+        os.close(fd)
+
+    def punching():
+        fd = os.open(path, os.O_WRONLY)
+        fallocate(fd, KEEP_SIZE | PUNCH_HOLE, 0, 4096)
+        os.close(fd)
+
+    def copying():
+        src, dst = os.open(vol.path("source"), os.O_RDONLY), os.open(path, os.O_WRONLY)
+        assert os.copy_file_range(src, dst, 5000, 0, 0) == 5000
+
+    ways = {
+        "write": appending, "direct": direct, "truncate": lambda: os.truncate(path, 5),
+        "reserve": reserving, "punch": punching, "copy": copying, "chown": lambda: os.chown(path, -1, 1234), "O_TRUNC": lambda: write(path, b""),
+    }
+    for name, way in ways.items():
+        # The group's bit means setgid only where the group may execute.
+        for mode, want in ((0o6777, 0o777), (0o2777, 0o777), (0o2767, 0o2767), (0o4767, 0o767)):
+            write(path, b"x" * 8192)
+            os.chown(path, 1234, 1234)
+            os.chmod(path, mode)
+            as_user(way)
+            assert stat.S_IMODE(os.stat(path).st_mode) == want, (name, oct(mode), oct(os.stat(path).st_mode))
+    # The superuser's writes leave them, its chown does not.
+    os.chmod(path, 0o6777)
+    appending()
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o6777
+    os.chown(path, 1, 1)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o777
+    # Nor do capabilities survive a write.
+    os.setxattr(path, "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
+    appending()
+    assert error_of(os.getxattr, path, "security.capability") == errno.ENODATA
+
+
+# --- what the kernel does not let through ---
+
+
+def test_ranges_are_not_collapsed(vol):
+    fd = os.open(vol.path("f"), os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"x" * (1 << 20))
+    for mode in (0x08, 0x20, 0x40):  # collapse, insert, unshare
+        assert error_of(fallocate, fd, mode, 4096, 4096) == errno.EOPNOTSUPP
+    assert os.fstat(fd).st_size == 1 << 20
+    os.close(fd)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""overlayfs of the kernel over a volume: as the upper layer, as the lower one; and what containers do without it."""
+import contextlib
+import errno
+import os
+import stat
+
+import pytest
+
+from conftest import run
+from test_operations import as_user, is_whiteout
+from test_posix import error_of, read, write
+
+
+def has_overlay():
+    with open("/proc/filesystems", encoding="ascii") as f:
+        return any(line.split()[-1] == "overlay" for line in f)
+
+
+overlay = pytest.mark.skipif(not has_overlay(), reason="the kernel has no overlayfs")
+
+
+@contextlib.contextmanager
+def mounted(where, options):
+    os.makedirs(where, exist_ok=True)
+    run("mount", "-t", "overlay", "-o", options, "overlay", where)
+    try:
+        yield where
+    finally:
+        run("umount", where, check=False)
+
+
+def make_lower(lower):
+    """A small tree."""
+    for name in ("keep", "gone", "changed", "moved"):
+        write(os.path.join(lower, name), name.encode())
+    for name in ("dir", "opaque", "redirected"):
+        os.makedirs(os.path.join(lower, name, "sub"))
+        write(os.path.join(lower, name, "file"), name.encode())
+    os.symlink("keep", os.path.join(lower, "link"))
+
+
+def change(top):
+    """What leaves each kind of trace in an upper layer."""
+    os.unlink(os.path.join(top, "gone"))
+    write(os.path.join(top, "changed"), b"new contents")
+    with open(os.path.join(top, "keep"), "ab") as f:
+        f.write(b" and more")
+    os.rename(os.path.join(top, "moved"), os.path.join(top, "dir", "moved"))
+    run("rm", "-r", os.path.join(top, "opaque"))
+    os.mkdir(os.path.join(top, "opaque"))
+    write(os.path.join(top, "opaque", "new"), b"new")
+    os.rename(os.path.join(top, "redirected"), os.path.join(top, "elsewhere"))
+    write(os.path.join(top, "made"), b"made")
+    os.link(os.path.join(top, "made"), os.path.join(top, "linked"))
+    os.setxattr(os.path.join(top, "made"), "user.x", b"y")
+    fd = os.open(top, os.O_TMPFILE | os.O_RDWR)
+    os.write(fd, b"nameless")
+    os.close(fd)
+
+
+def check(top):
+    assert sorted(os.listdir(top)) == ["changed", "dir", "elsewhere", "keep", "link", "linked", "made", "opaque"]
+    assert sorted(os.listdir(os.path.join(top, "dir"))) == ["file", "moved", "sub"]
+    assert os.listdir(os.path.join(top, "opaque")) == ["new"]
+    assert sorted(os.listdir(os.path.join(top, "elsewhere"))) == ["file", "sub"]
+    for name, content in (("keep", b"keep and more"), ("changed", b"new contents"), ("dir/moved", b"moved"),
+                          ("elsewhere/file", b"redirected"), ("linked", b"made"), ("opaque/new", b"new"), ("link", b"keep and more")):
+        assert read(os.path.join(top, name)) == content
+    assert os.getxattr(os.path.join(top, "linked"), "user.x") == b"y"
+    assert error_of(os.stat, os.path.join(top, "gone")) == errno.ENOENT
+
+
+@overlay
+@pytest.mark.parametrize("lower_is", ["elsewhere", "the volume"])
+def test_upper_layer(vol, folder, lower_is):
+    lower = os.path.join(folder, "lower") if lower_is == "elsewhere" else vol.path("lower")
+    os.mkdir(lower)
+    make_lower(lower)
+    for name in ("upper", "work"):
+        os.mkdir(vol.path(name))
+    options = f"lowerdir={lower},upperdir={vol.path('upper')},workdir={vol.path('work')},redirect_dir=on"
+    with mounted(os.path.join(folder, "merged"), options) as top:
+        change(top)
+        check(top)
+    # It is what overlayfs says a layer looks like, and the lower one is as it was.
+    assert is_whiteout(vol.path("upper", "gone")) and is_whiteout(vol.path("upper", "moved"))
+    assert os.getxattr(vol.path("upper", "opaque"), "trusted.overlay.opaque") == b"y"
+    assert os.getxattr(vol.path("upper", "elsewhere"), "trusted.overlay.redirect") == b"redirected"
+    assert read(os.path.join(lower, "gone")) == b"gone" and sorted(os.listdir(os.path.join(lower, "opaque"))) == ["file", "sub"]
+    vol.remount()
+    with mounted(os.path.join(folder, "merged"), options) as top:
+        check(top)
+        # But one name of `made`: see DIFFERENCES FROM EXT4 in mount.holdfast(8).
+        run("rm", "-rf", *(os.path.join(top, name) for name in os.listdir(top) if name != "linked"))
+        assert os.listdir(top) == ["linked"]
+    vol.umount()
+    vol.fsck()
+
+
+@overlay
+def test_lower_layer(vol, folder):
+    make_lower(vol.path())
+    base = os.path.join(folder, "memory")
+    os.mkdir(base)
+    run("mount", "-t", "tmpfs", "tmpfs", base)
+    try:
+        for name in ("upper", "work"):
+            os.mkdir(os.path.join(base, name))
+        options = f"lowerdir={vol.dir},upperdir={base}/upper,workdir={base}/work,redirect_dir=on"
+        with mounted(os.path.join(folder, "merged"), options) as top:
+            change(top)
+            check(top)
+        assert read(vol.path("gone")) == b"gone" and read(vol.path("keep")) == b"keep"
+    finally:
+        run("umount", base)
+
+
+def test_whiteouts_of_an_ordinary_user(vol):
+    """What fuse-overlayfs and container tools leave behind: device 0/0, names that begin with .wh., attributes of their own."""
+    os.chmod(vol.dir, 0o777)
+
+    def layer():
+        os.mkdir(vol.path("layer"))
+        os.mknod(vol.path("layer", "gone"), stat.S_IFCHR, os.makedev(0, 0))
+        assert error_of(os.mknod, vol.path("layer", "null"), stat.S_IFCHR | 0o600, os.makedev(1, 3)) == errno.EPERM
+        write(vol.path("layer", ".wh.other"), b"")
+        write(vol.path("layer", ".wh..wh..opq"), b"")
+        os.setxattr(vol.path("layer"), "user.overlay.opaque", b"y")
+        os.setxattr(vol.path("layer"), "user.fuseoverlayfs.opaque", b"y")
+        assert error_of(os.setxattr, vol.path("layer"), "trusted.overlay.opaque", b"y") == errno.EPERM
+
+    as_user(layer)
+    vol.remount()
+    assert is_whiteout(vol.path("layer", "gone")) and os.stat(vol.path("layer", "gone")).st_uid == 1234
+    assert sorted(os.listdir(vol.path("layer"))) == [".wh..wh..opq", ".wh.other", "gone"]
+    assert os.getxattr(vol.path("layer"), "user.overlay.opaque") == os.getxattr(vol.path("layer"), "user.fuseoverlayfs.opaque") == b"y"
