@@ -179,6 +179,167 @@ static void do_write(struct sim *s, const struct op *op)
 	target_drop(s, &t);
 }
 
+/* --- copies ------------------------------------------------------------------------------------ */
+
+struct cp {
+	struct fs_copy copy;	/* first */
+	struct dev_event done;
+	struct sim *s;
+	uint64_t sum;		/* of the pieces */
+	unsigned pieces;
+	bool waited, released;
+};
+
+/* What has been copied as a hole is none, or the other way round? */
+static const char *wrong_piece(const struct minode *i, uint64_t off, uint64_t n, bool hole)
+{
+	uint64_t first = off / MODEL_PAGE, last = (off + n - 1) / MODEL_PAGE, found;
+
+	if (hole)
+		return model_next_nonzero(i, first, &found) && found <= last ? "data is copied as a hole" : NULL;
+	for (uint64_t block = first; block <= last; block++) {
+		const struct mblock *b = model_block(i, block);
+
+		if ((!b || b->state != M_DATA) && !(i->first_loose && !block))
+			return "a hole is copied as data";
+	}
+	return NULL;
+}
+
+/* The model goes with each piece, at the moment when it counts. */
+static void cp_piece(struct fs_copy *c, uint64_t done, uint64_t n, bool hole)
+{
+	struct cp *cp = (struct cp *)c;
+	struct sim *s = cp->s;
+	const struct minode *in = model_get(s->model, c->ino_in);
+	const char *wrong = wrong_piece(in, c->off_in + done, n, hole);
+
+	if (wrong || done != cp->sum || !n || done + n > c->len || c->off_in + done + n > in->size || (!hole && n > FS_IO_MAX))
+		violation(s, "copy", "inode %llu, %llu bytes at %llu: %s", (unsigned long long)c->ino_in, (unsigned long long)n,
+			  (unsigned long long)(c->off_in + done), wrong ? wrong : "an impossible piece");
+	cp->sum += n;
+	cp->pieces++;
+	s->model->now = s->clock;
+	if (hole) {
+		model_copy_hole(s->model, c->ino_out, c->off_out + done, n);
+		return;
+	}
+	model_read(in, s->lab->other, (size_t)n, c->off_in + done);
+	same_rc(s, 0, model_write(s->model, c->ino_out, s->lab->other, (size_t)n, c->off_out + done));
+}
+
+static void cp_done(struct fs_copy *c)
+{
+	dev_event_set(&((struct cp *)c)->done);
+}
+
+static void cp_release(struct fs_copy *c)
+{
+	struct cp *cp = (struct cp *)c;
+
+	cp->s->nlent--;
+	cp->released = true;
+	if (!cp->waited)
+		free(cp);
+}
+
+/* 0: *most bytes at most, as the model is now. */
+static int copy_rules(struct sim *s, const struct fs_copy *c, uint64_t *most)
+{
+	const struct minode *in = model_get(s->model, c->ino_in);
+	uint64_t limit = INT64_MAX, len = c->len;
+	int err;
+
+	*most = 0;
+	if (!len)
+		return 0;
+	if (c->off_out >= limit)
+		return -EFBIG;
+	if (c->off_in >= limit)
+		return 0;
+	len = len < limit - c->off_out ? len : limit - c->off_out;
+	len = len < limit - c->off_in ? len : limit - c->off_in;
+	if (c->ino_in == c->ino_out && c->off_in < c->off_out + len && c->off_out < c->off_in + len)
+		return -EINVAL;
+	err = model_file_check(s->model, c->ino_in);
+	if (err || c->off_in >= in->size)
+		return err;
+	*most = len < in->size - c->off_in ? len : in->size - c->off_in;
+	return model_file_check(s->model, c->ino_out);
+}
+
+/* Not all of it: there was no room, or a fault, or it is a comb. */
+static void copy_short(struct sim *s, const struct cp *cp, uint64_t most)
+{
+	if (world_is_cut(s) || cp->pieces >= 1024 || faults_excuse(s, -EIO) || faults_excuse(s, -EROFS))
+		return;
+	no_space(s, 12 + (most - cp->sum) / MODEL_PAGE);
+	s->cov->shortened++;
+}
+
+static void copy(struct sim *s, struct cp *cp, const struct target *in, const struct target *out)
+{
+	struct fs_copy *c = &cp->copy;
+	enum fs_atime atime = s->fs->cfg.atime;
+	uint64_t most;
+	int want = copy_rules(s, c, &most);
+
+	/* When exactly the time of access changes could not be told. */
+	s->fs->cfg.atime = FS_NOATIME;
+	s->nlent++;
+	fs_copy_range(s->fs, s->q, c);
+	world_wait(s, &cp->done);
+	s->fs->cfg.atime = atime;
+	trace(s, "inode %llu, %llu bytes at %llu, to inode %llu at %llu: %lld, %u pieces", (unsigned long long)in->ino,
+	      (unsigned long long)c->len, (unsigned long long)c->off_in, (unsigned long long)out->ino,
+	      (unsigned long long)c->off_out, (long long)c->result, cp->pieces);
+	if (c->result >= 0 && (uint64_t)c->result != cp->sum)
+		violation(s, "copy", "%lld bytes, in pieces of %llu together", (long long)c->result, (unsigned long long)cp->sum);
+	if (!judge(s, c->result < 0 ? (int)c->result : 0, 12 + (most < (8u << 20) ? most : 8u << 20) / MODEL_PAGE))
+		return;
+	same_rc(s, c->result < 0 ? (int)c->result : 0, want);
+	if (!want && c->result < (int64_t)most)
+		copy_short(s, cp, most);
+}
+
+static void do_copy(struct sim *s, const struct op *op)
+{
+	struct target in = target_pick(s, op->r[0] % 64 ? PICK_FILE : PICK_ANY, op->r[1]);
+	struct target out = target_pick(s, op->r[0] % 61 ? PICK_FILE : PICK_ANY, op->r[4]);
+	struct op to = *op;
+
+	drain(s);
+	if (!in.ino || !out.ino || !target_take(s, &in))
+		return;
+	if (!target_take(s, &out)) {
+		target_drop(s, &in);
+		return;
+	}
+	struct cp *cp = calloc(1, sizeof(*cp));
+
+	if (!cp)
+		abort();
+	to.r[2] = op->r[0] >> 8;
+	*cp = (struct cp){.s = s, .waited = true};
+	cp->copy = (struct fs_copy){
+		.ino_in = in.ino,
+		.off_in = op->r[2] % 3 ? draw_off(s, op, model_get(s->model, in.ino)) : 0,
+		.ino_out = out.ino,
+		.off_out = op->r[2] % 3 ? draw_off(s, &to, model_get(s->model, out.ino)) : 0,
+		.len = op->r[3] % 4 ? draw_len(s, op->r[3]) * (1 + op->r[4] % 8) : op->r[3] % 8 ? UINT64_MAX : UINT32_MAX,
+		.piece = cp_piece,
+		.done = cp_done,
+		.release = cp_release,
+	};
+	dev_event_init(&cp->done, s->q);
+	copy(s, cp, &in, &out);
+	cp->waited = false;
+	if (cp->released)
+		free(cp);
+	target_drop(s, &out);
+	target_drop(s, &in);
+}
+
 /* --- reads ------------------------------------------------------------------------------------- */
 
 struct rd {
@@ -402,6 +563,9 @@ static void do_fallocate(struct sim *s, const struct op *op)
 void do_io(struct sim *s, const struct op *op)
 {
 	switch (op->kind) {
+	case OP_COPY:
+		do_copy(s, op);
+		break;
 	case OP_READ:
 		do_read(s, op);
 		break;

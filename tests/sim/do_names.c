@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void do_release(struct sim *s, uint64_t random);
+
 static struct fs_cred cred_of(const struct op *op)
 {
 	return (struct fs_cred){.uid = 1000 + op->label % 7, .gid = 100 + op->label % 3};
@@ -79,6 +81,29 @@ static void do_create(struct sim *s, const struct op *op)
 	if (!judge(s, rc, 8))
 		return;
 	made(s, rc, model_create(s->model, &mcred, dir, name, len, mode, op->r[4] % 5000, new_ino(s, rc, &attr)), &attr);
+}
+
+/* Held from the beginning; who is in its place is let go. */
+static void do_tmpfile(struct sim *s, const struct op *op)
+{
+	struct fs_cred cred = cred_of(op);
+	struct mcred mcred = {cred.uid, cred.gid};
+	uint64_t dir = target_dir(s, op->r[0]);
+	struct held *h = &s->held[op->r[1] % HELD_MAX];
+	struct fs_attr attr = {0};
+
+	if (h->ino)
+		do_release(s, op->r[1]);
+	int rc = fs_tmpfile(s->fs, s->q, &cred, dir, (uint32_t)op->r[2], &attr);
+
+	trace(s, "inode %llu in %llu: %d", (unsigned long long)attr.ino, (unsigned long long)dir, rc);
+	if (!judge(s, rc, 8))
+		return;
+	same_rc(s, rc, model_tmpfile(s->model, &mcred, dir, (uint32_t)op->r[2], new_ino(s, rc, &attr)));
+	if (rc)
+		return;
+	same_attr(s, attr.ino, &attr);
+	*h = (struct held){attr.ino, op->label};
 }
 
 static void do_symlink(struct sim *s, const struct op *op)
@@ -194,10 +219,14 @@ static void do_rename(struct sim *s, const struct op *op)
 {
 	struct target from = target_entry(s, PICK_ANY, op->r[0]), to = target_entry(s, PICK_ANY, op->r[1]);
 	unsigned flags = op->kind == OP_EXCHANGE ? RENAME_EXCHANGE : op->r[2] % 4 ? 0 : RENAME_NOREPLACE;
+	struct fs_cred cred = cred_of(op);
+	struct mcred mcred = {cred.uid, cred.gid};
 	bool onto = op->kind == OP_EXCHANGE || op->r[2] % 3 == 0;
 
+	if (op->kind == OP_WHITEOUT)
+		flags |= RENAME_WHITEOUT;
 	if (op->r[2] % 128 == 5)
-		flags = RENAME_EXCHANGE | RENAME_NOREPLACE;
+		flags |= RENAME_EXCHANGE | RENAME_NOREPLACE;
 	if (!from.ino)
 		return;
 	if (!onto || !to.ino) {
@@ -209,7 +238,7 @@ static void do_rename(struct sim *s, const struct op *op)
 		memcpy(to.name, name, to.len);
 	}
 	drain(s);
-	int rc = fs_rename(s->fs, s->q, NULL, from.dir, from.name, from.len, to.dir, to.name, to.len, flags);
+	int rc = fs_rename(s->fs, s->q, &cred, from.dir, from.name, from.len, to.dir, to.name, to.len, flags);
 
 	trace(s, "\"%.*s\" in %llu to \"%.*s\" in %llu, flags %u: %d", (int)from.len, from.name, (unsigned long long)from.dir,
 	      (int)to.len, to.name, (unsigned long long)to.dir, flags, rc);
@@ -217,7 +246,9 @@ static void do_rename(struct sim *s, const struct op *op)
 		return;
 	uint64_t replaced = entry_ino(s, &to);
 
-	same_rc(s, rc, model_rename(s->model, from.dir, from.name, from.len, to.dir, to.name, to.len, flags));
+	/* The last number that was given out, if one was. */
+	same_rc(s, rc, model_rename(s->model, &mcred, from.dir, from.name, from.len, to.dir, to.name, to.len, flags,
+				    s->v->next_ino - 1));
 	if (replaced)
 		forget_orphan(s, replaced);
 }
@@ -377,6 +408,9 @@ void do_names(struct sim *s, const struct op *op)
 	case OP_MKNOD:
 		do_create(s, op);
 		break;
+	case OP_TMPFILE:
+		do_tmpfile(s, op);
+		break;
 	case OP_SYMLINK:
 		do_symlink(s, op);
 		break;
@@ -389,6 +423,7 @@ void do_names(struct sim *s, const struct op *op)
 		break;
 	case OP_RENAME:
 	case OP_EXCHANGE:
+	case OP_WHITEOUT:
 		do_rename(s, op);
 		break;
 	case OP_LOOKUP:

@@ -230,6 +230,7 @@ static void op_run(struct sim *s, const struct op *op)
 	case OP_WRITE_ASYNC:
 	case OP_APPEND:
 	case OP_OVERWRITE:
+	case OP_COPY:
 	case OP_READ:
 	case OP_LSEEK:
 	case OP_RESERVE:

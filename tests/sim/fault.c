@@ -340,6 +340,7 @@ static bool is_about_contents(const struct sim *s)
 	case OP_WRITE_ASYNC:
 	case OP_APPEND:
 	case OP_OVERWRITE:
+	case OP_COPY:
 	case OP_TRUNCATE:
 	case OP_RESERVE:
 	case OP_PUNCH:

@@ -163,12 +163,15 @@ int model_lookup(struct model *m, uint64_t parent, const char *name, size_t len,
 /* `ino` is the number that the real one chose. */
 int model_create(struct model *m, const struct mcred *cred, uint64_t parent, const char *name, size_t len, uint32_t mode,
 		 uint64_t rdev, uint64_t ino);
+/* Without a name: unlinked from the beginning. */
+int model_tmpfile(struct model *m, const struct mcred *cred, uint64_t parent, uint32_t mode, uint64_t ino);
 int model_symlink(struct model *m, const struct mcred *cred, uint64_t parent, const char *name, size_t len,
 		  const char *target, uint64_t ino);
 int model_link(struct model *m, uint64_t ino, uint64_t parent, const char *name, size_t len);
 int model_remove(struct model *m, uint64_t parent, const char *name, size_t len, bool is_rmdir);
-int model_rename(struct model *m, uint64_t parent, const char *name, size_t len, uint64_t newparent, const char *newname,
-		 size_t newlen, unsigned flags);
+/* With RENAME_WHITEOUT, `ino` is the number of what takes the old name, and `cred` its owner. */
+int model_rename(struct model *m, const struct mcred *cred, uint64_t parent, const char *name, size_t len, uint64_t newparent,
+		 const char *newname, size_t newlen, unsigned flags, uint64_t ino);
 const struct mentry *model_find(const struct minode *dir, const char *name, size_t len);
 
 /* What `set` names of *to; the bits are those of fs/fs.h. */
@@ -185,6 +188,8 @@ int model_removexattr(struct model *m, uint64_t ino, const char *name);
 const struct mxattr *model_xattr(const struct minode *i, const char *name);
 
 int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint64_t off);
+/* A hole is copied to [off, off + len): what is there goes, and the file becomes so long at least. */
+void model_copy_hole(struct model *m, uint64_t ino, uint64_t off, uint64_t len);
 /* Fills buf; returns how many bytes there are. */
 size_t model_read(const struct minode *i, void *buf, size_t len, uint64_t off);
 int model_fallocate(struct model *m, uint64_t ino, int mode, uint64_t off, uint64_t len);

@@ -281,6 +281,19 @@ int model_fallocate(struct model *m, uint64_t ino, int mode, uint64_t off, uint6
 	return 0;
 }
 
+void model_copy_hole(struct model *m, uint64_t ino, uint64_t off, uint64_t len)
+{
+	struct minode *i = model_edit(m, ino);
+
+	punch(i, off, off + len);
+	if (off + len > i->size)
+		i->size = off + len;
+	note_small(i);
+	i->mtime = i->ctime = m->now;
+	minode_touch(m, i, true);
+	model_commit(m);
+}
+
 void model_fallocate_part(struct model *m, uint64_t ino, int mode, uint64_t off, uint64_t block)
 {
 	(void)model_fallocate(m, ino, mode | FALLOC_FL_KEEP_SIZE, off, block * MODEL_PAGE - off);

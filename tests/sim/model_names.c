@@ -122,6 +122,22 @@ static int check_free(const struct minode *dir, const char *name, size_t len)
 	return is_dots(name, len) || model_find(dir, name, len) ? -EEXIST : 0;
 }
 
+/* A new inode with one link, and the group of a setgid directory. */
+static struct minode *born(struct model *m, const struct mcred *cred, const struct minode *dir, uint32_t mode, uint64_t ino)
+{
+	bool is_dir = (mode & S_IFMT) == S_IFDIR, inherit = dir->mode & S_ISGID;
+	struct minode *i = model_add(m, ino);
+
+	i->mode = mode | (inherit && is_dir ? S_ISGID : 0);
+	i->uid = cred->uid;
+	i->gid = inherit ? dir->gid : cred->gid;
+	i->nlink = is_dir ? 2 : 1;
+	i->first_loose = true;
+	i->atime = i->mtime = i->ctime = i->btime = m->now;
+	minode_touch(m, i, true);
+	return i;
+}
+
 static int make(struct model *m, const struct mcred *cred, uint64_t parent, const char *name, size_t len, uint32_t mode,
 		uint64_t rdev, const char *target, uint64_t ino)
 {
@@ -130,27 +146,27 @@ static int make(struct model *m, const struct mcred *cred, uint64_t parent, cons
 
 	if (err)
 		return err;
-	struct minode *dir = model_edit(m, parent), *i = model_add(m, ino);
+	struct minode *dir = model_edit(m, parent), *i = born(m, cred, dir, mode, ino);
 
-	i->mode = mode;
-	i->uid = cred->uid;
-	i->gid = cred->gid;
-	if (dir->mode & S_ISGID) {
-		i->gid = dir->gid;
-		i->mode |= type == S_IFDIR ? S_ISGID : 0;
-	}
-	i->nlink = type == S_IFDIR ? 2 : 1;
 	i->rdev = type == S_IFCHR || type == S_IFBLK ? rdev : 0;
 	i->parent = type == S_IFDIR ? parent : 0;
-	i->first_loose = true;
 	if (target) {
 		i->target = blob_new(target, strlen(target));
 		i->size = i->target->len;
 	}
-	i->atime = i->mtime = i->ctime = i->btime = m->now;
-	minode_touch(m, i, true);
 	entry_add(dir, name, len, ino, type);
 	dir_changed(m, dir);
+	model_commit(m);
+	return 0;
+}
+
+int model_tmpfile(struct model *m, const struct mcred *cred, uint64_t parent, uint32_t mode, uint64_t ino)
+{
+	int err = check_dir(model_get(m, parent));
+
+	if (err)
+		return err;
+	born(m, cred, model_get(m, parent), S_IFREG | (mode & 07777), ino)->nlink = 0;
 	model_commit(m);
 	return 0;
 }
@@ -281,7 +297,9 @@ static int rename_args(const struct place *from, const struct place *to, unsigne
 		err = check_name(to->name, to->len);
 	if (err)
 		return err;
-	if (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) || flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
+	if (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT))
+		return -EINVAL;
+	if (flags & RENAME_EXCHANGE && flags & (RENAME_NOREPLACE | RENAME_WHITEOUT))
 		return -EINVAL;
 	if (is_dots(from->name, from->len))
 		return -EBUSY;
@@ -320,8 +338,8 @@ static int rename_rules(const struct model *m, const struct place *from, const s
 	return to->e.type == S_IFDIR && model_get(m, to->e.ino)->size ? -ENOTEMPTY : 0;
 }
 
-int model_rename(struct model *m, uint64_t parent, const char *name, size_t len, uint64_t newparent, const char *newname,
-		 size_t newlen, unsigned flags)
+int model_rename(struct model *m, const struct mcred *cred, uint64_t parent, const char *name, size_t len, uint64_t newparent,
+		 const char *newname, size_t newlen, unsigned flags, uint64_t ino)
 {
 	struct place from = {parent, name, len, {0}}, to = {newparent, newname, newlen, {0}};
 	int err = rename_args(&from, &to, flags);
@@ -348,6 +366,10 @@ int model_rename(struct model *m, uint64_t parent, const char *name, size_t len,
 		set_parent(m, to.e.ino, parent);
 	} else if (to.e.ino) {
 		drop_link(m, to.e.ino);
+	}
+	if (flags & RENAME_WHITEOUT) {
+		born(m, cred, old, S_IFCHR, ino);
+		entry_add(old, name, len, ino, S_IFCHR);
 	}
 	set_parent(m, from.e.ino, newparent);
 	dir_changed(m, old);

@@ -6,13 +6,13 @@
 
 #define NAMES                                                                                                          \
 	[OP_CREATE] = 8, [OP_MKDIR] = 4, [OP_MKNOD] = 1, [OP_SYMLINK] = 2, [OP_LINK] = 3, [OP_UNLINK] = 6,             \
-	[OP_RMDIR] = 2, [OP_RENAME] = 6, [OP_EXCHANGE] = 2, [OP_LOOKUP] = 2, [OP_READDIR] = 2, [OP_READLINK] = 1
+	[OP_RMDIR] = 2, [OP_RENAME] = 6, [OP_EXCHANGE] = 2, [OP_WHITEOUT] = 2, [OP_TMPFILE] = 2, [OP_LOOKUP] = 2, [OP_READDIR] = 2, [OP_READLINK] = 1
 #define ATTRS                                                                                                          \
 	[OP_GETATTR] = 1, [OP_SETATTR] = 3, [OP_SETXATTR] = 3, [OP_GETXATTR] = 2, [OP_LISTXATTR] = 1,                  \
 	[OP_REMOVEXATTR] = 1, [OP_STATFS] = 1
 #define DATA                                                                                                           \
 	[OP_WRITE] = 6, [OP_WRITE_LENT] = 5, [OP_WRITE_ASYNC] = 5, [OP_APPEND] = 4, [OP_OVERWRITE] = 5, [OP_READ] = 4, \
-	[OP_LSEEK] = 1, [OP_RESERVE] = 2, [OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_TRUNCATE] = 4
+	[OP_LSEEK] = 1, [OP_RESERVE] = 2, [OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_TRUNCATE] = 4, [OP_COPY] = 3
 #define SYNCS                                                                                                          \
 	[OP_FSYNC] = 4, [OP_FDATASYNC] = 2, [OP_SYNCFS] = 2, [OP_SYNC_LATE] = 2, [OP_CHECKPOINT] = 2,                  \
 	[OP_SERVICE] = 1, [OP_WAIT] = 3
@@ -23,13 +23,13 @@ const struct profile profiles[] = {
 	{"journal", {[OP_CREATE] = 2, [OP_OVERWRITE] = 20, [OP_WRITE] = 8, [OP_APPEND] = 2, [OP_SYNCFS] = 2, [OP_FSYNC] = 2,
 		     [OP_READ] = 3, [OP_SETXATTR] = 3, [OP_RENAME] = 2}, 2, 8, 0, 3, 120, 300 << 10, DEVICES_TINY},
 	{"full", {[OP_CREATE] = 6, [OP_MKDIR] = 2, [OP_UNLINK] = 1, [OP_RENAME] = 2, [OP_SETXATTR] = 2, [OP_WRITE] = 6,
-		  [OP_WRITE_ASYNC] = 4, [OP_APPEND] = 8, [OP_OVERWRITE] = 4, [OP_READ] = 2, [OP_RESERVE] = 4, [OP_PUNCH] = 2,
+		  [OP_WRITE_ASYNC] = 4, [OP_APPEND] = 8, [OP_OVERWRITE] = 4, [OP_READ] = 2, [OP_RESERVE] = 4, [OP_PUNCH] = 2, [OP_COPY] = 3,
 		  [OP_ZERO] = 2, [OP_TRUNCATE] = 2, [OP_LINK] = 1, SYNCS, HOLDS},
 	 1, 2, 7, 12, 70, 4000 << 10, DEVICES_TINY},
 	{"names", {NAMES, [OP_WRITE] = 2, SYNCS, HOLDS, [OP_SETATTR] = 1}, 9, 1, 0, 5, 80, 20000, DEVICES_ANY},
 	{"small", {[OP_CREATE] = 6, [OP_UNLINK] = 3, [OP_RENAME] = 2, DATA, SYNCS, HOLDS}, 10, 0, 0, 8, 80, 5000, DEVICES_ANY},
 	{"data", {[OP_CREATE] = 3, [OP_UNLINK] = 1, DATA, SYNCS, HOLDS}, 2, 5, 3, 5, 60, 1500 << 10, DEVICES_ANY},
-	{"orphans", {[OP_CREATE] = 8, [OP_MKDIR] = 2, [OP_UNLINK] = 8, [OP_RMDIR] = 2, [OP_RENAME] = 5, DATA,
+	{"orphans", {[OP_CREATE] = 8, [OP_TMPFILE] = 6, [OP_MKDIR] = 2, [OP_UNLINK] = 8, [OP_RMDIR] = 2, [OP_RENAME] = 5, DATA,
 		     [OP_FSYNC] = 2, [OP_SYNCFS] = 1, [OP_CHECKPOINT] = 2, [OP_HOLD] = 10, [OP_RELEASE] = 4, [OP_LINK] = 2,
 		     [OP_SETXATTR] = 2}, 3, 5, 2, 6, 60, 400 << 10, DEVICES_ANY},
 	{"xattrs", {[OP_CREATE] = 4, [OP_MKDIR] = 1, [OP_UNLINK] = 1, [OP_SETXATTR] = 16, [OP_GETXATTR] = 4,
@@ -40,7 +40,7 @@ const struct profile profiles[] = {
 	{"checkpoints", {NAMES, DATA, [OP_CHECKPOINT] = 25, [OP_SYNCFS] = 2, [OP_WAIT] = 5, HOLDS}, 4, 5, 1, 8, 60,
 	 300 << 10, DEVICES_ANY},
 	{"combs", {[OP_TRUNCATE] = 10, [OP_PUNCH] = 6, [OP_ZERO] = 6, [OP_RESERVE] = 4, [OP_UNLINK] = 2, [OP_RENAME] = 2,
-		   [OP_WRITE] = 8, [OP_OVERWRITE] = 8, [OP_CREATE] = 3, [OP_HOLD] = 3, [OP_RELEASE] = 1, SYNCS},
+		   [OP_WRITE] = 8, [OP_OVERWRITE] = 8, [OP_COPY] = 8, [OP_CREATE] = 3, [OP_HOLD] = 3, [OP_RELEASE] = 1, SYNCS},
 	 4, 4, 2, 6, 40, 7000 << 10, DEVICES_COMB},
 };
 const unsigned nprofiles = sizeof(profiles) / sizeof(profiles[0]);
