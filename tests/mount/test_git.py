@@ -73,6 +73,8 @@ def test_large_repository(make_volume):
     git(vol.path("tree"), "checkout", "-q", "-b", "side")
     git(vol.path("tree"), "commit", "-q", "-m", "side")
     git(repo, "merge", "-q", "--no-edit", "side")
+    # git syncs its packs and nothing else.
+    os.sync()
     vol.kill()
     vol.mount()
     for name in ("repo", "tree", "linked", "packed", "bare.git"):
