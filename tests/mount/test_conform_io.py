@@ -108,6 +108,7 @@ def coherence(direct, seed):
         os.close(dio)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
 def test_coherence(pair, direct):
     for seed in range(2):
@@ -361,11 +362,12 @@ def test_asynchronous(pair, how, mode):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("engine", ["libaio", "io_uring", "mmap", "splice", "pvsync2", "posixaio"])
 def test_fio_engines(pair, engine):
     run("fio", "--name=t", f"--directory={pair.holdfast.work}", "--size=16m", "--rw=randrw", "--bsrange=512-64k", "--bs_unaligned=0", f"--ioengine={engine}",
         "--iodepth=16", f"--direct={int(engine in ('libaio', 'io_uring'))}", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1",
-        "--randseed=1", timeout=170)
+        "--randseed=1", timeout=390)
 
 
 def test_errors_of_mappings(pair):
