@@ -222,6 +222,7 @@ void alloc_destroy(struct alloc *a)
 		free(a->group[group].mem);
 	pend_free_list(a->pending);
 	pend_free_list(a->frozen);
+	free(a->trim);
 	free(a->group);
 	free(a->nonfull);
 	free(a->absent);
@@ -318,7 +319,8 @@ static bool group_all_used(const struct group_bits *m, const struct piece *p)
 {
 	return bits_all_set(m->live, p->from, p->to) &&
 	       (!m->pending || bits_all_clear(m->pending->bits, p->from, p->to)) &&
-	       (!m->frozen || bits_all_clear(m->frozen->bits, p->from, p->to));
+	       (!m->frozen || bits_all_clear(m->frozen->bits, p->from, p->to)) &&
+	       (!m->trim || bits_all_clear(m->trim->bits, p->from, p->to));
 }
 
 /* A place for the group's freed blocks, so that freeing needs no memory. */

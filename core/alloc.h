@@ -6,11 +6,11 @@
  * read at open, say which slot is current and how many blocks are free.  Knows nothing of the tree.
  *
  * Numbered invariants (alloc_assert() checks them):
- *   1. A block is in exactly one state: free, used, or freed-pending.  The live bitmap has a 1 for the
- *      latter two: nothing is handed out before alloc_release() has forgotten it.
+ *   1. A block is in exactly one state: free, used, freed-pending, or free and being trimmed.  The live bitmap has a 1 for the
+ *      latter three: nothing is handed out before alloc_release() has forgotten it, or alloc_trim_end().
  *   2. nfree (sum over groups of clear live bits) >= reserved + emergency + cached, except that ALLOC_CACHED may
  *      dip into the last part, and ALLOC_URGENT into both; `reserved` blocks are those the next checkpoint will need.
- *   3. What alloc_freeze() snapshots has a 0 for every block freed before the freeze, and a 1 for none
+ *   3. What alloc_freeze() snapshots has a 0 for every block freed before the freeze or being trimmed, and a 1 for none
  *      allocated after it.
  *
  * All functions: the caller holds the lock that the object lives under (the volume's), except where said.
@@ -25,7 +25,7 @@ struct alloc;
 struct alloc_space {
 	uint64_t nblocks;	/* of the volume */
 	uint64_t nfree;		/* clear live bits: can be handed out now */
-	uint64_t npending;	/* freed, waiting for a checkpoint (frozen or not) */
+	uint64_t npending;	/* freed, waiting for a checkpoint (frozen or not), or being trimmed */
 	uint64_t reserved;	/* promised to the next checkpoint's metadata */
 	uint64_t emergency;	/* kept for removals */
 	uint64_t cached;	/* kept for data that somebody has been promised room for: alloc_keep_cached() */
@@ -122,6 +122,18 @@ void alloc_free(struct alloc *a, uint64_t blkno, uint64_t n);
 /* One block for a tree node, from the reservation (reserved - 1), without I/O; `copy` 0 and 1 come from areas far apart
  * where there is room.  Never fails: alloc_prepare_reserve() promised it. */
 uint64_t alloc_node_block(struct alloc *a, unsigned copy);
+
+/* --- discarding what is free --- */
+
+/*
+ * Keeps free blocks from being handed out, so that they can be discarded without the lock: in one group, from *next on and below `end`, runs
+ * of at least `minlen`, `max` blocks at most, and no more than an eighth of what could be handed out (who lacks space meanwhile is told to
+ * wait for it).  `each` sees the runs; there may be none.  *next: where to go on.  To be given back by alloc_trim_end() if *n is not 0.
+ * -EBUSY: somebody is at it.  -EAGAIN + *miss, -ENOMEM.
+ */
+int alloc_trim_begin(struct alloc *a, uint64_t *next, uint64_t end, uint64_t minlen, uint64_t max, struct miss *miss,
+		     void (*each)(void *arg, uint64_t blkno, uint64_t n), void *arg, uint64_t *n);
+void alloc_trim_end(struct alloc *a);
 
 /* --- checkpoint --- */
 

@@ -17,13 +17,15 @@
 /* Free blocks of a group as the running freeze shows them. */
 static uint32_t group_frozen_nfree(const struct group *g)
 {
-	return g->nfree + (g->mem && g->mem->frozen ? g->mem->frozen->count : 0);
+	const struct group_bits *m = g->mem;
+
+	return g->nfree + (m && m->frozen ? m->frozen->count : 0) + (m && m->trim ? m->trim->count : 0);
 }
 
 static void bitmap_build(struct alloc *a, uint32_t group, uint64_t generation, struct alloc_image *image)
 {
 	struct group *g = &a->group[group];
-	const struct pend *frozen = g->mem->frozen;
+	const struct pend *frozen = g->mem->frozen, *trim = g->mem->trim;
 	struct disk_bitmap *b = image->block;
 
 	g->slot = g->uninit ? 0 : BUG(BITMAP_SLOT_NOT_FLIPPED) ? g->slot : !g->slot;
@@ -34,7 +36,8 @@ static void bitmap_build(struct alloc *a, uint32_t group, uint64_t generation, s
 	b->group = put32(group);
 	b->nfree = put32(group_frozen_nfree(g));
 	for (uint32_t w = 0; w < GROUP_WORDS; w++) {
-		le64 raw = put64(g->mem->live[w] & ~(frozen ? frozen->bits[w] : 0));
+		uint64_t free = (frozen ? frozen->bits[w] : 0) | (trim ? trim->bits[w] : 0);
+		le64 raw = put64(g->mem->live[w] & ~free);
 
 		memcpy(b->bits + 8 * (size_t)w, &raw, sizeof(raw));
 	}
@@ -239,6 +242,10 @@ static void group_assert(const struct alloc *a, uint32_t group)
 		pend_assert(m->pending, m, m->frozen);
 	if (m->frozen)
 		pend_assert(m->frozen, m, m->pending);
+	if (m->trim) {
+		pend_assert(m->trim, m, m->pending);
+		pend_assert(m->trim, m, m->frozen);
+	}
 }
 
 static uint64_t pend_assert_list(const struct alloc *a, bool is_frozen)
@@ -267,6 +274,7 @@ void alloc_assert(const struct alloc *a)
 	assert(nfree == a->nfree && nfree_loaded == a->nfree_loaded);
 	assert(ndirty == a->ndirty);
 	assert(a->reserved <= a->nfree_loaded);
-	assert(pend_assert_list(a, false) + pend_assert_list(a, true) == a->npending);
+	assert(!a->trim || a->group[a->trim->group].mem->trim == a->trim);
+	assert(pend_assert_list(a, false) + pend_assert_list(a, true) + (a->trim ? a->trim->count : 0) == a->npending);
 	assert(!a->frozen || a->frozen_exists);
 }

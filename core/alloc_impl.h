@@ -28,6 +28,7 @@ struct pend {
 struct group_bits {
 	struct pend *pending;	/* freed since the last freeze; may be empty (prepared only) */
 	struct pend *frozen;	/* freed before it; its checkpoint is not yet durable */
+	struct pend *trim;	/* free, but kept from being handed out */
 	uint64_t live[GROUP_WORDS];	/* 1: used or freed-pending */
 };
 
@@ -59,7 +60,7 @@ struct alloc {
 
 	uint64_t nfree;		/* sum over all groups */
 	uint64_t nfree_loaded;	/* sum over groups in memory; >= reserved */
-	uint64_t npending;	/* blocks in `pending` and `frozen` */
+	uint64_t npending;	/* blocks in `pending`, `frozen` and `trim` */
 	uint64_t reserved;
 	uint64_t emergency;
 	uint64_t cached;
@@ -73,6 +74,7 @@ struct alloc {
 	bool claiming;
 
 	struct pend *pending, *frozen;
+	struct pend *trim;	/* of one group; NULL: none */
 	bool frozen_exists;	/* between alloc_freeze() and alloc_release() */
 
 	uint8_t table_slot[MAX_TABLES / 8];

@@ -66,9 +66,10 @@ static_assert(sizeof(struct disk_header) == 48, "disk_header");
 /* Features this code knows.  Unknown compat: ignore; ro_compat: mount read-only; incompat: refuse. */
 #define FEATURE_COMPAT_KNOWN    0u
 #define FEATURE_RO_COMPAT_KNOWN 0u
-#define FEATURE_INCOMPAT_KNOWN  0u
+#define FEATURE_INCOMPAT_INODE_FLAGS 1u	/* inodes may have INODE_USER_FLAGS */
+#define FEATURE_INCOMPAT_KNOWN  FEATURE_INCOMPAT_INODE_FLAGS
 
-/* Identity and geometry; never changed by ordinary operation.  Copies at blocks 16, 32 and nblocks - 1. */
+/* Identity and geometry; only the label and features change after mkfs.  Copies at blocks 16, 32 and nblocks - 1. */
 struct disk_super {
 	struct disk_header h;
 	uint8_t signature[8];
@@ -238,7 +239,16 @@ struct disk_time {
 };
 
 #define INODE_INLINE   1u	/* flags: contents are in ITEM_INLINE, there are no extents */
-#define INODE_FLAGS_KNOWN INODE_INLINE
+/* Those that users set and see; the numbers are those of Linux (FS_*_FL). */
+#define INODE_SYNC      0x8u	/* changes are acknowledged when durable */
+#define INODE_IMMUTABLE 0x10u
+#define INODE_APPEND    0x20u	/* contents: only to be appended to; directories: no entry may go */
+#define INODE_NODUMP    0x40u	/* backup programs leave it out */
+#define INODE_NOATIME   0x80u
+#define INODE_DIRSYNC   0x10000u	/* directories: as INODE_SYNC, for entries */
+#define INODE_USER_FLAGS                                                                                              \
+	(INODE_SYNC | INODE_IMMUTABLE | INODE_APPEND | INODE_NODUMP | INODE_NOATIME | INODE_DIRSYNC)
+#define INODE_FLAGS_KNOWN (INODE_INLINE | INODE_USER_FLAGS)
 
 struct disk_inode {
 	le64 size;		/* bytes; directories: number of entries */
@@ -373,6 +383,9 @@ struct super {
 	int64_t created_sec;
 	uint32_t created_nsec;
 };
+
+/* Those of INODE_USER_FLAGS that an inode of this mode may have. */
+uint32_t inode_user_mask(uint32_t mode);
 
 /* Where copy `copy` of these lives. */
 static inline uint64_t super_blkno(uint64_t nblocks, unsigned copy)

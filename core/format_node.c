@@ -152,6 +152,13 @@ static bool mode_ok(uint32_t mode)
 	       S_ISFIFO(mode) || S_ISSOCK(mode);
 }
 
+uint32_t inode_user_mask(uint32_t mode)
+{
+	if (S_ISDIR(mode))
+		return INODE_USER_FLAGS;
+	return S_ISREG(mode) ? INODE_USER_FLAGS & ~INODE_DIRSYNC : INODE_NODUMP | INODE_NOATIME;
+}
+
 /* What the size and the blocks of an inode may be depends on its type. */
 static const char *inode_wrong_contents(const struct super *sb, const struct disk_inode *in)
 {
@@ -164,6 +171,8 @@ static const char *inode_wrong_contents(const struct super *sb, const struct dis
 		return "block count out of range";
 	if ((flags & ~(uint64_t)INODE_FLAGS_KNOWN) != 0)
 		return "unknown flags";
+	if ((flags & INODE_USER_FLAGS & ~(uint64_t)inode_user_mask(mode)) != 0)
+		return "flags that its type cannot have";
 	if ((flags & INODE_INLINE) == 0)
 		return NULL;
 	if (!S_ISREG(mode) && !S_ISLNK(mode))

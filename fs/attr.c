@@ -103,6 +103,8 @@ static int setattr_step(struct fs *fs, struct dev_queue *q, void *arg, struct mi
 	struct txn t;
 	int err = inode_get(fs, s->ino, miss, &di);
 
+	if (!err)
+		err = flags_check_attr(&di, s->set);
 	if (err)
 		return err;
 	fs_now(fs, &now);

@@ -20,12 +20,21 @@ struct durable_answers {
 	_Atomic bool all, names; /* names: those of directories */
 };
 
+struct cache_drop {
+	struct dev_task task; /* private */
+	void *owner;
+	/* in */
+	struct dev_queue *q; /* `done` runs there */
+	uint64_t ino; /* 0: of all files */
+	void (*done)(struct cache_drop *drop);
+};
+
 struct control {
 	struct fs *fs;
 	struct scrub_job *scrub;
 	uid_t owner; /* who mounted the volume */
-	/* Makes the kernel forget what it has in its caches; serves `q` meanwhile. */
-	void (*drop_caches)(void *arg, struct dev_queue *q);
+	/* Makes the kernel write back and forget what it has cached, and tells `drop`. */
+	void (*drop_caches)(void *arg, struct cache_drop *drop);
 	void *drop_arg;
 	const char *transport;
 	const char *requests; /* how they come */
@@ -44,16 +53,28 @@ void control_init(struct control *c, const struct mount_options *o);
 
 #define CONTROL_MAX 8192u /* bytes of the largest structure */
 
+/* What is still to be done when a request has been handled; it is answered behind that. */
+enum control_then {
+	THEN_ANSWER,
+	THEN_DROP_CACHES, /* the kernel's, of all files */
+	THEN_SETTLE, /* what was stored through mmap into a file that takes no more changes: control.drop_caches(), then fs_settle_end() */
+	THEN_TRIM, /* fs_trim() of `trim`; the answer is a struct fstrim_range with what was trimmed */
+};
+
 struct control_caller {
 	struct dev_queue *q; /* of the thread */
 	uid_t uid; /* whose request it is */
+	uint64_t ino; /* of the file it was made on */
+	/* out */
+	enum control_then then;
+	struct fs_trim trim; /* its range */
 };
 
 /*
  * Does what `cmd` says.  `in`: `in_len` bytes from the caller.  On success up to `out_room` bytes are put to `out` and *out_len says how
- * many.  Runs on any worker's thread; only a shutdown and a remount wait for the device.
+ * many.  who->then counts after an error too.  Runs on any worker's thread; waits for what is not in memory or must be durable.
  */
-int control_run(struct control *c, const struct control_caller *who, unsigned cmd, const void *in, size_t in_len,
+int control_run(struct control *c, struct control_caller *who, unsigned cmd, const void *in, size_t in_len,
 		void *out, size_t out_room, size_t *out_len);
 
 /* All that there is to know now. */

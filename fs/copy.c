@@ -107,6 +107,7 @@ static void chunk_written(struct fs_io *io)
 	struct chunk *k = (struct chunk *)io;
 	struct copy *c = k->c;
 
+	c->user->must_sync |= io->must_sync;
 	if (io->result < 0)
 		copy_end(c, (int)io->result);
 	else
@@ -165,10 +166,15 @@ static void hole_made(struct data_task *task, int err)
 {
 	struct copy *c = (struct copy *)((char *)task - offsetof(struct copy, task));
 
-	if (err)
+	if (err) {
 		copy_end(c, err);
-	else
+	} else {
+		/* Rather once too often than to look: only where inodes may have flags. */
+		volume_lock(c->fs->v);
+		c->user->must_sync |= c->fs->v->sb.incompat & FEATURE_INCOMPAT_INODE_FLAGS;
+		volume_unlock(c->fs->v);
 		copy_advance(c, c->hole.end - c->hole.off, true);
+	}
 }
 
 static void copy_hole(struct copy *c)

@@ -52,10 +52,6 @@ struct daemon {
 	struct inval *inval;
 	struct commit_timer timer;
 
-	struct dev_task drop_task; /* drop_caches(), on this thread */
-	struct dev_event drop_done;
-	_Atomic bool drop_begun;
-
 	bool unmounting; /* after a signal */
 	bool closing; /* no requests are read any more */
 	int64_t give_up_ms; /* 0: not yet */
@@ -187,32 +183,40 @@ static int open_fs(struct daemon *d)
 	return err ? failed(d, "the file system cannot be opened", err) : 0;
 }
 
+static void drop_over(struct dev_task *task)
+{
+	struct cache_drop *drop = (struct cache_drop *)((char *)task - offsetof(struct cache_drop, task));
+
+	drop->done(drop);
+}
+
 /*
  * The kernel may wait for a page that is being read or written: for workers, then, and so not on one of theirs.  Once they read no
  * more requests it would wait for ever.
  */
-static void drop_caches_here(struct dev_task *task)
+static void drop_here(struct dev_task *task)
 {
-	struct daemon *d = (struct daemon *)((char *)task - offsetof(struct daemon, drop_task));
-	uint64_t n = 0, *inos = d->closing ? NULL : fs_known_inodes(d->fs, &n);
+	struct cache_drop *drop = (struct cache_drop *)((char *)task - offsetof(struct cache_drop, task));
+	struct daemon *d = drop->owner;
+	uint64_t n = 0, *inos = drop->ino || d->closing ? NULL : fs_known_inodes(d->fs, &n);
 
 	/* Of what the kernel does not know it says so. */
+	if (drop->ino && !d->closing)
+		fuse_lowlevel_notify_inval_inode(d->se, drop->ino, 0, 0);
 	for (uint64_t i = 0; i < n; i++)
 		fuse_lowlevel_notify_inval_inode(d->se, inos[i], 0, 0);
 	free(inos);
-	dev_event_set(&d->drop_done);
+	drop->task.run = drop_over;
+	dev_post(drop->q, &drop->task);
 }
 
-static void drop_caches(void *arg, struct dev_queue *q)
+static void drop_caches(void *arg, struct cache_drop *drop)
 {
 	struct daemon *d = arg;
 
-	if (atomic_exchange(&d->drop_begun, true))
-		return;
-	dev_event_init(&d->drop_done, q);
-	d->drop_task.run = drop_caches_here;
-	dev_post(d->q, &d->drop_task);
-	dev_event_wait(&d->drop_done);
+	drop->owner = d;
+	drop->task.run = drop_here;
+	dev_post(d->q, &drop->task);
 }
 
 static unsigned count_workers(void)

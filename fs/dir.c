@@ -145,6 +145,7 @@ void inode_make(struct fs *fs, const struct fs_cred *cred, const struct disk_ino
 		.uid = put32(cred->uid),
 		.gid = inherit ? dir->gid : put32(cred->gid),
 		.nlink = put32(is_dir ? 2 : 1),
+		.flags = put64(flags_inherit(dir, mode)),
 		.generation = put64(fs->v->generation),
 	};
 	di->atime = di->mtime = di->ctime = di->btime = time_encode(now);
@@ -248,6 +249,9 @@ static int dir_find_free(struct fs *fs, uint64_t dir, const char *name, size_t l
 		return err;
 	if (pos->ino)
 		return -EEXIST;
+	err = flags_check_mutable(di);
+	if (err)
+		return err;
 	return pos->offset ? 0 : -ENOSPC;
 }
 
@@ -258,7 +262,7 @@ static void create_inode(struct fs *fs, const struct create *c, uint32_t mode, c
 	di->size = put64(c->target_len);
 	di->rdev = put64(c->rdev);
 	if (c->target)
-		di->flags = put64(INODE_INLINE);
+		di->flags = put64(get64(di->flags) | INODE_INLINE);
 	if (S_ISDIR(mode))
 		di->parent = put64(c->parent);
 }
@@ -418,6 +422,8 @@ static int tmpfile_step(struct fs *fs, struct dev_queue *q, void *arg, struct mi
 	int err = inode_get_dir(fs, c->parent, miss, &dir);
 
 	if (!err)
+		err = flags_check_mutable(&dir);
+	if (!err)
 		err = acl_from_dir(fs, c->parent, c->cred->umask, miss, &mode, &acl);
 	if (err)
 		return err;
@@ -460,7 +466,7 @@ static int inode_add_link(struct fs *fs, uint64_t ino, struct miss *miss, const 
 
 	if (err)
 		return err;
-	if (mode_is(di, S_IFDIR))
+	if (mode_is(di, S_IFDIR) || flags_check_free(di))
 		return -EPERM;
 	uint32_t nlink = get32(di->nlink);
 	if (!nlink && !is_held(fs, ino))
@@ -589,6 +595,8 @@ static int unlink_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 	if (pos.ino == INO_ROOT)
 		return -EBUSY;
 	err = dir_child(fs, u->parent, pos.ino, miss, &di);
+	if (!err)
+		err = flags_check_remove(&dir, &di);
 	if (err)
 		return err;
 	bool is_dir = mode_is(&di, S_IFDIR);

@@ -274,6 +274,8 @@ int falloc_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss
 	if (!err)
 		err = file_check(&di);
 	if (!err)
+		err = f->kind == FALLOC_RESERVE ? flags_check_mutable(&di) : flags_check_free(&di);
+	if (!err)
 		err = truncate_pending(fs, q, f->ino, miss);
 	if (err)
 		return err;

@@ -129,6 +129,24 @@ int fs_getattr(struct fs *fs, struct dev_queue *q, uint64_t ino, struct fs_attr 
 int fs_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, const struct fs_attr *in,
 	       struct fs_attr *out);
 
+/*
+ * Flags as chattr(1) has them: INODE_USER_FLAGS of core/format.h.  Operations that an immutable or append-only inode does not allow are
+ * -EPERM, as on ext4; new inodes inherit some of their directory's.
+ */
+int fs_get_flags(struct fs *fs, struct dev_queue *q, uint64_t ino, uint32_t *flags);
+/* Those in `mask` become what `flags` says.  For user `uid`: -EPERM unless it is the owner or root; root only for INODE_IMMUTABLE and
+ * INODE_APPEND.  -EOPNOTSUPP: flags that we do not have, or not for this type. */
+int fs_set_flags(struct fs *fs, struct dev_queue *q, uint32_t uid, uint64_t ino, uint32_t mask, uint32_t flags);
+/*
+ * A file has just become immutable or append-only: what the kernel had been given for it before, through mmap(2), is still to be written.
+ * Between these two such writes (fs_io.cached) are let through.  False: there is nothing to wait for, and nothing to end.
+ */
+bool fs_settle_begin(struct fs *fs, uint64_t ino);
+void fs_settle_end(struct fs *fs, uint64_t ino);
+/* Is a change of it (`names`: of its entries) to be acknowledged only when durable, by its flags?  Costs nothing on a volume where no
+ * inode ever had flags. */
+bool fs_must_sync(struct fs *fs, struct dev_queue *q, uint64_t ino, bool names);
+
 struct fs_statfs {
 	uint64_t blocks, bfree, bavail, files, ffree;	/* blocks of 4096 */
 };
@@ -169,12 +187,14 @@ struct fs_io {
 	void *buf;
 	bool no_atime;		/* read: leaves the time of the last access alone */
 	bool cached;		/* write: was acknowledged before; see fs_config.cached_bytes */
+	bool append;		/* write: of a descriptor that can do nothing else; an append-only file takes no other */
 	void (*done)(struct fs_io *io);
 	void (*release)(struct fs_io *io);
 	/* out */
 	const void *data;
 	ssize_t result;		/* bytes, or negative errno */
 	uint64_t lsn;		/* write: what to sync to */
+	bool must_sync;		/* write: as fs_must_sync() */
 	/* private to file code: */
 	struct fs *fs;
 	struct dev_queue *q;
@@ -206,6 +226,7 @@ struct fs_copy {
 	void (*release)(struct fs_copy *c);
 	/* out */
 	int64_t result;
+	bool must_sync;		/* as fs_must_sync() */
 };
 void fs_copy_range(struct fs *fs, struct dev_queue *q, struct fs_copy *c);
 /* The same, waiting, until the data is home as well. */
@@ -239,6 +260,29 @@ bool fs_look_low(struct fs *fs);
  * last.  All that are known from the first call to the last are met.  With `written` only those that had a write with fs_io.cached.
  */
 bool fs_known(struct fs *fs, uint64_t *cursor, bool written, uint64_t *ino, unsigned n, unsigned *got);
+
+/*
+ * Async.  Tells the device that what is free in bytes [start, start + len) of it is of no use, in runs of at least `minlen` bytes; a part at
+ * a time, which cannot be allocated meanwhile.  `result`: 0 and `trimmed`; -EINVAL (behind the end, less than a block), -EROFS,
+ * -EOPNOTSUPP (the device cannot), -EBUSY (one is running), -EINTR, or the device's error, and what was trimmed before.
+ */
+struct fs_trim {
+	uint64_t start, len, minlen;
+	bool (*cancelled)(struct fs_trim *t);	/* asked between parts; NULL: never */
+	void (*done)(struct fs_trim *t);
+	int result;
+	uint64_t trimmed;
+	/* private */
+	struct fs *fs;
+	struct dev_queue *q;
+	struct dev_task task;
+	struct provide provide;
+	uint64_t next, end;	/* blocks */
+	struct trim_run *run;
+	unsigned nruns, cap, pending;
+	int err;
+};
+void fs_trim(struct fs *fs, struct dev_queue *q, struct fs_trim *t);
 
 /* --- durability --- */
 

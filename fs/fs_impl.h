@@ -4,7 +4,7 @@
  *
  * fs.c      open/close, table of known inodes, the step driver, inode items, orphans
  * dir.c     entries: find, add, remove; lookup, create, link, unlink, rmdir;  rename.c;  readdir.c (with readlink)
- * attr.c    getattr, setattr, statfs;  xattr.c, and acl.c for what ACLs and modes have to do with each other;  lazytime.c  access times
+ * attr.c    getattr, setattr, statfs;  flags.c;  xattr.c, and acl.c for what ACLs and modes have to do with each other;  lazytime.c  access times
  * extmap.c  the extents of a range: read them, edit them, turn the edit into transaction records
  * data.c    what changes of contents share: inline contents, bases of logged changes
  * read.c write.c (write_plan.c write_io.c) copy.c truncate.c fallocate.c (with lseek) sync.c
@@ -30,6 +30,7 @@ struct inode {
 	bool orphan;		/* without a name: to be removed when nlookup and npin are 0 */
 	bool queued;		/* on fs->reap */
 	bool written;		/* had a write with fs_io.cached */
+	uint32_t settling;	/* fs_settle_begin() less fs_settle_end(); each is a pin too */
 	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
 	uint8_t default_acl;	/* enum default_acl: a promise, changed with the attribute */
 	uint64_t lsn_change;	/* what fsync syncs to */
@@ -147,6 +148,26 @@ void atime_overlay(struct fs *fs, uint64_t ino, struct disk_inode *di);
 void atime_written(struct fs *fs, struct inode *inode);
 /* For fs_service(): writes one that has waited for a day.  True: there may be more. */
 bool atime_expire(struct fs *fs, struct dev_queue *q);
+
+/* --- flags (flags.c): -EPERM or 0 --- */
+
+/* Of the changes of setattr; contents are truncated elsewhere. */
+int flags_check_attr(const struct disk_inode *di, unsigned set);
+int flags_check_write(struct fs *fs, const struct disk_inode *di, const struct fs_io *io);
+/* An entry of `dir` that names `di` goes. */
+int flags_check_remove(const struct disk_inode *dir, const struct disk_inode *di);
+/* An entry is added to `dir`; or whatever an append-only inode allows is done to it. */
+static inline int flags_check_mutable(const struct disk_inode *di)
+{
+	return get64(di->flags) & INODE_IMMUTABLE ? -EPERM : 0;
+}
+/* What neither allows: another name, another xattr, another size. */
+static inline int flags_check_free(const struct disk_inode *di)
+{
+	return get64(di->flags) & (INODE_IMMUTABLE | INODE_APPEND) ? -EPERM : 0;
+}
+/* Those of INODE_USER_FLAGS that something of this mode has when it is made in `dir`. */
+uint64_t flags_inherit(const struct disk_inode *dir, uint32_t mode);
 
 /* --- removal (fs.c calls, truncate.c does) --- */
 

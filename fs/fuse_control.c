@@ -1,7 +1,103 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuse_control.c - ioctl(2) on the mount: brings a request of ioctl.h to control.h. */
+/* fuse_control.c - ioctl(2) on the mount: brings a request of ioctl.h to control.h, and what takes longer to its end. */
+#include <linux/fs.h>
+#undef BLOCK_SIZE /* core/format.h has ours */
+#include <stdlib.h>
+#include <string.h>
+
 #include "fs/control.h"
 #include "fs/fuse_ops.h"
+
+/* A request that is answered later, on the worker that read it. */
+struct later {
+	struct cache_drop drop;
+	struct fs_trim trim;
+	struct call c;
+	fuse_req_t req;
+	uint64_t ino;
+	bool settle;
+	int err; /* to answer; if 0: */
+	size_t len;
+	char out[64];
+};
+
+static void later_end(struct later *l, int err, const void *out, size_t len)
+{
+	struct worker *w = l->c.worker;
+
+	if (err)
+		fuse_reply_err(l->req, -err);
+	else
+		fuse_reply_ioctl(l->req, 0, out, len);
+	free(l);
+	worker_end(w);
+}
+
+static void dropped(struct cache_drop *drop)
+{
+	struct later *l = (struct later *)((char *)drop - offsetof(struct later, drop));
+
+	if (l->settle)
+		fs_settle_end(l->c.fs, l->ino);
+	later_end(l, l->err, l->out, l->len);
+}
+
+static bool interrupted(struct fs_trim *trim)
+{
+	struct later *l = (struct later *)((char *)trim - offsetof(struct later, trim));
+
+	return fuse_req_interrupted(l->req);
+}
+
+static void trimmed(struct fs_trim *trim)
+{
+	struct later *l = (struct later *)((char *)trim - offsetof(struct later, trim));
+	struct fstrim_range r = {.start = trim->start, .len = trim->trimmed, .minlen = trim->minlen};
+
+	later_end(l, trim->result, &r, sizeof(r));
+}
+
+static struct later *later_new(const struct call *c, fuse_req_t req, const struct control_caller *who)
+{
+	struct later *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	l->c = *c;
+	l->req = req;
+	l->ino = who->ino;
+	l->settle = who->then == THEN_SETTLE;
+	l->drop = (struct cache_drop){.q = c->q, .ino = l->settle ? who->ino : 0, .done = dropped};
+	l->trim = who->trim;
+	l->trim.cancelled = interrupted;
+	l->trim.done = trimmed;
+	worker_begin(c->worker);
+	return l;
+}
+
+static void run_later(const struct call *c, fuse_req_t req, const struct control_caller *who, int err, const void *out,
+		      size_t len)
+{
+	const struct control *control = c->glue->control;
+	struct later *l = later_new(c, req, who);
+
+	if (l && who->then == THEN_TRIM) {
+		fs_trim(c->fs, c->q, &l->trim);
+		return;
+	}
+	if (l) {
+		assert(len <= sizeof(l->out));
+		memcpy(l->out, out, len);
+		l->len = len;
+		l->err = err;
+		control->drop_caches(control->drop_arg, &l->drop);
+		return;
+	}
+	/* It has been done as far as it is ours; only the kernel's caches are as they were. */
+	if (who->then == THEN_SETTLE)
+		fs_settle_end(c->fs, who->ino);
+	fuse_reply_err(req, err ? -err : ENOMEM);
+}
 
 void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
 			unsigned flags, const void *in, size_t in_len, size_t out_room)
@@ -10,17 +106,18 @@ void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
 	char out[CONTROL_MAX];
 	size_t len = 0;
 
-	(void)ino;
 	(void)arg;
 	(void)fi;
 	(void)flags;
 	if (out_room > sizeof(out))
 		out_room = sizeof(out);
 
-	struct control_caller who = {.q = c.q, .uid = fuse_req_ctx(req)->uid};
+	struct control_caller who = {.q = c.q, .uid = fuse_req_ctx(req)->uid, .ino = ino};
 	int err = control_run(c.glue->control, &who, cmd, in, in_len, out, out_room, &len);
 
-	if (err)
+	if (who.then != THEN_ANSWER)
+		run_later(&c, req, &who, err, out, len);
+	else if (err)
 		fuse_reply_err(req, -err);
 	else
 		fuse_reply_ioctl(req, 0, out, len);

@@ -171,7 +171,7 @@ static void write_done(struct fs_io *io)
 
 	if (write_rest(op, &c))
 		return;
-	if (io->result < 0 || !op->durable) {
+	if (io->result < 0 || !(op->durable || io->must_sync)) {
 		write_finish(op, io->result);
 		return;
 	}
@@ -236,6 +236,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	op->io.off = (uint64_t)off;
 	op->io.len = size;
 	op->io.cached = fi->writepage;
+	op->io.append = fi->flags & O_APPEND;
 	op->io.done = write_done;
 	op->req = req;
 	op->worker = c.worker;
@@ -289,7 +290,7 @@ static void copy_done(struct fs_copy *copy)
 	struct copy_op *op = (struct copy_op *)copy;
 	struct call c = call_of(op->req);
 
-	if (copy->result <= 0 || !c.glue->control->durable.all) {
+	if (copy->result <= 0 || !(c.glue->control->durable.all || copy->must_sync)) {
 		copy_answer(op, copy->result);
 		return;
 	}

@@ -127,7 +127,7 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	struct fs_attr attr;
 	int err = create(req, parent, name, mode, rdev, &attr);
 
-	reply_change_entry(req, err, &attr);
+	reply_change_entry(req, parent, err, &attr);
 }
 
 /*
@@ -158,7 +158,7 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	struct fs_attr attr;
 	int err = create(req, parent, name, (mode & ~(mode_t)S_IFMT) | S_IFDIR, 0, &attr);
 
-	reply_change_entry(req, err, &attr);
+	reply_change_entry(req, parent, err, &attr);
 }
 
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
@@ -169,7 +169,7 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
 	struct fs_attr attr;
 	int err = fs_symlink(c.fs, c.q, &cred, parent, name, strlen(name), target, &attr);
 
-	reply_change_entry(req, err, &attr);
+	reply_change_entry(req, parent, err, &attr);
 }
 
 static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -178,21 +178,21 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 	struct fs_attr attr;
 	int err = fs_link(c.fs, c.q, ino, parent, name, strlen(name), &attr);
 
-	reply_change_entry(req, err, &attr);
+	reply_change_entry(req, parent, err, &attr);
 }
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct call c = call_of(req);
 
-	reply_change(req, CHANGE_NAMES, fs_unlink(c.fs, c.q, parent, name, strlen(name)));
+	reply_change(req, CHANGE_NAMES, parent, fs_unlink(c.fs, c.q, parent, name, strlen(name)));
 }
 
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct call c = call_of(req);
 
-	reply_change(req, CHANGE_NAMES, fs_rmdir(c.fs, c.q, parent, name, strlen(name)));
+	reply_change(req, CHANGE_NAMES, parent, fs_rmdir(c.fs, c.q, parent, name, strlen(name)));
 }
 
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
@@ -204,7 +204,8 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	int err = fs_rename(c.fs, c.q, &cred, parent, name, strlen(name), newparent, newname, strlen(newname),
 			    flags);
 
-	reply_change(req, CHANGE_NAMES, err);
+	/* Either directory may want it. */
+	reply_change(req, CHANGE_NAMES, !err && fs_must_sync(c.fs, c.q, parent, true) ? parent : newparent, err);
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -372,7 +373,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	int err = fs_setattr(c.fs, c.q, ino, set_flags(to_set), &in, &out);
 
 	(void)fi;
-	reply_change_attr(req, err, &out);
+	reply_change_attr(req, ino, err, &out);
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -430,7 +431,7 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 		flags |= FS_XATTR_KILL_SGID;
 	if (!err)
 		err = fs_setxattr(c.fs, c.q, ino, name, value, size, flags);
-	reply_change(req, CHANGE_FILE, err);
+	reply_change(req, CHANGE_FILE, ino, err);
 }
 
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
@@ -443,7 +444,7 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	/* An ACL that is not there is what its removal leaves; the kernel asks for it so too when an empty one is set. */
 	if (err == -ENODATA && acl_kind(name) != ACL_IS_NONE)
 		err = 0;
-	reply_change(req, CHANGE_FILE, err);
+	reply_change(req, CHANGE_FILE, ino, err);
 }
 
 /* `name` NULL: the list of names.  Who may see those of trusted.* depends on a capability; a request tells only the user. */
@@ -491,7 +492,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 	struct call c = call_of(req);
 
 	(void)fi;
-	reply_change(req, CHANGE_FILE, fs_fallocate(c.fs, c.q, ino, mode, (uint64_t)off, (uint64_t)len));
+	reply_change(req, CHANGE_FILE, ino, fs_fallocate(c.fs, c.q, ino, mode, (uint64_t)off, (uint64_t)len));
 }
 
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)

@@ -55,10 +55,10 @@ void fuse_glue_entry(const struct fs_attr *attr, struct fuse_entry_param *e);
 
 enum change_kind { CHANGE_NAMES, CHANGE_FILE };
 
-/* Reply to a change that ended in `err` (0 or negative errno): nothing more; an entry; attributes. */
-void reply_change(fuse_req_t req, enum change_kind kind, int err);
-void reply_change_entry(fuse_req_t req, int err, const struct fs_attr *attr);
-void reply_change_attr(fuse_req_t req, int err, const struct fs_attr *attr);
+/* Reply to a change of `ino` (for names: the directory) that ended in `err` (0 or negative errno): nothing more; an entry; attributes. */
+void reply_change(fuse_req_t req, enum change_kind kind, fuse_ino_t ino, int err);
+void reply_change_entry(fuse_req_t req, fuse_ino_t dir, int err, const struct fs_attr *attr);
+void reply_change_attr(fuse_req_t req, fuse_ino_t ino, int err, const struct fs_attr *attr);
 
 void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,

@@ -85,39 +85,40 @@ static void reply_when_durable(const struct reply *r, const struct call *c)
 	fs_fsync(c->fs, c->q, &held->sync);
 }
 
-static void reply_to_change(struct reply *r, enum change_kind kind, int err)
+static void reply_to_change(struct reply *r, enum change_kind kind, fuse_ino_t ino, int err)
 {
 	struct call c = call_of(r->req);
 
 	const struct durable_answers *durable = &c.glue->control->durable;
 
-	if (!err && (durable->all || (durable->names && kind == CHANGE_NAMES)))
+	if (!err && (durable->all || (durable->names && kind == CHANGE_NAMES) ||
+		     fs_must_sync(c.fs, c.q, ino, kind == CHANGE_NAMES)))
 		reply_when_durable(r, &c);
 	else
 		reply_send(r, err);
 }
 
-void reply_change(fuse_req_t req, enum change_kind kind, int err)
+void reply_change(fuse_req_t req, enum change_kind kind, fuse_ino_t ino, int err)
 {
 	struct reply r = {.req = req, .shape = SHAPE_ERR};
 
-	reply_to_change(&r, kind, err);
+	reply_to_change(&r, kind, ino, err);
 }
 
-void reply_change_entry(fuse_req_t req, int err, const struct fs_attr *attr)
+void reply_change_entry(fuse_req_t req, fuse_ino_t dir, int err, const struct fs_attr *attr)
 {
 	struct reply r = {.req = req, .shape = SHAPE_ENTRY};
 
 	if (!err)
 		fuse_glue_entry(attr, &r.entry);
-	reply_to_change(&r, CHANGE_NAMES, err);
+	reply_to_change(&r, CHANGE_NAMES, dir, err);
 }
 
-void reply_change_attr(fuse_req_t req, int err, const struct fs_attr *attr)
+void reply_change_attr(fuse_req_t req, fuse_ino_t ino, int err, const struct fs_attr *attr)
 {
 	struct reply r = {.req = req, .shape = SHAPE_ATTR};
 
 	if (!err)
 		fuse_glue_stat(attr, &r.entry.attr);
-	reply_to_change(&r, CHANGE_FILE, err);
+	reply_to_change(&r, CHANGE_FILE, ino, err);
 }

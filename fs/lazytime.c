@@ -21,7 +21,7 @@ bool atime_due(struct fs *fs, const struct disk_inode *di, const struct timespec
 	struct timespec mtime = time_decode(&di->mtime);
 	struct timespec ctime = time_decode(&di->ctime);
 
-	if (fs->cfg.atime == FS_NOATIME || volume_writable(fs->v) || fs->v->resting)
+	if (fs->cfg.atime == FS_NOATIME || get64(di->flags) & INODE_NOATIME || volume_writable(fs->v) || fs->v->resting)
 		return false;
 	if (fs->cfg.nodiratime && mode_is(di, S_IFDIR))
 		return false;

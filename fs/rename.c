@@ -158,6 +158,16 @@ static int check_loops(struct fs *fs, struct rename *r, const struct plan *p, st
 	return err;
 }
 
+static int check_flags(const struct plan *p)
+{
+	const struct member *to = p->child[1];
+	int err = flags_check_remove(&p->dir[0]->di, &p->child[0]->di);
+
+	if (err)
+		return err;
+	return to ? flags_check_remove(&p->dir[1]->di, &to->di) : flags_check_mutable(&p->dir[1]->di);
+}
+
 /* In the order in which Linux decides. */
 static int check_rules(struct fs *fs, struct rename *r, const struct plan *p, struct miss *miss)
 {
@@ -168,6 +178,8 @@ static int check_rules(struct fs *fs, struct rename *r, const struct plan *p, st
 	if (!to && r->flags & RENAME_EXCHANGE)
 		return -ENOENT;
 	int err = check_loops(fs, r, p, miss);
+	if (!err && from != to)
+		err = check_flags(p);
 	if (err || !to || r->flags & RENAME_EXCHANGE || from == to)
 		return err;
 	if (is_dir(from) && !is_dir(to))

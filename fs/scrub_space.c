@@ -23,7 +23,6 @@ static void super_bad(struct scrub *s, unsigned copy, uint64_t blkno)
 	bool repaired = false;
 	auto_free void *good = dev_alloc(BLOCK_SIZE, true);
 
-	/* Constant as long as the volume is open. */
 	if (good) {
 		super_encode(&s->v->sb, copy, good);
 		repaired = scrub_rewrite(s, blkno, good, super_verify, NULL);
@@ -39,6 +38,7 @@ int scrub_supers(struct scrub *s)
 
 	if (!block)
 		return -ENOMEM;
+	volume_super_begin(s->v, s->q);
 	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
 		uint64_t blkno = super_blkno(s->v->sb.nblocks, copy);
 		int err = dev_read(s->q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
@@ -47,6 +47,7 @@ int scrub_supers(struct scrub *s)
 		if (err || super_verify(s, NULL, block, blkno, NULL))
 			super_bad(s, copy, blkno);
 	}
+	volume_super_end(s->v);
 	return scrub_pace(s);
 }
 

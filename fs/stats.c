@@ -138,7 +138,6 @@ static void collect_state(const struct volume *v, bool resting, struct holdfast_
 static void collect_identity(const struct volume *v, struct holdfast_stats *out)
 {
 	memcpy(out->uuid, v->sb.uuid, sizeof(out->uuid));
-	memcpy(out->label, v->sb.label, sizeof(out->label));
 	snprintf(out->source, sizeof(out->source), "%s", v->dev->path);
 	snprintf(out->engine, sizeof(out->engine), "%s", v->dev->ops->name);
 	snprintf(out->version, sizeof(out->version), "%s", HOLDFAST_VERSION);
@@ -153,6 +152,7 @@ void stats_collect(struct fs *fs, struct holdfast_stats *out)
 	collect_identity(v, out);
 	collect_files(fs, c);
 	volume_lock(v);
+	memcpy(out->label, v->sb.label, sizeof(out->label));
 	collect_volume(v, c);
 	collect_space(v, c);
 	collect_cache(v, c);

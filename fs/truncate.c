@@ -288,6 +288,8 @@ static int trunc_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss
 		err = inode_get(fs, tr->ino, miss, &di);
 	if (!err)
 		err = file_check(&di);
+	if (!err)
+		err = flags_check_free(&di);
 	if (err)
 		return err;
 	if (get64(di.flags) & INODE_INLINE && size <= INLINE_MAX)

@@ -373,7 +373,12 @@ int write_step(struct write *w, struct miss *miss)
 		err = inode_get(fs, w->ino, miss, &di);
 	if (!err)
 		err = file_check(&di);
-	if (!err && w->off + w->len > get64(di.size))
+	if (!err)
+		err = flags_check_write(fs, &di, w->io);
+	if (err)
+		return err;
+	w->io->must_sync = get64(di.flags) & INODE_SYNC;
+	if (w->off + w->len > get64(di.size))
 		err = truncate_pending(fs, w->q, w->ino, miss);
 	if (err)
 		return err;

@@ -245,6 +245,8 @@ static int set_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *
 	int err = inode_get(fs, s->ino, miss, &di);
 
 	if (!err)
+		err = flags_check_free(&di);
+	if (!err)
 		err = xattr_find(fs, s->ino, s->name, miss, &pos);
 	if (!err)
 		err = check_set(s, &pos);

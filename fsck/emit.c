@@ -153,7 +153,7 @@ int emit_inode(struct rebuilder *r, const struct fix_inode *rec, const struct di
 	if (rec->ftype == DT_DIR)
 		out.parent = put64(rec->parent);
 	if (rec->ftype == DT_REG || rec->ftype == DT_LNK)
-		out.flags = put64(rec->flags & FIX_INLINE ? INODE_INLINE : 0);
+		out.flags = put64((get64(di->flags) & INODE_USER_FLAGS) | (rec->flags & FIX_INLINE ? INODE_INLINE : 0));
 	return emit(r, &key, &out, sizeof(out));
 }
 

@@ -82,7 +82,7 @@ struct volume {
 	/* constant after open */
 	struct dev *dev;
 	const struct diag *diag;
-	struct super sb;
+	struct super sb;	/* but label and incompat: under `lock` */
 	unsigned flags;
 	void (*want_checkpoint_fn)(void *arg);
 	void *want_checkpoint_arg;
@@ -108,6 +108,7 @@ struct volume {
 	bool checkpoint_wanted, checkpoint_running;
 	bool resting;		/* see volume_rest() */
 	bool discard;		/* VOLUME_DISCARD; may be changed */
+	bool super_busy;	/* see super.c */
 	uint64_t checkpoint_lsn;	/* applied_lsn of the last durable root */
 	STAILQ_HEAD(, volume_waiter) waiters;
 	struct volume_watch watch;
@@ -242,6 +243,19 @@ void volume_note_space(struct volume *v);
 
 /* Without a checkpoint thread: makes the checkpoint that is due, if one is.  To be called between operations. */
 int volume_service(struct volume *v, struct dev_queue *q);
+
+/* --- superblock (super.c) --- */
+
+/*
+ * Durable when it returns, and then all that was changed before is durable too.  After a power cut meanwhile it is the old or the new one.
+ * Waits, serving q.  No lock held.  -EROFS, -EIO (the volume fails).
+ */
+int volume_set_label(struct volume *v, struct dev_queue *q, const char *label);
+/* The same for features that what is to be changed next needs. */
+int volume_add_feature(struct volume *v, struct dev_queue *q, uint32_t incompat);
+/* Between these two nobody changes the superblock.  begin waits, serving q. */
+void volume_super_begin(struct volume *v, struct dev_queue *q);
+void volume_super_end(struct volume *v);
 
 /* Read-only from now on, with a reason; the log fails too.  Any thread, lock held or not.  First call wins. */
 void volume_fail(struct volume *v, int err, const char *why);

@@ -5,15 +5,13 @@ import fcntl
 import json
 import mmap
 import os
-import signal
 import struct
-import subprocess
 import threading
 import time
 
 import pytest
 
-from conftest import BUILD, daemons, run, sha256, wait_for, write_synced
+from conftest import BUILD, run, sha256, write_synced
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 
@@ -26,6 +24,12 @@ def ioc(direction, kind, nr, size):
 
 IOC_WRITE, IOC_READ = 1, 2
 EXT4_SHUTDOWN = ioc(IOC_READ, ord("X"), 125, 4)
+GETVERSION = ioc(IOC_READ, ord("v"), 1, 8)
+SETVERSION = ioc(IOC_WRITE, ord("v"), 2, 8)
+GETLABEL = ioc(IOC_READ, 0x94, 49, 256)
+SETLABEL = ioc(IOC_WRITE, 0x94, 50, 256)
+FITRIM = ioc(IOC_READ | IOC_WRITE, ord("X"), 121, 24)
+FIBMAP = 1
 HOLDFAST_SHUTDOWN = ioc(IOC_READ | IOC_WRITE, 0xe7, 6, 24)
 
 
@@ -197,3 +201,146 @@ def test_shutdown_under_load(unmounted):
             assert f.read() == data
     unmounted.umount()
     unmounted.fsck()
+
+
+# --- label and version ---
+
+def label(path):
+    return ioctl(path, GETLABEL, bytes(256)).rstrip(b"\0").decode()
+
+
+def set_label(path, text):
+    ioctl(path, SETLABEL, text.encode().ljust(256, b"\0"))
+
+
+def test_label(unmounted):
+    unmounted.mkfs("-L", "first")
+    unmounted.mount("allow_other")
+    assert label(unmounted.dir) == "first"
+    set_label(unmounted.dir, "another")
+    assert label(unmounted.dir) == "another" and state(unmounted.dir)["label"] == "another"
+    # It is durable when it has been set.
+    unmounted.kill()
+    info = json.loads(run(HOLDFAST, "info", "--json", unmounted.image, check=False).stdout)
+    assert info["label"] == "another"
+    unmounted.mount("allow_other")
+    for text in ("", "x" * 255, "\u00fc and spaces"):
+        set_label(unmounted.dir, text)
+        unmounted.remount("allow_other")
+        assert label(unmounted.dir) == text
+    assert ioctl_error(unmounted.dir, SETLABEL, b"x" * 256) == errno.EINVAL
+    assert as_nobody(unmounted.dir, SETLABEL, bytes(256)) == errno.EPERM
+    assert as_nobody(unmounted.dir, GETLABEL, bytes(256)) == 0
+    unmounted.remount("ro")
+    assert ioctl_error(unmounted.dir, SETLABEL, bytes(256)) == errno.EROFS
+    unmounted.umount()
+    unmounted.fsck()
+
+
+def test_version(vol):
+    write_synced(vol.path("f"), b"x")
+    first = ioctl(vol.path("f"), GETVERSION, bytes(8))
+    # An int, as programs have it: what is behind it is theirs.
+    assert first[4:] == bytes(4) and ioctl(vol.path("f"), GETVERSION, b"\xff" * 8)[4:] == b"\xff" * 4
+    assert int(run("lsattr", "-v", vol.path("f")).stdout.split()[0]) == struct.unpack("I", first[:4])[0]
+    assert ioctl_error(vol.path("f"), SETVERSION, bytes(8)) == errno.ENOTTY
+
+
+# --- fstrim ---
+
+def used(image):
+    return os.stat(image).st_blocks * 512
+
+
+def test_fstrim(unmounted):
+    """What is freed leaves the image file; what is in use stays; a part, and nothing that is too short."""
+    unmounted.mount("allow_other")
+    keep = os.urandom(3 << 20)
+    write_synced(unmounted.path("keep"), keep)
+    write_synced(unmounted.path("gone"), os.urandom(60 << 20))
+    full = used(unmounted.image)
+    os.unlink(unmounted.path("gone"))
+    trimmed = int(run("fstrim", "-v", unmounted.dir).stdout.split("(")[1].split()[0])
+    assert used(unmounted.image) < full - (58 << 20)
+    size = os.stat(unmounted.image).st_size
+    assert (200 << 20) < trimmed < size
+    halves = [struct.unpack("QQQ", ioctl(unmounted.dir, FITRIM, struct.pack("QQQ", start, size // 2, 0)))[1]
+              for start in (0, size // 2)]
+    assert abs(sum(halves) - trimmed) < 1 << 20
+    answer = struct.unpack("QQQ", ioctl(unmounted.dir, FITRIM, struct.pack("QQQ", 0, 2**64 - 1, 126 << 20)))
+    assert answer[1] < trimmed
+    assert ioctl_error(unmounted.dir, FITRIM, struct.pack("QQQ", size, 2**64 - 1, 0)) == errno.EINVAL
+    assert ioctl_error(unmounted.dir, FITRIM, struct.pack("QQQ", 0, 100, 0)) == errno.EINVAL
+    assert as_nobody(unmounted.dir, FITRIM, struct.pack("QQQ", 0, 2**64 - 1, 0)) == errno.EPERM
+    unmounted.remount("ro")
+    assert ioctl_error(unmounted.dir, FITRIM, struct.pack("QQQ", 0, 2**64 - 1, 0)) == errno.EROFS
+    with open(unmounted.path("keep"), "rb") as f:
+        assert f.read() == keep
+    unmounted.umount()
+    unmounted.fsck()
+
+
+def test_fstrim_in_use(unmounted):
+    """Files come and go, and the daemon is killed at the end."""
+    unmounted.mount()
+    stop = threading.Event()
+    errors = []
+    synced = {}
+
+    def work(n):
+        i = 0
+        while not stop.is_set():
+            name = unmounted.path(f"{n}.{i % 5}")
+            data = os.urandom(200000)
+            if os.path.exists(name):
+                synced.pop(name, None)
+                os.unlink(name)
+            write_synced(name, data)
+            synced[name] = data
+            with open(name, "rb") as f:
+                if f.read() != data:
+                    errors.append(name)
+            i += 1
+
+    def trim():
+        while not stop.is_set():
+            done = run("fstrim", unmounted.dir, check=False)
+            if done.returncode:
+                errors.append(done.stdout)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)] + [threading.Thread(target=trim)]
+    for t in threads:
+        t.start()
+    time.sleep(2)
+    stop.set()
+    for t in threads:
+        t.join(60)
+    assert not errors
+    unmounted.kill()
+    unmounted.mount()
+    for name, data in synced.items():
+        with open(name, "rb") as f:
+            assert f.read() == data
+    unmounted.umount()
+    unmounted.fsck()
+
+
+# --- what is not offered ---
+
+def test_no_swap_file_and_no_block_numbers(vol):
+    """swapon(8) would write to the blocks that a file has now, behind the daemon's back.  It is refused, as nobody is told them."""
+    path = vol.path("swap")
+    write_synced(path, bytes(4 << 20))
+    os.chmod(path, 0o600)
+    run("mkswap", path)
+    done = run("swapon", path, check=False)
+    if done.returncode == 0:
+        run("swapoff", path)
+    assert done.returncode != 0
+    with open("/proc/swaps", encoding="utf-8") as f:
+        assert path not in f.read()
+    with open(path, "rb") as f:
+        try:
+            assert fcntl.ioctl(f.fileno(), FIBMAP, struct.pack("I", 0)) == bytes(4)
+        except OSError as e:
+            assert e.errno in (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP)

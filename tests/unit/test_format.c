@@ -945,6 +945,11 @@ static void test_item_inode(void **state)
 		bool may_inline = S_ISREG(good[i]) || S_ISLNK(good[i]);
 
 		item_verdict(&it, INODE_AT(flags), INODE_INLINE, 8, may_inline ? 0 : -EUCLEAN);
+		for (uint64_t bit = 2; bit; bit <<= 1) {
+			uint64_t may = S_ISDIR(good[i]) ? 0x100f8 : S_ISREG(good[i]) ? 0xf8 : 0xc0;
+
+			item_verdict(&it, INODE_AT(flags), bit, 8, bit & may ? 0 : -EUCLEAN);
+		}
 		item_verdict(&it, INODE_AT(nblocks), 1, 8, S_ISREG(good[i]) ? 0 : -EUCLEAN);
 		item_verdict(&it, INODE_AT(size), MAX_SYMLINK, 8, 0);
 		item_verdict(&it, INODE_AT(size), MAX_SYMLINK + 1, 8, S_ISLNK(good[i]) ? -EUCLEAN : 0);
