@@ -63,6 +63,10 @@
 	X(NLINK_NOT_LOWERED, "nlink-not-lowered", "unlink leaves the link count") \
 	X(MTIME_FORGOTTEN, "mtime-forgotten", "a write leaves the file's times") \
 	X(XATTR_CHUNK_LEFT, "xattr-chunk-left", "a shorter value leaves the longer one's chunks") \
+	X(ACL_WITHOUT_MODE, "acl-without-mode", "an access ACL that is set leaves the mode") \
+	X(ACL_IN_TWO, "acl-in-two", "an access ACL and the mode change in two transactions") \
+	X(ACL_LEFT_BY_CHMOD, "acl-left-by-chmod", "chmod leaves the access ACL") \
+	X(DEFAULT_ACL_STALE, "default-acl-stale", "that a directory has a default ACL now is not noted") \
 	X(CHANGE_NOT_NOTED, "change-not-noted", "an inode's last LSN is not kept: fsync returns early") \
 	X(FDATASYNC_IGNORES_SIZE, "fdatasync-ignores-size", "fdatasync does not wait for a truncation")
 /* clang-format on */

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "core/bug.h"
+
 int acl_may_have(enum acl_kind kind, const struct disk_inode *di)
 {
 	if (mode_is(di, S_IFLNK))
@@ -32,7 +34,7 @@ int acl_follow_mode(struct fs *fs, struct txn *t, uint64_t ino, const struct dis
 	struct xattr_pos pos;
 	struct acl acl;
 
-	if (mode_is(di, S_IFLNK))
+	if (mode_is(di, S_IFLNK) || BUG(ACL_LEFT_BY_CHMOD))
 		return 0;
 	int err = xattr_find(fs, ino, ACL_NAME_ACCESS, miss, &pos);
 	if (err || !pos.found)

@@ -209,7 +209,8 @@ static int set_acl(const struct xattr_set *s, struct disk_inode *di, bool *keep)
 	*keep = !acl_to_mode(s->acl, &mode);
 	if (s->flags & FS_XATTR_KILL_SGID)
 		mode &= ~(uint32_t)S_ISGID;
-	di->mode = put32(mode);
+	if (!BUG(ACL_WITHOUT_MODE))
+		di->mode = put32(mode);
 	return 0;
 }
 
@@ -223,6 +224,14 @@ static int set_commit(struct fs *fs, struct dev_queue *q, const struct xattr_set
 	fs_now(fs, &now);
 	di->ctime = time_encode(&now);
 	txn_begin(&t, fs->v);
+	if (BUG(ACL_IN_TWO)) {
+		inode_put(&t, s->ino, di);
+		int early = txn_commit(&t, q, 0, miss, NULL, NULL);
+		txn_end(&t);
+		if (early)
+			return early;
+		txn_begin(&t, fs->v);
+	}
 	if (val || pos->found)
 		xattr_record(&t, s->ino, s->name, val, s->len, pos);
 	inode_put(&t, s->ino, di);
@@ -231,7 +240,7 @@ static int set_commit(struct fs *fs, struct dev_queue *q, const struct xattr_set
 	if (err)
 		return err;
 	inode_changed(fs, s->ino, lsn, false);
-	if (s->kind == ACL_IS_DEFAULT)
+	if (s->kind == ACL_IS_DEFAULT && !BUG(DEFAULT_ACL_STALE))
 		acl_default_changed(fs, s->ino, val != NULL);
 	return 0;
 }

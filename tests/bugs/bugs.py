@@ -38,6 +38,7 @@ HOW = {
 # What no seed has met so far: the unit test that does.
 UNIT = {
     "journal-overrun": ("test_volume_bugs", "test_laps_of_the_journal"),
+    "default-acl-stale": ("test_fs_acl_bugs", "default_comes_and_goes"),
 }
 
 

@@ -45,6 +45,14 @@ static struct fs_attr wish_of(const struct op *op, uint64_t size)
 	};
 }
 
+uint64_t acl_blocks(const struct sim *s, uint64_t ino, const char *name)
+{
+	const struct minode *i = model_get(s->model, ino);
+	const struct mxattr *x = i ? model_xattr(i, name) : NULL;
+
+	return x ? 8 + 2 * x->value->len / 1024 : 0;
+}
+
 static void set_attr(struct sim *s, const struct op *op, struct target *t, unsigned set, uint64_t size)
 {
 	struct fs_attr wish = wish_of(op, size), out = {0};
@@ -55,7 +63,7 @@ static void set_attr(struct sim *s, const struct op *op, struct target *t, unsig
 	int rc = fs_setattr(s->fs, s->q, t->ino, set, &wish, &out);
 
 	trace(s, "inode %llu, what 0x%x, size %llu: %d", (unsigned long long)t->ino, set, (unsigned long long)size, rc);
-	if (!judge(s, rc, grows ? 8 : 4))
+	if (!judge(s, rc, (grows ? 8 : 4) + acl_blocks(s, t->ino, MODEL_ACL_ACCESS)))
 		return;
 	same_rc(s, rc, model_setattr(s->model, t->ino, set, &to));
 	if (!rc)
@@ -192,6 +200,85 @@ static void do_removexattr(struct sim *s, const struct op *op)
 	target_drop(s, &t);
 }
 
+/* --- ACLs -------------------------------------------------------------------------------------- */
+
+static uint8_t *acl_add(uint8_t *p, unsigned tag, unsigned perm, uint32_t id)
+{
+	const uint8_t e[8] = {(uint8_t)tag, 0, (uint8_t)perm, 0, (uint8_t)id, (uint8_t)(id >> 8), (uint8_t)(id >> 16), (uint8_t)(id >> 24)};
+
+	memcpy(p, e, sizeof(e));
+	return p + sizeof(e);
+}
+
+/* One in four is as the mode says it, one in eight is none. */
+static size_t acl_make(const struct sim *s, const struct op *op, uint8_t *buf)
+{
+	uint64_t a = op->r[2], b = op->r[3];
+	bool tiny_cache = s->plan->cache_bytes && s->plan->cache_bytes < 1 << 20;
+	unsigned users = a % 4 ? a >> 2 & 3 : 0, groups = a % 4 ? a >> 4 & 1 : 0;
+	uint8_t *p = buf;
+
+	if (a % 64 == 63 && !tiny_cache)
+		users = (unsigned)(a >> 8) % 540;
+	memcpy(p, "\2\0\0", 4);
+	p = acl_add(p + 4, 1, a >> 20 & 7, UINT32_MAX);
+	for (unsigned i = 0; i < users; i++)
+		p = acl_add(p, 2, (b >> i % 32) & 7, 1000 + i);
+	p = acl_add(p, 4, a >> 23 & 7, UINT32_MAX);
+	if (groups)
+		p = acl_add(p, 8, a >> 26 & 7, 100);
+	if (users + groups || a >> 29 & 1)
+		p = acl_add(p, 16, a >> 30 & 7, UINT32_MAX);
+	p = acl_add(p, 32, a >> 33 & 7, UINT32_MAX);
+	size_t len = (size_t)(p - buf);
+	if (op->r[4] % 8 == 0)
+		buf[(op->r[4] >> 3) % len] ^= (uint8_t)(1u << (op->r[4] >> 32) % 8);
+	else if (op->r[4] % 64 == 1)
+		len = (op->r[4] >> 6) % len;
+	return len;
+}
+
+static void do_setacl(struct sim *s, const struct op *op)
+{
+	struct target t = target_pick(s, PICK_ANY, op->r[0]);
+	bool deflt = op->r[1] % 2;
+	int flags = (op->r[1] >> 1) % 8 == 1 ? XATTR_CREATE : (op->r[1] >> 1) % 8 == 2 ? XATTR_REPLACE : 0;
+	uint8_t buf[8192];
+	size_t len = acl_make(s, op, buf);
+	struct fs_attr attr;
+
+	flags |= op->r[1] >> 8 & 1 ? FS_XATTR_KILL_SGID : 0;
+	if (!t.ino || !target_take(s, &t))
+		return;
+	int rc = fs_setxattr(s->fs, s->q, t.ino, deflt ? MODEL_ACL_DEFAULT : MODEL_ACL_ACCESS, buf, len, flags);
+
+	trace(s, "inode %llu %s ACL, %zu bytes, flags %x: %d", (unsigned long long)t.ino, deflt ? "default" : "access", len, flags, rc);
+	if (judge(s, rc, 8 + len / 1024)) {
+		same_rc(s, rc, model_setacl(s->model, t.ino, deflt, buf, len, flags));
+		rc = fs_getattr(s->fs, s->q, t.ino, &attr);
+		if (judge(s, rc, 0))
+			same_attr(s, t.ino, &attr);
+	}
+	target_drop(s, &t);
+}
+
+static void do_removeacl(struct sim *s, const struct op *op)
+{
+	struct target t = target_pick(s, PICK_ANY, op->r[0]);
+	const char *name = op->r[1] % 2 ? MODEL_ACL_DEFAULT : MODEL_ACL_ACCESS;
+
+	if (!t.ino || !target_take(s, &t))
+		return;
+	int rc = fs_removexattr(s->fs, s->q, t.ino, name);
+
+	trace(s, "inode %llu %s: %d", (unsigned long long)t.ino, name, rc);
+	if (judge(s, rc, 0))
+		same_rc(s, rc, model_removexattr(s->model, t.ino, name));
+	target_drop(s, &t);
+}
+
+/* --- reading them ------------------------------------------------------------------------------ */
+
 static int value_rc(const struct mxattr *x, const char *name, size_t room)
 {
 	if (!*name)
@@ -268,6 +355,12 @@ void do_xattr(struct sim *s, const struct op *op)
 		break;
 	case OP_LISTXATTR:
 		do_listxattr(s, op);
+		break;
+	case OP_SETACL:
+		do_setacl(s, op);
+		break;
+	case OP_REMOVEACL:
+		do_removeacl(s, op);
 		break;
 	default:
 		do_removexattr(s, op);

@@ -11,7 +11,7 @@ static void do_release(struct sim *s, uint64_t random);
 
 static struct fs_cred cred_of(const struct op *op)
 {
-	return (struct fs_cred){.uid = 1000 + op->label % 7, .gid = 100 + op->label % 3};
+	return (struct fs_cred){.uid = 1000 + op->label % 7, .gid = 100 + op->label % 3, .umask = op->label % 5 ? 0 : 027};
 }
 
 /* Now and then one that cannot be. */
@@ -68,7 +68,7 @@ static uint64_t new_ino(struct sim *s, int rc, const struct fs_attr *attr)
 static void do_create(struct sim *s, const struct op *op)
 {
 	struct fs_cred cred = cred_of(op);
-	struct mcred mcred = {cred.uid, cred.gid};
+	struct mcred mcred = {cred.uid, cred.gid, cred.umask};
 	uint64_t dir = target_dir(s, op->r[0]);
 	uint32_t mode = mode_of(op);
 	struct fs_attr attr = {0};
@@ -78,7 +78,7 @@ static void do_create(struct sim *s, const struct op *op)
 
 	trace(s, "inode %llu \"%.*s\" mode %o in %llu: %d", (unsigned long long)attr.ino, (int)len, name, mode,
 	      (unsigned long long)dir, rc);
-	if (!judge(s, rc, 8))
+	if (!judge(s, rc, 8 + acl_blocks(s, dir, MODEL_ACL_DEFAULT)))
 		return;
 	made(s, rc, model_create(s->model, &mcred, dir, name, len, mode, op->r[4] % 5000, new_ino(s, rc, &attr)), &attr);
 }
@@ -87,7 +87,7 @@ static void do_create(struct sim *s, const struct op *op)
 static void do_tmpfile(struct sim *s, const struct op *op)
 {
 	struct fs_cred cred = cred_of(op);
-	struct mcred mcred = {cred.uid, cred.gid};
+	struct mcred mcred = {cred.uid, cred.gid, cred.umask};
 	uint64_t dir = target_dir(s, op->r[0]);
 	struct held *h = &s->held[op->r[1] % HELD_MAX];
 	struct fs_attr attr = {0};
@@ -97,7 +97,7 @@ static void do_tmpfile(struct sim *s, const struct op *op)
 	int rc = fs_tmpfile(s->fs, s->q, &cred, dir, (uint32_t)op->r[2], &attr);
 
 	trace(s, "inode %llu in %llu: %d", (unsigned long long)attr.ino, (unsigned long long)dir, rc);
-	if (!judge(s, rc, 8))
+	if (!judge(s, rc, 8 + acl_blocks(s, dir, MODEL_ACL_DEFAULT)))
 		return;
 	same_rc(s, rc, model_tmpfile(s->model, &mcred, dir, (uint32_t)op->r[2], new_ino(s, rc, &attr)));
 	if (rc)
@@ -109,7 +109,7 @@ static void do_tmpfile(struct sim *s, const struct op *op)
 static void do_symlink(struct sim *s, const struct op *op)
 {
 	struct fs_cred cred = cred_of(op);
-	struct mcred mcred = {cred.uid, cred.gid};
+	struct mcred mcred = {cred.uid, cred.gid, cred.umask};
 	uint64_t dir = target_dir(s, op->r[0]);
 	struct fs_attr attr = {0};
 	char name[300], target[4200];
@@ -220,7 +220,7 @@ static void do_rename(struct sim *s, const struct op *op)
 	struct target from = target_entry(s, PICK_ANY, op->r[0]), to = target_entry(s, PICK_ANY, op->r[1]);
 	unsigned flags = op->kind == OP_EXCHANGE ? RENAME_EXCHANGE : op->r[2] % 4 ? 0 : RENAME_NOREPLACE;
 	struct fs_cred cred = cred_of(op);
-	struct mcred mcred = {cred.uid, cred.gid};
+	struct mcred mcred = {cred.uid, cred.gid, cred.umask};
 	bool onto = op->kind == OP_EXCHANGE || op->r[2] % 3 == 0;
 
 	if (op->kind == OP_WHITEOUT)

@@ -223,6 +223,8 @@ static void op_run(struct sim *s, const struct op *op)
 	case OP_GETXATTR:
 	case OP_LISTXATTR:
 	case OP_REMOVEXATTR:
+	case OP_SETACL:
+	case OP_REMOVEACL:
 		do_xattr(s, op);
 		break;
 	case OP_WRITE:

@@ -143,6 +143,12 @@ void model_commit(struct model *m);
 void minode_touch(struct model *m, struct minode *i, bool data);
 uint64_t minode_hash(const struct minode *i);
 
+/* Sets an attribute; `value` NULL: there is none. */
+void minode_put_xattr(struct minode *i, const char *name, const void *value, size_t len);
+/* The mode was set; a new inode gets what its directory hands down. */
+void minode_follow_mode(struct minode *i);
+void minode_inherit(struct minode *i, const struct minode *dir, uint32_t umask);
+
 /* An element's share of minode.sum. */
 uint64_t mblock_hash(const struct mblock *b);
 uint64_t mentry_hash(const void *name, size_t len, uint64_t ino, uint32_t type);
@@ -156,7 +162,7 @@ void *mvec_insert(struct mvec *v, unsigned at, size_t size);
 /* --- operations: 0 or a negative errno, as fs/fs.h says ------------------------------------------ */
 
 struct mcred {
-	uint32_t uid, gid;
+	uint32_t uid, gid, umask;
 };
 
 int model_lookup(struct model *m, uint64_t parent, const char *name, size_t len, uint64_t *ino);
@@ -186,6 +192,10 @@ void model_atime(struct model *m, uint64_t ino);
 int model_setxattr(struct model *m, uint64_t ino, const char *name, const void *value, size_t len, int flags);
 int model_removexattr(struct model *m, uint64_t ino, const char *name);
 const struct mxattr *model_xattr(const struct minode *i, const char *name);
+/* ACLs are attributes; these of which others follow. */
+#define MODEL_ACL_ACCESS  "system.posix_acl_access"
+#define MODEL_ACL_DEFAULT "system.posix_acl_default"
+int model_setacl(struct model *m, uint64_t ino, bool deflt, const void *value, size_t len, int flags);
 
 int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint64_t off);
 /* A hole is copied to [off, off + len): what is there goes, and the file becomes so long at least. */

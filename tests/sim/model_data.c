@@ -308,8 +308,10 @@ static bool nsec_ok(unsigned set, unsigned bit, const struct timespec *t)
 
 static void attr_set(struct model *m, struct minode *i, unsigned set, const struct mattr *to)
 {
-	if (set & FS_SET_MODE)
+	if (set & FS_SET_MODE) {
 		i->mode = (i->mode & S_IFMT) | (to->mode & 07777);
+		minode_follow_mode(i);
+	}
 	if (set & FS_SET_UID)
 		i->uid = to->uid;
 	if (set & FS_SET_GID)
@@ -404,6 +406,21 @@ static void xattr_drop(struct minode *i, int at)
 	mvec_remove(i->xattrs, (unsigned)at, sizeof(*x));
 }
 
+void minode_put_xattr(struct minode *i, const char *name, const void *value, size_t len)
+{
+	int at = xattr_index(i, name);
+
+	if (at >= 0)
+		xattr_drop(i, at);
+	if (!value)
+		return;
+	struct mvec *v = mvec_own(&i->xattrs, sizeof(struct mxattr));
+	struct mxattr *x = mvec_insert(v, v->n, sizeof(*x));
+
+	*x = (struct mxattr){blob_new(name, strlen(name)), blob_new(value, len)};
+	i->sum += mxattr_hash(x);
+}
+
 int model_setxattr(struct model *m, uint64_t ino, const char *name, const void *value, size_t len, int flags)
 {
 	size_t name_len = strlen(name);
@@ -424,13 +441,7 @@ int model_setxattr(struct model *m, uint64_t ino, const char *name, const void *
 		return -ENODATA;
 	struct minode *i = model_edit(m, ino);
 
-	if (at >= 0)
-		xattr_drop(i, at);
-	struct mvec *v = mvec_own(&i->xattrs, sizeof(struct mxattr));
-	struct mxattr *x = mvec_insert(v, v->n, sizeof(*x));
-
-	*x = (struct mxattr){blob_new(name, name_len), blob_new(value, len)};
-	i->sum += mxattr_hash(x);
+	minode_put_xattr(i, name, value, len);
 	i->ctime = m->now;
 	minode_touch(m, i, false);
 	model_commit(m);

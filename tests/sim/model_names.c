@@ -154,6 +154,7 @@ static int make(struct model *m, const struct mcred *cred, uint64_t parent, cons
 		i->target = blob_new(target, strlen(target));
 		i->size = i->target->len;
 	}
+	minode_inherit(i, dir, cred->umask);
 	entry_add(dir, name, len, ino, type);
 	dir_changed(m, dir);
 	model_commit(m);
@@ -166,7 +167,11 @@ int model_tmpfile(struct model *m, const struct mcred *cred, uint64_t parent, ui
 
 	if (err)
 		return err;
-	born(m, cred, model_get(m, parent), S_IFREG | (mode & 07777), ino)->nlink = 0;
+	const struct minode *dir = model_get(m, parent);
+	struct minode *i = born(m, cred, dir, S_IFREG | (mode & 07777), ino);
+
+	minode_inherit(i, dir, cred->umask);
+	i->nlink = 0;
 	model_commit(m);
 	return 0;
 }

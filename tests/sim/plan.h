@@ -14,7 +14,7 @@
 #define OPS(X)                                                                                                         \
 	X(CREATE) X(TMPFILE) X(MKDIR) X(MKNOD) X(SYMLINK) X(LINK) X(UNLINK) X(RMDIR)                                   \
 	X(RENAME) X(EXCHANGE) X(WHITEOUT) X(LOOKUP) X(READDIR) X(READLINK) X(STATFS)                                                                     \
-	X(GETATTR) X(SETATTR) X(TRUNCATE) X(SETXATTR) X(GETXATTR) X(LISTXATTR) X(REMOVEXATTR)                          \
+	X(GETATTR) X(SETATTR) X(TRUNCATE) X(SETXATTR) X(GETXATTR) X(LISTXATTR) X(REMOVEXATTR) X(SETACL) X(REMOVEACL)     \
 	X(WRITE) X(WRITE_LENT) X(WRITE_ASYNC) X(APPEND) X(OVERWRITE) X(COPY) X(READ) X(LSEEK)                          \
 	X(RESERVE) X(PUNCH) X(ZERO)                                                                                    \
 	X(FSYNC) X(FDATASYNC) X(SYNCFS) X(SYNC_LATE) X(CHECKPOINT) X(SERVICE) X(WAIT)                                  \

@@ -9,7 +9,7 @@
 	[OP_RMDIR] = 2, [OP_RENAME] = 6, [OP_EXCHANGE] = 2, [OP_WHITEOUT] = 2, [OP_TMPFILE] = 2, [OP_LOOKUP] = 2, [OP_READDIR] = 2, [OP_READLINK] = 1
 #define ATTRS                                                                                                          \
 	[OP_GETATTR] = 1, [OP_SETATTR] = 3, [OP_SETXATTR] = 3, [OP_GETXATTR] = 2, [OP_LISTXATTR] = 1,                  \
-	[OP_REMOVEXATTR] = 1, [OP_STATFS] = 1
+	[OP_REMOVEXATTR] = 1, [OP_STATFS] = 1, [OP_SETACL] = 2, [OP_REMOVEACL] = 1
 #define DATA                                                                                                           \
 	[OP_WRITE] = 6, [OP_WRITE_LENT] = 5, [OP_WRITE_ASYNC] = 5, [OP_APPEND] = 4, [OP_OVERWRITE] = 5, [OP_READ] = 4, \
 	[OP_LSEEK] = 1, [OP_RESERVE] = 2, [OP_PUNCH] = 2, [OP_ZERO] = 2, [OP_TRUNCATE] = 4, [OP_COPY] = 3
@@ -33,7 +33,8 @@ const struct profile profiles[] = {
 		     [OP_FSYNC] = 2, [OP_SYNCFS] = 1, [OP_CHECKPOINT] = 2, [OP_HOLD] = 10, [OP_RELEASE] = 4, [OP_LINK] = 2,
 		     [OP_SETXATTR] = 2}, 3, 5, 2, 6, 60, 400 << 10, DEVICES_ANY},
 	{"xattrs", {[OP_CREATE] = 4, [OP_MKDIR] = 1, [OP_UNLINK] = 1, [OP_SETXATTR] = 16, [OP_GETXATTR] = 4,
-		    [OP_LISTXATTR] = 3, [OP_REMOVEXATTR] = 6, SYNCS, HOLDS}, 5, 5, 0, 6, 60, 20000, DEVICES_ANY},
+		    [OP_LISTXATTR] = 3, [OP_REMOVEXATTR] = 6, [OP_SETACL] = 8, [OP_REMOVEACL] = 2, [OP_SETATTR] = 3,
+		    [OP_MKNOD] = 1, SYNCS, HOLDS}, 5, 5, 0, 6, 60, 20000, DEVICES_ANY},
 	{"synced", {NAMES, DATA, [OP_FSYNC] = 30, [OP_FDATASYNC] = 15, [OP_SYNCFS] = 10, [OP_SYNC_LATE] = 10,
 		    [OP_CHECKPOINT] = 1}, 5, 4, 1, 8, 50, 200 << 10, DEVICES_ANY},
 	{"lazy", {NAMES, ATTRS, DATA, [OP_CHECKPOINT] = 1}, 5, 4, 1, 8, 60, 300 << 10, DEVICES_ANY},

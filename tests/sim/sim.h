@@ -224,6 +224,8 @@ const char *op_name(enum op_kind kind);
 void do_names(struct sim *s, const struct op *op);
 void do_attr(struct sim *s, const struct op *op);
 void do_xattr(struct sim *s, const struct op *op);
+/* Blocks that a change may need besides, because an inode has this ACL. */
+uint64_t acl_blocks(const struct sim *s, uint64_t ino, const char *name);
 void do_io(struct sim *s, const struct op *op);
 void do_sync(struct sim *s, const struct op *op);
 

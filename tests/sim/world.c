@@ -95,7 +95,7 @@ static void image_clock(void *arg, struct timespec *now)
 static void image_comb(struct fs *fs, struct dev_queue *q, struct model *m, const char *name, uint64_t label)
 {
 	const struct fs_cred cred = {.uid = 0, .gid = 0};
-	const struct mcred mcred = {0, 0};
+	const struct mcred mcred = {.uid = 0, .gid = 0};
 	struct fs_attr attr;
 	uint8_t page[MODEL_PAGE];
 
@@ -121,7 +121,7 @@ static void image_comb(struct fs *fs, struct dev_queue *q, struct model *m, cons
 static void image_use(struct volume *v, struct fs *fs, struct dev_queue *q, struct model *m)
 {
 	const struct fs_cred cred = {.uid = 0, .gid = 0};
-	const struct mcred mcred = {0, 0};
+	const struct mcred mcred = {.uid = 0, .gid = 0};
 	struct fs_attr attr;
 	uint8_t page[MODEL_PAGE];
 
