@@ -50,6 +50,7 @@ enum fsck_severity { FSCK_INFO, FSCK_ERROR };
 	X(XATTR_INCOMPLETE, "FS421", "xattr-incomplete", FSCK_ERROR, "parts of an extended attribute are missing")     \
 	X(XATTR_STRAY, "FS422", "xattr-stray", FSCK_ERROR, "a part of an extended attribute that does not exist")      \
 	X(XATTR_DUPLICATE, "FS423", "xattr-duplicate", FSCK_ERROR, "an extended attribute exists twice")               \
+	X(XATTR_ACL, "FS424", "xattr-acl", FSCK_ERROR, "an access control list makes no sense")                          \
 	X(DIR_SIZE, "FS431", "dir-size", FSCK_ERROR, "a directory counts other entries than it has")                   \
 	X(DIR_DUPLICATE, "FS432", "dir-duplicate", FSCK_ERROR, "a name exists twice in a directory")                   \
 	X(ROOT_DIR, "FS501", "root-dir", FSCK_ERROR, "the root directory is missing or malformed")                     \

@@ -113,6 +113,9 @@ int item_xattr(struct check *c, struct item_state *s, uint64_t offset, const voi
 	if (name_seen(&s->names, ITEM_XATTR, offset, name, xa.name_len))
 		found(c, FSCK_XATTR_DUPLICATE, AT_INO(s->ino), "inode %llu: has the attribute \"%.*s\" twice",
 		      (unsigned long long)s->ino, (int)xa.name_len, (const char *)name);
+	if (acl_is_bad(val))
+		found(c, FSCK_XATTR_ACL, AT_INO(s->ino), "inode %llu: its \"%.*s\" is no access control list",
+		      (unsigned long long)s->ino, (int)xa.name_len, (const char *)name);
 	if (chunk_count(get32(xa.value_len)) == 0)
 		return 0;
 	struct xattr_head *h = list_add(&s->heads, sizeof(*h));

@@ -4,6 +4,7 @@
  *
  * Each item by itself has passed item_check().
  */
+#include "core/acl.h"
 #include "fsck/items.h"
 
 #include <dirent.h>
@@ -243,4 +244,22 @@ void items_free(struct check *c)
 		free(c->items->heads.item);
 	free(c->items);
 	c->items = NULL;
+}
+
+bool acl_is_bad(const void *head)
+{
+	const uint8_t *name = (const uint8_t *)head + sizeof(struct disk_xattr);
+	struct disk_xattr xa;
+	char text[MAX_NAME + 1];
+
+	memcpy(&xa, head, sizeof(xa));
+	memcpy(text, name, xa.name_len);
+	text[xa.name_len] = 0;
+	if (strlen(text) != xa.name_len || acl_kind(text) == ACL_IS_NONE)
+		return false;
+	uint32_t len = get32(xa.value_len);
+
+	if (len <= XATTR_HEAD_MAX)
+		return !acl_valid(name + xa.name_len, len);
+	return len > ACL_MAX_BYTES || (len - ACL_HEAD_BYTES) % ACL_ENTRY_BYTES;
 }

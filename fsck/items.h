@@ -58,6 +58,9 @@ void contents_judge(struct check *c, struct item_state *s);
 /* May an inode of this type have such an item? */
 bool item_fits(uint32_t mode, uint8_t type);
 
+/* Is this attribute an ACL that makes no sense?  As far as the head item shows it, whose value this is. */
+bool acl_is_bad(const void *head);
+
 /* Is this name in the set of its hash value already?  If not it is now. */
 bool name_seen(struct name_set *set, uint8_t type, uint64_t offset, const uint8_t *name, uint8_t len);
 

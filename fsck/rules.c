@@ -103,6 +103,10 @@ static int xattr_item(struct rebuilder *r, const struct key *key, const void *va
 		return r->pass == PASS_COLLECT ? note(r, REBUILD_LOST, o->ino, "a second extended attribute \"%.*s\" was dropped",
 						      (int)xa.name_len, (const char *)name) :
 						 0;
+	if (acl_is_bad(val))
+		return r->pass == PASS_COLLECT ? note(r, REBUILD_LOST, o->ino, "\"%.*s\" was dropped: it is no access control list",
+						      (int)xa.name_len, (const char *)name) :
+						 0;
 	if (attr_is_bad(r, key->offset))
 		return 0;
 	if (chunk_count(get32(xa.value_len))) {

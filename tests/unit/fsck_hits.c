@@ -287,6 +287,23 @@ static void hit_xattr_stray(struct bench *b)
 	bench_close(b);
 }
 
+/* Four entries' worth of bytes, and the mask twice. */
+static void hit_xattr_acl(struct bench *b)
+{
+	static const char name[] = "system.posix_acl_access";
+	static const uint8_t acl[] = {2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 5, 0, 255, 255, 255, 255,
+				      16, 0, 7, 0, 255, 255, 255, 255, 16, 0, 7, 0, 255, 255, 255, 255};
+	struct disk_xattr xa = {.value_len = put32(sizeof(acl)), .name_len = sizeof(name) - 1};
+	uint8_t val[MAX_ITEM];
+
+	memcpy(val, &xa, sizeof(xa));
+	memcpy(val + sizeof(xa), name, sizeof(name) - 1);
+	memcpy(val + sizeof(xa) + sizeof(name) - 1, acl, sizeof(acl));
+	bench_open(b);
+	item_put(b, xattr_key(b, name), val, (unsigned)(sizeof(xa) + sizeof(name) - 1 + sizeof(acl)));
+	bench_close(b);
+}
+
 static void hit_xattr_duplicate(struct bench *b)
 {
 	uint8_t val[MAX_ITEM];
@@ -602,6 +619,7 @@ const struct hit hits[] = {
 	{"xattr incomplete", hit_xattr_incomplete, SET(XATTR_INCOMPLETE), LOSES, 0},
 	{"xattr stray", hit_xattr_stray, SET(XATTR_STRAY), LOSES, 0},
 	{"xattr duplicate", hit_xattr_duplicate, SET(XATTR_DUPLICATE), LOSES, 0},
+	{"xattr acl", hit_xattr_acl, SET(XATTR_ACL), LOSES, 0},
 	{"dir size", hit_dir_size, SET(DIR_SIZE), MENDS, 0},
 	{"dir duplicate", hit_dir_duplicate, SET(DIR_DUPLICATE), LOSES, 0},
 	{"root dir", hit_root_dir, SET(ROOT_DIR), MENDS, 0},
