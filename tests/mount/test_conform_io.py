@@ -263,6 +263,27 @@ def test_flags_of_single_calls(pair):
     h.close()
 
 
+def test_differences_of_the_kernel(pair):
+    """What the manual says of them."""
+    h = pair.open(b"f", os.O_CREAT | os.O_RDWR)
+    pair.both(os.write, h, b"x" * 5 * PAGE)
+    # COLLAPSE_RANGE, INSERT_RANGE
+    for mode in (8, 0x20):
+        assert pair.each(fallocate, h, mode, PAGE, PAGE) == {pair.ext4: None, pair.holdfast: "ENOTSUP"}
+    assert pair.both(os.pwritev, h, [b"x" * PAGE], 0, 0x40) == "ENOTSUP"	# RWF_ATOMIC, which ext4 has for O_DIRECT
+
+    def stored(fd):
+        before = os.fstat(fd).st_mtime_ns
+        with mmap.mmap(fd, PAGE) as m:
+            m[0] = 1
+            at_once = os.fstat(fd).st_mtime_ns > before
+            m.flush()
+        return at_once, os.fstat(fd).st_mtime_ns > before
+
+    assert pair.each(stored, h) == {pair.ext4: (True, True), pair.holdfast: (False, True)}
+    h.close()
+
+
 # --- pipes -----------------------------------------------------------------------------------------------------------------------
 
 
