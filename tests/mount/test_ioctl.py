@@ -3,9 +3,9 @@
 import errno
 import fcntl
 import json
-import mmap
 import os
 import struct
+import subprocess
 import threading
 import time
 
@@ -161,11 +161,6 @@ def test_shutdown_under_load(unmounted):
                 with open(name, "w+b", buffering=0) as f:
                     data = os.urandom(50000)
                     f.write(data)
-                    if n % 2:
-                        m = mmap.mmap(f.fileno(), len(data))
-                        m[0:5] = b"mmap!"
-                        m.flush()
-                        data = b"mmap!" + data[5:]
                     os.fsync(f.fileno())
                     synced[name] = data
                 with open(name, "rb") as f:
@@ -174,6 +169,12 @@ def test_shutdown_under_load(unmounted):
         except OSError as e:
             assert e.errno == errno.EIO, e
 
+    write_synced(unmounted.path("mapped"), bytes(1 << 20))
+    # A process of its own, as a fault that cannot be served is a SIGBUS.
+    code = ("import mmap\n"
+            f"m = mmap.mmap(open({unmounted.path('mapped')!r}, 'r+b').fileno(), 1 << 20)\n"
+            "while True:\n    m[:] = b'x' * (1 << 20)\n    m.flush()\n")
+    mapper = subprocess.Popen(["/usr/bin/python3", "-c", code], stderr=subprocess.DEVNULL)
     threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
     for t in threads:
         t.start()
@@ -193,6 +194,7 @@ def test_shutdown_under_load(unmounted):
         t.join(60)
         assert not t.is_alive()
     stop.set()
+    assert mapper.wait(60) != 0
     unmounted.umount()
     unmounted.mount()
     assert synced
