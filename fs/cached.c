@@ -6,8 +6,11 @@
  *   1. Only cached writes, and changes of attributes that belong to them, use the last `reserve` blocks; everything else that takes room
  *      ends in -ENOSPC before (ALLOC_NORMAL), and so does fs_admit().
  *   2. So what was acknowledged while there was more than that finds its place: `reserve` covers all that can be on its way.
- *   3. `low` becomes true while there is still room for as much again, plus what may be written while all known inodes are
- *      told about it.
+ *   3. `low` becomes true while there is still room for as much again, plus what may be written until all who can
+ *      write have been told.
+ *
+ *   4. Until those have been told, cached writes leave some more than the reserve: else it could be used up by what is acknowledged
+ *      without asking, before the one who tells them has come to run.
  *
  * What happens at `low` is the caller's (admit.c): from then on it asks fs_admit() before more is acknowledged.
  */
@@ -20,8 +23,8 @@
 #define COST_16THS (16 + 2 * 16 + 1)
 /* One transaction's nodes on their way to a checkpoint: txn_keep() of the largest, and as much for what it replaces. */
 #define RESERVE_BASE 512u
-/* For each known inode, a block: telling the kernel takes microseconds, in which no more than that is written. */
-#define BLOCKS_PER_KNOWN 1u
+/* Known inodes for which one block more is written while those with writers are looked for among them. */
+#define KNOWN_PER_BLOCK 16u
 
 uint64_t fs_cached_reserve(uint64_t bytes)
 {
@@ -35,6 +38,7 @@ static void went_low(void *arg)
 	struct fs *fs = arg;
 
 	fs->low = true;
+	fs->told = !fs->cfg.space_low;
 	if (fs->cfg.space_low)
 		fs->cfg.space_low(fs->cfg.low_arg);
 }
@@ -42,7 +46,7 @@ static void went_low(void *arg)
 void cached_known_changed(struct fs *fs)
 {
 	if (fs->reserve)
-		fs->v->watch.below = 2 * fs->reserve + BLOCKS_PER_KNOWN * fs->ninodes;
+		fs->v->watch.below = 2 * fs->reserve + fs->ninodes / KNOWN_PER_BLOCK;
 }
 
 void cached_open(struct fs *fs)
@@ -56,6 +60,30 @@ void cached_open(struct fs *fs)
 	cached_known_changed(fs);
 	volume_note_space(fs->v);
 	volume_unlock(fs->v);
+}
+
+bool cached_hold(struct fs *fs, struct fs_stall *s)
+{
+	LOCK_ASSERT_HELD(&fs->v->lock);
+	if (!fs->low || fs->told || volume_room(fs->v) > fs->reserve + fs->reserve / 2)
+		return false;
+	STAILQ_INSERT_TAIL(&fs->held, s, link);
+	return true;
+}
+
+void fs_told(struct fs *fs)
+{
+	struct fs_stall_list go = STAILQ_HEAD_INITIALIZER(go);
+	struct fs_stall *s;
+
+	volume_lock(fs->v);
+	fs->told = true;
+	STAILQ_CONCAT(&go, &fs->held);
+	volume_unlock(fs->v);
+	while ((s = STAILQ_FIRST(&go))) {
+		STAILQ_REMOVE_HEAD(&go, link);
+		dev_post(s->q, &s->task);
+	}
 }
 
 void cached_close(struct fs *fs)
@@ -88,6 +116,7 @@ bool fs_look_low(struct fs *fs)
 /* --- admission --- */
 
 struct admit_step {
+	bool deep;
 	bool waited; /* for a checkpoint */
 };
 
@@ -98,30 +127,70 @@ static int admit_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss
 	int err = volume_writable(fs->v);
 
 	(void)q;
-	if (err || volume_room(fs->v) > fs->reserve)
+	uint64_t kept = a->deep ? fs->reserve / 2 : fs->reserve;
+
+	if (err || volume_room(fs->v) > kept)
 		return err;
 	/* What the next checkpoint is promised comes back with it, as far as it replaces something. */
 	alloc_get_space(fs->v->alloc, &s);
-	if (a->waited || !s.reserved || s.nfree + s.npending <= fs->reserve + s.emergency)
+	if (a->waited || !s.reserved || s.nfree + s.npending <= kept + s.emergency)
 		return -ENOSPC;
 	a->waited = true;
 	*miss = (struct miss){.kind = MISS_SPACE};
 	return -EAGAIN;
 }
 
-int fs_admit(struct fs *fs, struct dev_queue *q)
+int fs_admit(struct fs *fs, struct dev_queue *q, bool deep)
 {
-	struct admit_step a = {false};
+	struct admit_step a = {.deep = deep};
 
 	return fs_run(fs, q, admit_step, &a);
 }
 
-/* --- who is known --- */
+/* --- who can write --- */
+
+void fs_opened(struct fs *fs, uint64_t ino)
+{
+	volume_lock(fs->v);
+	struct inode *inode = inode_find(fs, ino);
+	/* Whoever opens a file that nobody could write to has asked for its attributes if they had expired. */
+	if (inode && !inode->nwriters++)
+		inode->expired = false;
+	volume_unlock(fs->v);
+}
+
+void fs_released(struct fs *fs, uint64_t ino)
+{
+	volume_lock(fs->v);
+	struct inode *inode = inode_find(fs, ino);
+	if (inode && inode->nwriters)
+		inode->nwriters--;
+	volume_unlock(fs->v);
+}
+
+bool fs_has_writers(struct fs *fs, uint64_t ino, bool *expired)
+{
+	volume_lock(fs->v);
+	const struct inode *inode = inode_find(fs, ino);
+	bool has = inode && inode->nwriters;
+	*expired = inode && inode->expired;
+	volume_unlock(fs->v);
+	return has;
+}
+
+void fs_set_expired(struct fs *fs, uint64_t ino, bool expired)
+{
+	volume_lock(fs->v);
+	struct inode *inode = inode_find(fs, ino);
+	if (inode)
+		inode->expired = expired;
+	volume_unlock(fs->v);
+}
 
 /* Buckets looked at under one hold of the lock. */
 #define KNOWN_BUCKETS 256u
 
-bool fs_known(struct fs *fs, uint64_t *cursor, bool written, uint64_t *ino, unsigned n, unsigned *got)
+bool fs_writers(struct fs *fs, uint64_t *cursor, uint64_t *ino, unsigned n, unsigned *got)
 {
 	uint64_t bucket = *cursor >> 32, skip = *cursor & UINT32_MAX;
 
@@ -132,7 +201,7 @@ bool fs_known(struct fs *fs, uint64_t *cursor, bool written, uint64_t *ino, unsi
 		uint64_t at = 0;
 
 		for (struct inode *inode = fs->hash[bucket]; inode && *got < n; inode = inode->hash_next, at++)
-			if (at >= skip && inode->nlookup && (inode->written || !written))
+			if (at >= skip && inode->nwriters)
 				ino[(*got)++] = inode->ino;
 		skip = *got < n ? 0 : at;
 		bucket += *got < n;

@@ -14,8 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fs/admit.h"
 #include "fs/background.h"
 #include "fs/control.h"
+#include "fs/dirty.h"
 #include "fs/fuse_ops.h"
 #include "fs/inval.h"
 #include "fs/keeper.h"
@@ -51,6 +53,9 @@ struct daemon {
 	struct fuse_session *se;
 	struct inval *inval;
 	struct commit_timer timer;
+	struct dirty_system dirty; /* with opts->writeback */
+	struct dirty_plan plan;
+	struct admit *admit;
 
 	bool unmounting; /* after a signal */
 	bool closing; /* no requests are read any more */
@@ -156,6 +161,23 @@ static int open_volume(struct daemon *d, bool read_only)
 	return 0;
 }
 
+/* The volume's size decides. */
+static int plan_writeback(struct daemon *d)
+{
+	/* Who wants every change durable, or none made, has nothing of it. */
+	if (!d->opts->writeback || d->opts->read_only || d->opts->sync)
+		return 0;
+	d->plan = dirty_plan(&d->dirty, d->v->sb.nblocks);
+	if (!d->plan.cached_bytes) {
+		diag(d->diag, DIAG_NOTICE,
+		     "%s: no write-back cache: the volume is too small to keep room for all that the kernel may hold",
+		     d->src->path);
+		d->plan.ratio = 0;
+		return 0;
+	}
+	return admit_create(&d->admit);
+}
+
 static int open_fs(struct daemon *d)
 {
 	struct fs_config cfg = {
@@ -166,6 +188,9 @@ static int open_fs(struct daemon *d)
 		.sync = d->opts->sync,
 		.want_service = background_want_service,
 		.service_arg = d->bg,
+		.cached_bytes = d->plan.cached_bytes,
+		.space_low = admit_space_low,
+		.low_arg = d->admit,
 	};
 	int err = 0;
 
@@ -269,11 +294,16 @@ static int start_loop(struct daemon *d)
 		.bg = d->bg,
 		.timer = &d->timer,
 	};
-	control_init(&d->control, d->opts);
+
+	struct mount_options in_force = *d->opts;
+
+	in_force.writeback = d->admit != NULL;
+	control_init(&d->control, &in_force);
 	d->glue = (struct fuse_glue){
 		.fs = d->fs,
 		.loop = d->loop,
 		.control = &d->control,
+		.admit = d->admit,
 		.strictatime = d->opts->atime == FS_STRICTATIME,
 		.max_read = d->opts->max_read,
 		.acl = !d->opts->no_acl,
@@ -283,6 +313,8 @@ static int start_loop(struct daemon *d)
 		return failed(d, "libfuse refused to start", -ENOMEM);
 	err = inval_start(d->se, &d->inval);
 	d->glue.inval = d->inval;
+	if (!err && d->admit)
+		err = admit_start(d->admit, d->fs, d->se);
 	return err ? failed(d, "cannot start a thread", err) : 0;
 }
 
@@ -325,6 +357,8 @@ static int daemon_prepare(struct daemon *d)
 		err = open_device(d, d->opts->read_only ? DEV_OPEN_READ_ONLY : 0);
 	if (err)
 		return err;
+	if (d->opts->writeback)
+		dirty_look(&d->dirty);
 	err = background_create(d->dev, d->diag, &d->bg);
 	if (!err)
 		err = scrub_job_create(d->dev, &d->scrub);
@@ -349,7 +383,9 @@ static int daemon_open(struct daemon *d)
 	if (err)
 		return err;
 	commit_timer_init(&d->timer, d->v, d->q, d->opts->commit_sec);
-	err = open_fs(d);
+	err = plan_writeback(d);
+	if (!err)
+		err = open_fs(d);
 	return err ? err : start_loop(d);
 }
 
@@ -413,7 +449,9 @@ static int start_serving(struct daemon *d)
 		return failed(d, "the kernel's first request", err);
 	if (loop_has_rings(d->loop))
 		d->control.requests = "io_uring";
-	err = keeper_settle(&d->keeper, d->ready_fd >= 0);
+	err = keeper_settle(&d->keeper, d->ready_fd >= 0, d->plan.ratio);
+	if (err == -EPERM)
+		return failed(d, "cannot limit what the kernel holds, so not with -o writeback", err);
 	return err ? failed(d, "the process that is to unmount", err) : 0;
 }
 
@@ -527,12 +565,15 @@ static void stop_work(struct daemon *d)
 	inval_end(d->inval, d->q);
 	if (d->loop)
 		loop_drain(d->loop);
+	/* Who could ask it anything has ended. */
+	admit_end(d->admit);
 	/* Nobody can ask for it any more.  Its queue carries nothing that others wait for. */
 	scrub_job_destroy(d->scrub, d->q);
 	if (d->bg)
 		background_end_service(d->bg, d->q);
 	if (d->fs)
 		fs_close(d->fs, d->q);
+	admit_destroy(d->admit);
 	/* An error here has failed the volume; volume_close() will say so again. */
 	if (d->v)
 		(void)commit_timer_finish(&d->timer);

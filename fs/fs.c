@@ -414,6 +414,7 @@ int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, 
 	STAILQ_INIT(&fs->reap);
 	STAILQ_INIT(&fs->stalled);
 	TAILQ_INIT(&fs->lazy);
+	STAILQ_INIT(&fs->held);
 	if (!fs->hash) {
 		free(fs);
 		return -ENOMEM;

@@ -38,7 +38,8 @@ struct fs_config {
 	/*
 	 * Not 0: writes with fs_io.cached bring data that was acknowledged before, of which there are at most so many bytes at a time.
 	 * Room for them is kept (fs_cached_reserve()), and whoever acknowledges them keeps their files' times.  `space_low` is called once
-	 * (any thread, volume lock held, must not block) when the room goes to an end: from then on fs_is_low() says so, until fs_look_low().
+	 * (any thread, volume lock held, must not block) when the room goes to an end: from then on fs_is_low() says so, until fs_look_low();
+	 * and cached writes may be made to wait until fs_told().
 	 */
 	uint64_t cached_bytes;
 	void (*space_low)(void *arg);
@@ -246,20 +247,32 @@ int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int
 uint64_t fs_cached_reserve(uint64_t bytes);
 
 /*
- * May more data be acknowledged?  -ENOSPC if not even a checkpoint would make room besides what is kept; -EROFS, -EIO.
+ * May more data be acknowledged?  -ENOSPC if not even a checkpoint would make room besides what is kept; -EROFS, -EIO.  `deep`: half
+ * of what is kept counts as room.
  */
-int fs_admit(struct fs *fs, struct dev_queue *q);
+int fs_admit(struct fs *fs, struct dev_queue *q, bool deep);
 
 /* Has space_low been called?  Any thread, no lock. */
 bool fs_is_low(const struct fs *fs);
 /* The same, after a look whether that is over. */
 bool fs_look_low(struct fs *fs);
 
+/* From now on fs_admit() is asked before more is acknowledged.  After each call of space_low. */
+void fs_told(struct fs *fs);
+
+/* Somebody can write to this known inode now, or one less can. */
+void fs_opened(struct fs *fs, uint64_t ino);
+void fs_released(struct fs *fs, uint64_t ino);
+
+/* Can somebody write to it?  *expired is what fs_set_expired() has last said of it. */
+bool fs_has_writers(struct fs *fs, uint64_t ino, bool *expired);
+void fs_set_expired(struct fs *fs, uint64_t ino, bool expired);
+
 /*
- * Numbers of known inodes, *got of them (up to `n`, perhaps none); *cursor is 0 at first and not to be interpreted.  False: these were the
- * last.  All that are known from the first call to the last are met.  With `written` only those that had a write with fs_io.cached.
+ * Numbers of the inodes that have writers, *got of them (up to `n`, perhaps none); *cursor is 0 at first and not to be interpreted.  False: these
+ * were the last.  All that have writers from the first call to the last are met.
  */
-bool fs_known(struct fs *fs, uint64_t *cursor, bool written, uint64_t *ino, unsigned n, unsigned *got);
+bool fs_writers(struct fs *fs, uint64_t *cursor, uint64_t *ino, unsigned n, unsigned *got);
 
 /*
  * Async.  Tells the device that what is free in bytes [start, start + len) of it is of no use, in runs of at least `minlen` bytes; a part at

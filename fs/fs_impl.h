@@ -29,8 +29,9 @@ struct inode {
 	uint32_t npin;		/* operations that need it to stay */
 	bool orphan;		/* without a name: to be removed when nlookup and npin are 0 */
 	bool queued;		/* on fs->reap */
-	bool written;		/* had a write with fs_io.cached */
 	uint32_t settling;	/* fs_settle_begin() less fs_settle_end(); each is a pin too */
+	bool expired;		/* fs_set_expired() */
+	uint32_t nwriters;	/* fs_opened() */
 	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
 	uint8_t default_acl;	/* enum default_acl: a promise, changed with the attribute */
 	uint64_t lsn_change;	/* what fsync syncs to */
@@ -44,6 +45,8 @@ struct inode {
 	STAILQ_ENTRY(inode) reap_link;
 };
 
+STAILQ_HEAD(fs_stall_list, fs_stall);
+
 struct fs {
 	struct volume *v;
 	struct fs_config cfg;
@@ -55,11 +58,13 @@ struct fs {
 	TAILQ_HEAD(, inode) lazy;	/* longest first */
 	uint64_t nlazy;
 	uint64_t flight_bytes;
-	STAILQ_HEAD(fs_stall_list, fs_stall) stalled;	/* writers whose `done` waits for flight_bytes to sink */
+	struct fs_stall_list stalled;	/* writers whose `done` waits for flight_bytes to sink */
 	struct fs_stats stats;
 	struct dev_event *idle;		/* fs_close waits for flight_bytes == 0 */
 	uint64_t reserve;		/* blocks kept for cached writes; 0: none */
 	_Atomic bool low;		/* v->watch.low, to be read without the lock */
+	bool told;			/* since it is low: fs_told() */
+	struct fs_stall_list held;	/* cached writes that wait for that */
 	uint64_t dir_moves;		/* directories that changed their parent since open; see rename.c */
 };
 
@@ -112,6 +117,8 @@ void inode_orphaned(struct fs *fs, struct inode *inode);
 void cached_open(struct fs *fs);
 /* Lock held. */
 void cached_close(struct fs *fs);
+/* Must a cached write wait for fs_told()?  Then it is on fs->held, and its task will be posted.  Lock held. */
+bool cached_hold(struct fs *fs, struct fs_stall *s);
 /* `ninodes` has changed. */
 void cached_known_changed(struct fs *fs);
 

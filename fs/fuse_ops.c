@@ -11,6 +11,7 @@
 #include <sys/xattr.h>
 
 #include "core/acl.h"
+#include "fs/admit.h"
 #include "fs/mount_options.h"
 
 #define MAX_BACKGROUND 64
@@ -52,11 +53,27 @@ void fuse_glue_entry(const struct fs_attr *a, struct fuse_entry_param *e)
 	fuse_glue_stat(a, &e->attr);
 }
 
+double fuse_glue_seconds(const struct fuse_glue *glue, const struct stat *st, bool times_only)
+{
+	bool expired;
+
+	if (!glue->admit || !fs_is_low(glue->fs) || !fs_has_writers(glue->fs, st->st_ino, &expired))
+		return CACHE_SECONDS;
+	if (!times_only)
+		fs_set_expired(glue->fs, st->st_ino, true);
+	return 0;
+}
+
+static bool can_write(const struct fuse_file_info *fi)
+{
+	return (fi->flags & O_ACCMODE) != O_RDONLY;
+}
+
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct fuse_glue *glue = userdata;
 	/*
-	 * Not among them: WRITEBACK_CACHE, because a write would be acknowledged before it is ordered and has space;
+	 * WRITEBACK_CACHE only if asked for, because a write is then acknowledged before it is ordered.  Not among them:
 	 * ATOMIC_O_TRUNC, because with OPEN unimplemented the truncation would be lost; AUTO_INVAL_DATA, because
 	 * nobody else changes files; SPLICE_*, because data comes from and goes to aligned buffers.
 	 */
@@ -69,7 +86,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	const unsigned for_acl = FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
 
 	glue->acl = glue->acl && (conn->capable & for_acl) == for_acl;
-	conn->want = conn->capable & (want | (glue->acl ? for_acl : 0));
+	conn->want = conn->capable & (want | (glue->acl ? for_acl : 0) | (glue->admit ? FUSE_CAP_WRITEBACK_CACHE : 0));
 	conn->max_write = MOUNT_MAX_IO;
 	conn->max_read = glue->max_read;
 	conn->max_background = MAX_BACKGROUND;
@@ -89,10 +106,13 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (!err)
 		fuse_glue_entry(&attr, &e);
 	/* Inode number 0: the kernel remembers that there is no such name. */
-	if (!err || err == -ENOENT)
-		fuse_reply_entry(req, &e);
-	else
+	if (err && err != -ENOENT) {
 		fuse_reply_err(req, -err);
+		return;
+	}
+	if (!err)
+		e.attr_timeout = fuse_glue_seconds(c.glue, &e.attr, false);
+	fuse_reply_entry(req, &e);
 }
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
@@ -150,6 +170,10 @@ static void op_tmpfile(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	}
 	fuse_glue_entry(&attr, &e);
 	fi->keep_cache = !c.glue->strictatime;
+	if (c.glue->admit && can_write(fi)) {
+		fs_opened(c.fs, attr.ino);
+		e.attr_timeout = fuse_glue_seconds(c.glue, &e.attr, false);
+	}
 	fuse_reply_create(req, &e, fi);
 }
 
@@ -264,7 +288,9 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
-	err = fs_readdir(c.fs, c.q, ino, (uint64_t)off, plus, list_entry, &l);
+	/* Attributes may be left out, also where they were asked for. */
+	bool attrs = plus && !(c.glue->admit && fs_is_low(c.fs));
+	err = fs_readdir(c.fs, c.q, ino, (uint64_t)off, attrs, list_entry, &l);
 	/* What was taken is referenced, so an error behind it must wait for the next call. */
 	if (err && !l.used)
 		fuse_reply_err(req, -err);
@@ -285,9 +311,9 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	list(req, ino, size, off, true);
 }
 
-/* --- opening: there is no state to keep, so the kernel need not ask --- */
+/* --- opening: there is no state to keep, so the kernel need not ask, unless it caches writes --- */
 
-static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
 	/* What the kernel serves from its cache changes no access time, since it leaves these to us.  So each open begins
@@ -298,6 +324,32 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fuse_reply_err(req, ENOSYS);
 }
 
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+
+	if (!c.glue->admit) {
+		op_opendir(req, ino, fi);
+		return;
+	}
+	fi->keep_cache = !c.glue->strictatime;
+	if (can_write(fi))
+		fs_opened(c.fs, ino);
+	if (can_write(fi) && fs_is_low(c.fs))
+		admit_open(c.glue->admit, req, ino, fi);
+	else
+		fuse_reply_open(req, fi);
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+
+	if (c.glue->admit && can_write(fi))
+		fs_released(c.fs, ino);
+	fuse_reply_err(req, 0);
+}
+
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
@@ -305,7 +357,7 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fuse_reply_err(req, ENOSYS);
 }
 
-static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
 	(void)fi;
@@ -319,11 +371,19 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	struct call c = call_of(req);
 	struct fs_attr attr;
 	struct stat st;
-	int err = fs_getattr(c.fs, c.q, ino, &attr);
+	bool low = c.glue->admit && fs_is_low(c.fs) && fs_look_low(c.fs);
+	bool expired = false, writers = low && fs_has_writers(c.fs, ino, &expired);
+	/* Through an open file the kernel asks before it takes data. */
+	int err = writers && fi ? fs_admit(c.fs, c.q, expired) : 0;
 
-	(void)fi;
+	if (!err)
+		err = fs_getattr(c.fs, c.q, ino, &attr);
 	if (err) {
 		fuse_reply_err(req, -err);
+		return;
+	}
+	if (writers) {
+		admit_getattr(c.glue->admit, req, &attr);
 		return;
 	}
 	fuse_glue_stat(&attr, &st);
@@ -373,7 +433,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	int err = fs_setattr(c.fs, c.q, ino, set_flags(to_set), &in, &out);
 
 	(void)fi;
-	reply_change_attr(req, ino, err, &out);
+	reply_change_attr(req, ino, err, &out, !(to_set & ~(FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_CTIME)));
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -499,7 +559,8 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 {
 	struct call c = call_of(req);
 	uint64_t out;
-	int err = fs_lseek(c.fs, c.q, ino, (uint64_t)off, whence, &out);
+	/* Data that the kernel has and we have not would look like a hole; the kernel alone takes everything for data. */
+	int err = c.glue->admit ? -ENOSYS : fs_lseek(c.fs, c.q, ino, (uint64_t)off, whence, &out);
 
 	(void)fi;
 	if (err)
@@ -535,10 +596,10 @@ const struct fuse_lowlevel_ops fuse_glue_ops = {
 	.flush = op_flush,
 	.release = op_release,
 	.fsync = fuse_io_fsync,
-	.opendir = op_open,
+	.opendir = op_opendir,
 	.readdir = op_readdir,
 	.readdirplus = op_readdirplus,
-	.releasedir = op_release,
+	.releasedir = op_releasedir,
 	.fsyncdir = fuse_io_fsync,
 	.statfs = op_statfs,
 	.setxattr = op_setxattr,

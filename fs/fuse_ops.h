@@ -18,8 +18,9 @@
 #include "fs/loop.h"
 
 /* Nobody but the daemon changes the volume, so what the kernel has cached stays right. */
-#define CACHE_SECONDS 86400.0
+#define CACHE_SECONDS 1e9
 
+struct admit;
 struct control;
 struct inval;
 
@@ -29,6 +30,7 @@ struct fuse_glue {
 	struct loop *loop;
 	struct control *control;
 	struct inval *inval;
+	struct admit *admit; /* the kernel caches writes; NULL: it does not */
 	bool strictatime; /* the kernel asks at every open, and forgets what it has cached */
 	unsigned max_read;
 	bool acl; /* POSIX ACLs are kept here and checked by the kernel */
@@ -53,12 +55,18 @@ struct call call_of(fuse_req_t req);
 void fuse_glue_stat(const struct fs_attr *attr, struct stat *st);
 void fuse_glue_entry(const struct fs_attr *attr, struct fuse_entry_param *e);
 
+/*
+ * How long the kernel is to take these attributes for true, in a reply that it keeps in any case (admit.h).  times_only: of a SETATTR of mtime and
+ * ctime, which as a rule is the kernel handing over its own, and then it looks at no reply.
+ */
+double fuse_glue_seconds(const struct fuse_glue *glue, const struct stat *st, bool times_only);
+
 enum change_kind { CHANGE_NAMES, CHANGE_FILE };
 
 /* Reply to a change of `ino` (for names: the directory) that ended in `err` (0 or negative errno): nothing more; an entry; attributes. */
 void reply_change(fuse_req_t req, enum change_kind kind, fuse_ino_t ino, int err);
 void reply_change_entry(fuse_req_t req, fuse_ino_t dir, int err, const struct fs_attr *attr);
-void reply_change_attr(fuse_req_t req, fuse_ino_t ino, int err, const struct fs_attr *attr);
+void reply_change_attr(fuse_req_t req, fuse_ino_t ino, int err, const struct fs_attr *attr, bool times_only);
 
 void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,

@@ -79,8 +79,10 @@ static struct sx_time sx_time(const struct timespec *ts)
 
 static void do_statx(struct worker *w, const struct fuse_in_header *in)
 {
+	struct fs *fs = worker_fs(w);
 	struct fs_attr a;
-	int err = fs_getattr(worker_fs(w), worker_queue(w), in->nodeid, &a);
+	bool expired;
+	int err = fs_getattr(fs, worker_queue(w), in->nodeid, &a);
 
 	if (err) {
 		worker_answer(w, in->unique, err, NULL, 0);
@@ -104,6 +106,11 @@ static void do_statx(struct worker *w, const struct fuse_in_header *in)
 		.rdev_major = major(a.rdev),
 		.rdev_minor = minor(a.rdev),
 	};
+	/* As with SETATTR: see admit.h. */
+	if (fs_is_low(fs) && fs_has_writers(fs, in->nodeid, &expired)) {
+		fs_set_expired(fs, in->nodeid, true);
+		out.valid_sec = 0;
+	}
 	worker_answer(w, in->unique, 0, &out, sizeof(out));
 }
 

@@ -35,11 +35,14 @@ struct reply {
 	fuse_req_t req;
 	struct worker *worker;
 	enum shape shape;
+	bool times_only;
 	struct fuse_entry_param entry; /* SHAPE_ATTR: only attr */
 };
 
 static void reply_send(struct reply *r, int err)
 {
+	const struct fuse_glue *glue = fuse_req_userdata(r->req);
+
 	if (err) {
 		fuse_reply_err(r->req, -err);
 		return;
@@ -49,10 +52,11 @@ static void reply_send(struct reply *r, int err)
 		fuse_reply_err(r->req, 0);
 		break;
 	case SHAPE_ENTRY:
+		r->entry.attr_timeout = fuse_glue_seconds(glue, &r->entry.attr, false);
 		fuse_reply_entry(r->req, &r->entry);
 		break;
 	case SHAPE_ATTR:
-		fuse_reply_attr(r->req, &r->entry.attr, CACHE_SECONDS);
+		fuse_reply_attr(r->req, &r->entry.attr, fuse_glue_seconds(glue, &r->entry.attr, r->times_only));
 		break;
 	}
 }
@@ -114,9 +118,9 @@ void reply_change_entry(fuse_req_t req, fuse_ino_t dir, int err, const struct fs
 	reply_to_change(&r, CHANGE_NAMES, dir, err);
 }
 
-void reply_change_attr(fuse_req_t req, fuse_ino_t ino, int err, const struct fs_attr *attr)
+void reply_change_attr(fuse_req_t req, fuse_ino_t ino, int err, const struct fs_attr *attr, bool times_only)
 {
-	struct reply r = {.req = req, .shape = SHAPE_ATTR};
+	struct reply r = {.req = req, .shape = SHAPE_ATTR, .times_only = times_only};
 
 	if (!err)
 		fuse_glue_stat(attr, &r.entry.attr);

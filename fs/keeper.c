@@ -11,11 +11,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fs/dirty.h"
 #include "fs/sandbox.h"
 
 #define SOCKET_FD 3 /* the keeper's only descriptor beside stdio */
 
 enum order { MOUNT = 1, SETTLE, SETTLE_AND_DETACH, UNMOUNT };
+
+struct request {
+	uint32_t order;
+	uint32_t ratio; /* with SETTLE*: for mount_point_settle() */
+};
 
 struct answer {
 	int err;
@@ -43,14 +49,14 @@ static bool send_answer(const struct answer *a, int fd)
 }
 
 /* False: the daemon has ended. */
-static bool next_order(unsigned char *order)
+static bool next_order(struct request *r)
 {
 	ssize_t n;
 
 	do {
-		n = recv(SOCKET_FD, order, 1, 0);
+		n = recv(SOCKET_FD, r, sizeof(*r), 0);
 	} while (n < 0 && errno == EINTR);
-	return n == 1;
+	return n == sizeof(*r);
 }
 
 static bool do_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
@@ -77,11 +83,11 @@ static void leave_stdio(void)
 		close(null);
 }
 
-static bool do_settle(struct mount_point *mp, bool detach)
+static bool do_settle(struct mount_point *mp, bool detach, uint32_t ratio)
 {
-	static const struct answer done;
+	bool limited = mount_point_settle(mp, ratio < DIRTY_RATIO_MAX ? ratio : DIRTY_RATIO_MAX);
+	struct answer done = {.err = limited ? 0 : -EPERM};
 
-	mount_point_settle(mp);
 	if (detach)
 		leave_stdio();
 	/* To unmount, and to open a root directory that its owner has closed to others.  fusermount3 has its own privileges. */
@@ -110,17 +116,17 @@ static void do_unmount(const struct mount_point *mp)
 static void take_orders(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
 			const struct diag *diag)
 {
-	unsigned char order;
+	struct request r;
 
-	if (!next_order(&order) || order != MOUNT || !do_mount(mp, src, o, diag))
+	if (!next_order(&r) || r.order != MOUNT || !do_mount(mp, src, o, diag))
 		return;
-	if (!next_order(&order))
+	if (!next_order(&r))
 		return;
-	if (order == SETTLE || order == SETTLE_AND_DETACH) {
-		if (!do_settle(mp, order == SETTLE_AND_DETACH) || !next_order(&order))
+	if (r.order == SETTLE || r.order == SETTLE_AND_DETACH) {
+		if (!do_settle(mp, r.order == SETTLE_AND_DETACH, r.ratio) || !next_order(&r))
 			return;
 	}
-	if (order == UNMOUNT)
+	if (r.order == UNMOUNT)
 		do_unmount(mp);
 }
 
@@ -185,16 +191,16 @@ static int receive(struct keeper *k, struct answer *a, int flags)
 	return a->err ? a->err : fd;
 }
 
-static int send_order(struct keeper *k, enum order order)
+static int send_order(struct keeper *k, enum order order, uint32_t ratio)
 {
-	unsigned char byte = (unsigned char)order;
+	struct request r = {.order = order, .ratio = ratio};
 
-	return send(k->fd, &byte, 1, MSG_NOSIGNAL) == 1 ? 0 : -EPIPE;
+	return send(k->fd, &r, sizeof(r), MSG_NOSIGNAL) == sizeof(r) ? 0 : -EPIPE;
 }
 
-static int ask(struct keeper *k, enum order order, struct answer *a)
+static int ask(struct keeper *k, enum order order, uint32_t ratio, struct answer *a)
 {
-	int err = send_order(k, order);
+	int err = send_order(k, order, ratio);
 
 	return err ? err : receive(k, a, 0);
 }
@@ -202,24 +208,24 @@ static int ask(struct keeper *k, enum order order, struct answer *a)
 int keeper_mount(struct keeper *k, struct mount_point *mp)
 {
 	struct answer a;
-	int fd = ask(k, MOUNT, &a);
+	int fd = ask(k, MOUNT, 0, &a);
 
 	if (fd > 0)
 		mp->is_blk = a.is_blk;
 	return fd;
 }
 
-int keeper_settle(struct keeper *k, bool detach)
+int keeper_settle(struct keeper *k, bool detach, uint32_t ratio)
 {
 	struct answer a;
 
-	return ask(k, detach ? SETTLE_AND_DETACH : SETTLE, &a);
+	return ask(k, detach ? SETTLE_AND_DETACH : SETTLE, ratio, &a);
 }
 
 /* If the keeper is gone, its end of the socket tells so to who waits for the answer. */
 void keeper_unmount(struct keeper *k)
 {
-	(void)send_order(k, UNMOUNT);
+	(void)send_order(k, UNMOUNT, 0);
 	k->unmounting = true;
 }
 

@@ -3,7 +3,8 @@
  * keeper.h - a process that keeps the right to mount and unmount this one volume, for a daemon that has given it up.
  *
  * Forked off the daemon before that looks at the image.  It was told then what to mount where; afterwards it takes three
- * orders of one byte, in this sequence and each once: mount, settle, unmount.  So the worst that somebody who has taken
+ * orders, in this sequence and each once: mount, settle, unmount.  The second carries a limit, which it takes only
+ * if it is below the kernel's own.  So the worst that somebody who has taken
  * over the daemon gets from it is an early unmount.  It reads nothing from the image, holds neither its descriptor nor its lock,
  * gives up what unmounting does not take, and ends when the daemon has ended, however that happened.
  */
@@ -30,8 +31,8 @@ int keeper_start(const struct mount_point *mp, const struct mount_source *src, c
 /* Mounts; fills mp->is_blk.  The connection's descriptor, or a negative errno after a message. */
 int keeper_mount(struct keeper *k, struct mount_point *mp);
 
-/* mount_point_settle(), and with `detach` leaves stdio.  0 or a negative errno. */
-int keeper_settle(struct keeper *k, bool detach);
+/* mount_point_settle(), and with `detach` leaves stdio.  0 or a negative errno: -EPERM if the limit could not be set. */
+int keeper_settle(struct keeper *k, bool detach, uint32_t ratio);
 
 /*
  * Begins: what is dirty through mmap is flushed (a lazy umount with files open would not do it), then the mount is detached.

@@ -38,6 +38,8 @@ enum code {
 	CACHE,
 	FOREGROUND,
 	PLAIN,
+	WRITEBACK,
+	NO_WRITEBACK,
 	NO_SANDBOX,
 	ALLOW_OTHER,
 	MAX_READ,
@@ -95,6 +97,8 @@ static const struct row table[] = {
 	{"cache", NEEDS_VALUE, CACHE, 0},
 	{"foreground", NO_VALUE, FOREGROUND, 0},
 	{"plain", NO_VALUE, PLAIN, 0},
+	{"writeback", NO_VALUE, WRITEBACK, 0},
+	{"nowriteback", NO_VALUE, NO_WRITEBACK, 0},
 	{"nosandbox", NO_VALUE, NO_SANDBOX, 0},
 	{"allow_other", NO_VALUE, ALLOW_OTHER, 0},
 	{"max_read", NEEDS_VALUE, MAX_READ, 0},
@@ -288,6 +292,10 @@ static void apply_flag(struct mount_options *o, const struct row *row)
 	case PLAIN:
 		o->plain = true;
 		break;
+	case WRITEBACK:
+	case NO_WRITEBACK:
+		o->writeback = row->code == WRITEBACK;
+		break;
 	case NO_SANDBOX:
 		o->no_sandbox = true;
 		break;
@@ -434,6 +442,7 @@ void mount_options_usage(const char *program)
 	       "  transport=auto|uring|dev\n"
 	       "                   requests over io_uring where the kernel offers it, or by /dev/fuse\n"
 	       "  cache=SIZE       memory for clean metadata, at least 4M (1/16 of all, 64M to 1G)\n"
+	       "  writeback        write(2) returns when the kernel has the data, before it is ordered\n"
 	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
 	       "  nosandbox        keep privileges and all system calls: for those who look for a fault\n"
 	       "  foreground       stay, and write messages to stderr\n"
@@ -625,10 +634,10 @@ void mount_options_describe(const struct mount_options *o, char *text, size_t ro
 		[TRANSPORT_DEV] = ",transport=dev",
 	};
 
-	snprintf(text, room, "%s,%s%s%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
+	snprintf(text, room, "%s,%s%s%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
 		 o->nodiratime ? ",nodiratime" : "", o->lazytime ? ",lazytime" : "", o->commit_sec,
 		 (unsigned long long)o->cache_bytes, o->no_sandbox ? ",nosandbox" : "", o->sync ? ",sync" : "",
 		 o->dirsync ? ",dirsync" : "", o->no_acl ? ",noacl" : "", o->no_recovery ? ",norecovery" : "",
-		 o->discard ? ",discard" : "", engines[o->engine], transports[o->transport], o->plain ? ",plain" : "",
+		 o->discard ? ",discard" : "", o->writeback ? ",writeback" : "", engines[o->engine], transports[o->transport], o->plain ? ",plain" : "",
 		 o->allow_other ? ",allow_other" : "");
 }

@@ -48,6 +48,7 @@ struct mount_options {
 	bool no_acl;
 	bool foreground;
 	bool plain; /* never fuseblk */
+	bool writeback; /* the kernel caches writes */
 	bool no_sandbox; /* nothing of sandbox.h */
 	bool allow_other;
 	enum fs_atime atime;

@@ -393,19 +393,32 @@ static bool find_dev(const struct mount_point *mp, dev_t *dev)
 	return found;
 }
 
-void mount_point_settle(struct mount_point *mp)
+/* Of what the kernel has for the mount's caches.  True: it has taken it. */
+static bool set_bdi(const struct mount_point *mp, const char *what, unsigned value)
 {
 	char name[96];
+	unsigned now;
 
+	snprintf(name, sizeof(name), "/sys/class/bdi/%u:%u%s/%s", major(mp->dev), minor(mp->dev),
+		 mp->is_blk ? "-fuseblk" : "", what);
+
+	FILE *f = fopen(name, "we");
+
+	if (!f)
+		return false;
+	fprintf(f, "%u\n", value);
+	if (fclose(f))
+		return false;
+	auto_file *again = fopen(name, "re");
+	return again && fscanf(again, "%u", &now) == 1 && now == value;
+}
+
+bool mount_point_settle(struct mount_point *mp, uint32_t ratio)
+{
 	if (!find_dev(mp, &mp->dev))
-		return;
-	snprintf(name, sizeof(name), "/sys/class/bdi/%u:%u%s/read_ahead_kb", major(mp->dev), minor(mp->dev),
-		 mp->is_blk ? "-fuseblk" : "");
-
-	auto_file *f = fopen(name, "we");
-
-	if (f)
-		fprintf(f, "%d\n", READ_AHEAD_KB);
+		return ratio == 0;
+	set_bdi(mp, "read_ahead_kb", READ_AHEAD_KB);
+	return ratio == 0 || (set_bdi(mp, "max_ratio_fine", ratio) && set_bdi(mp, "strict_limit", 1));
 }
 
 int mount_point_shown(const char *dir, char **point, char **options)

@@ -48,9 +48,11 @@ int mount_point_mount(struct mount_point *mp, const struct mount_source *src, co
  * system, "a,b,c".  free(3) both.  -EINVAL: something else or nothing. */
 int mount_point_shown(const char *dir, char **point, char **options);
 
-/* Once the first request has been served: remembers which mount is ours, and lets the kernel read further ahead than its
- * default of 128 KiB, where that is allowed. */
-void mount_point_settle(struct mount_point *mp);
+/*
+ * Once the first request has been served: remembers which mount is ours, and lets the kernel read further ahead than its
+ * default of 128 KiB, where that is allowed.  `ratio` not 0: limits what it may hold that is dirty (dirty.h); false: it could not.
+ */
+bool mount_point_settle(struct mount_point *mp, uint32_t ratio);
 
 /*
  * Detaches (lazily); -EINVAL if a settled mount is not what is on `dir` any more.  On fuseblk with no file open this waits until the daemon has answered DESTROY, so it must not be

@@ -97,6 +97,8 @@ static const char *fixed_change(const struct mount_options *a, const struct moun
 		return "acl";
 	if (a->plain != b->plain)
 		return "plain";
+	if (a->writeback != b->writeback)
+		return "writeback";
 	if (a->no_sandbox != b->no_sandbox)
 		return "nosandbox";
 	return a->allow_other != b->allow_other ? "allow_other" : NULL;

@@ -94,6 +94,21 @@ static void write_committed_go(struct write *w)
 		write_ack(w);
 }
 
+static void write_held_over(struct dev_task *task)
+{
+	write_go((struct write *)((char *)task - offsetof(struct write, stall.task)));
+}
+
+/* Lock held. */
+static bool write_hold(struct write *w)
+{
+	if (!w->cached || !w->fs->reserve)
+		return false;
+	w->stall.q = w->q;
+	w->stall.task.run = write_held_over;
+	return cached_hold(w->fs, &w->stall);
+}
+
 /* One run of the step.  True: at once again. */
 static bool write_try(struct write *w)
 {
@@ -101,6 +116,10 @@ static bool write_try(struct write *w)
 	struct volume *v = w->fs->v;
 
 	volume_lock(v);
+	if (write_hold(w)) {
+		volume_unlock(v);
+		return false;
+	}
 	int err = volume_is_shut(v) ? -EIO : write_step(w, &miss);
 	if (err == -EAGAIN)
 		v->stats.retries++;

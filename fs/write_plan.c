@@ -53,12 +53,6 @@ static void write_committed(struct write *w, uint64_t lsn)
 
 	w->lsn = lsn;
 	inode_changed(fs, w->ino, lsn, true);
-	if (w->cached) {
-		struct inode *inode = inode_find(fs, w->ino);
-
-		if (inode)
-			inode->written = true;
-	}
 	fs->stats.writes++;
 	fs->stats.write_bytes += w->len;
 }

@@ -3,6 +3,7 @@
 
 HOLDFAST_BUILD names the build directory (default: build); with a sanitizer in it, any report fails the test.  HOLDFAST_ENGINE=threads
 runs everything on that engine, HOLDFAST_TRANSPORT=uring with requests over io_uring.
+HOLDFAST_OPTIONS has more mount options for all mounts; the test's own come behind them.
 """
 import contextlib
 import ctypes
@@ -106,7 +107,7 @@ class Volume:
         return self
 
     def mount(self, options="", check=True):
-        opts = [o for o in (options, *(f"{name}={os.environ[variable]}" for name, variable in (
+        opts = [o for o in (os.environ.get("HOLDFAST_OPTIONS", ""), options, *(f"{name}={os.environ[variable]}" for name, variable in (
             ("engine", "HOLDFAST_ENGINE"), ("transport", "HOLDFAST_TRANSPORT")) if variable in os.environ)) if o]
         return run(MOUNT, self.image, self.dir, *(["-o", ",".join(opts)] if opts else []), check=check, timeout=60)
 

@@ -11,12 +11,12 @@ struct cached {
 	struct data d;
 	uint64_t comb, big;
 	uint64_t small[SMALL];
-	unsigned told;
+	unsigned low;	/* times that it became so */
 };
 
 static void low(void *arg)
 {
-	((struct cached *)arg)->told++;
+	((struct cached *)arg)->low++;
 }
 
 struct waited {
@@ -128,10 +128,11 @@ static void test_only_cached_writes_use_it(void **state)
 	struct data *d = &c.d;
 	uint64_t before = avail(d);
 	assert_int_equal(room(d), before + reserve);
-	assert_int_equal(fs_admit(d->fs, d->q), 0);
+	assert_int_equal(fs_admit(d->fs, d->q, false), 0);
 	fill_up(&c);
-	assert_int_equal(c.told, 1);
+	assert_int_equal(c.low, 1);
 	assert_true(fs_is_low(d->fs) && fs_look_low(d->fs));
+	fs_told(d->fs);
 	/* The others leave all of it, but for the nodes of their own transactions. */
 	assert_true(room(d) + 200 > reserve);
 	assert_true(avail(d) < 200);
@@ -148,7 +149,7 @@ static void test_only_cached_writes_use_it(void **state)
 	/* Data that was acknowledged, its times, and removals. */
 	for (unsigned i = 0; i < PAGES; i++)
 		assert_int_equal(cached_write(d, d->ino[0], buf, BLOCK_SIZE, i * 2 * BLOCK_SIZE), BLOCK_SIZE);
-	assert_int_equal(fs_admit(d->fs, d->q), -ENOSPC);
+	assert_int_equal(fs_admit(d->fs, d->q, false), -ENOSPC);
 	attr.mtime = attr.ctime = (struct timespec){1234, 5};
 	assert_int_equal(fs_setattr(d->fs, d->q, d->ino[0], FS_SET_MTIME | FS_SET_CTIME, &attr, &attr), 0);
 	assert_int_equal(fs_unlink(d->fs, d->q, INO_ROOT, "big0", 4), 0);
@@ -156,10 +157,10 @@ static void test_only_cached_writes_use_it(void **state)
 	while (fs_service(d->fs, d->q))
 		;
 	/* There is room again, and the next time is told again. */
-	assert_int_equal(fs_admit(d->fs, d->q), 0);
+	assert_int_equal(fs_admit(d->fs, d->q, false), 0);
 	assert_false(fs_look_low(d->fs));
 	fill_up(&c);
-	assert_int_equal(c.told, 2);
+	assert_int_equal(c.low, 2);
 	data_destroy(d);
 }
 
@@ -194,6 +195,7 @@ static void test_it_is_enough(void **state)
 
 		setup(&c, seed, BUDGET);
 		fill_up(&c);
+		fs_told(c.d.fs);
 		uint64_t before = room(&c.d);
 		worst(&c, seed);
 		data_checkpoint(&c.d);
@@ -202,7 +204,7 @@ static void test_it_is_enough(void **state)
 		assert_true(used <= fs_cached_reserve(BUDGET) - fs_cached_reserve(0));
 		assert_int_equal(fs_sync(c.d.fs, c.d.q, 0, false), 0);
 		data_crash(&c.d, seed);
-		assert_int_equal(fs_admit(c.d.fs, c.d.q), -ENOSPC);
+		assert_int_equal(fs_admit(c.d.fs, c.d.q, false), -ENOSPC);
 		data_destroy(&c.d);
 	}
 }
@@ -219,7 +221,31 @@ static void test_without_it_they_fail(void **state)
 	for (unsigned i = 0; i < PAGES && n >= 0; i++)
 		n = cached_write(&c.d, c.comb, buf, BLOCK_SIZE, (uint64_t)i * 40 * 2 * BLOCK_SIZE + BLOCK_SIZE);
 	assert_int_equal(n, -ENOSPC);
-	assert_int_equal(c.told, 0);
+	assert_int_equal(c.low, 0);
+	data_destroy(&c.d);
+}
+
+/* Whoever is to be told may come late: what arrives meanwhile waits, and nothing of what is kept is used. */
+static void test_it_waits_until_all_are_told(void **state)
+{
+	struct cached c;
+	uint8_t buf[BLOCK_SIZE] = {1};
+	struct waited w = {.io = {.buf = buf, .len = BLOCK_SIZE, .cached = true, .done = waited_done}};
+
+	(void)state;
+	setup(&c, 1, BUDGET);
+	fill_up(&c);
+	assert_int_equal(c.low, 1);
+	uint64_t before = room(&c.d);
+	w.io.ino = c.d.ino[0];
+	dev_event_init(&w.done, c.d.q);
+	fs_write(c.d.fs, c.d.q, &w.io);
+	dev_poll(c.d.q, 20);
+	assert_int_equal(w.io.result, 0);
+	assert_int_equal(room(&c.d), before);
+	fs_told(c.d.fs);
+	volume_event_wait(c.d.r.v, &w.done);
+	assert_int_equal(w.io.result, BLOCK_SIZE);
 	data_destroy(&c.d);
 }
 
@@ -258,41 +284,42 @@ static void test_times_are_their_keepers(void **state)
 	data_destroy(&c.d);
 }
 
-/* All that are known, however the table grows meanwhile and however few are asked for at a time. */
-static void test_known(void **state)
+/* All that somebody can write to, however the table grows meanwhile and however few are asked for at a time. */
+static void test_writers(void **state)
 {
-	struct cached c;
-	uint64_t ino[7], cursor = 0;
-	unsigned got, n = 0, written = 0;
 	static unsigned seen[20000];
-	uint8_t buf[100] = {1};
-	bool more;
+	uint64_t ino[7], cursor = 0;
+	unsigned got, n = 0;
+	struct cached c;
+	bool more, expired;
 
 	(void)state;
 	data_create(&c.d, MB(32), 128, 0, 1);
-	memset(seen, 0, sizeof(seen));
 	uint64_t first = make(&c.d, "k", 0), last = first;
 	for (unsigned i = 1; i < 900; i++)
 		last = make(&c.d, "k", i);
-	assert_int_equal(cached_write(&c.d, first + 5, buf, 100, 0), 100);
+	for (uint64_t i = first; i <= last; i += 3) {
+		fs_opened(c.d.fs, i);
+		fs_opened(c.d.fs, i + 1);
+		fs_released(c.d.fs, i + 1);
+	}
 	do {
-		more = fs_known(c.d.fs, &cursor, false, ino, 7, &got);
+		more = fs_writers(c.d.fs, &cursor, ino, 7, &got);
 		for (unsigned i = 0; i < got; i++)
 			seen[ino[i]]++;
 		if (++n == 3)
 			for (unsigned i = 900; i < 1500; i++)
 				make(&c.d, "k", i);
 	} while (more);
-	for (uint64_t i = first; i <= last; i++)
-		assert_true(seen[i] == 1 || seen[i] == 2);
-	cursor = 0;
-	do {
-		more = fs_known(c.d.fs, &cursor, true, ino, 7, &got);
-		written += got;
-		for (unsigned i = 0; i < got; i++)
-			assert_int_equal(ino[i], first + 5);
-	} while (more);
-	assert_int_equal(written, 1);
+	for (uint64_t i = first; i <= last; i++) {
+		bool has = (i - first) % 3 == 0;
+
+		assert_true(has ? seen[i] == 1 || seen[i] == 2 : seen[i] == 0);
+		assert_int_equal(fs_has_writers(c.d.fs, i, &expired), has);
+		assert_false(expired);
+	}
+	fs_set_expired(c.d.fs, first, true);
+	assert_true(fs_has_writers(c.d.fs, first, &expired) && expired);
 	data_destroy(&c.d);
 }
 
@@ -301,9 +328,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_only_cached_writes_use_it),
 		cmocka_unit_test(test_it_is_enough),
+		cmocka_unit_test(test_it_waits_until_all_are_told),
 		cmocka_unit_test(test_without_it_they_fail),
 		cmocka_unit_test(test_times_are_their_keepers),
-		cmocka_unit_test(test_known),
+		cmocka_unit_test(test_writers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
