@@ -241,8 +241,13 @@ static unsigned find_readable(struct model *m, const struct walk *w, unsigned fl
 {
 	for (unsigned n = m->nrec + 1; n-- > floor;) {
 		model_rollback(m, n);
-		if (!count_differences(m, w))
-			return n;
+		if (count_differences(m, w))
+			continue;
+		/* A file without a name shows nowhere: whether it is there, and its number given out, cannot be told. */
+		while (n > floor && m->rec[n - 1].hash == m->rec[n].hash)
+			n--;
+		model_rollback(m, n);
+		return n;
 	}
 	return UINT32_MAX;
 }
