@@ -133,8 +133,9 @@ static void bytes_around(void **state)
 
 static void the_longest(void **state)
 {
-	char *text = malloc(16 * (ACL_MAX_ENTRIES + 1)), *p;
-	uint8_t *buf = malloc(16384);
+	static char text[16 * (ACL_MAX_ENTRIES + 1)];
+	static uint8_t buf[16384];
+	char *p;
 
 	(void)state;
 	for (unsigned n = ACL_MAX_ENTRIES; n <= ACL_MAX_ENTRIES + 1; n++) {
@@ -147,8 +148,6 @@ static void the_longest(void **state)
 		assert_int_equal(len, 4 + 8 * n);
 		assert_int_equal(acl_decode(buf, len, &acl), n == ACL_MAX_ENTRIES ? 0 : -E2BIG);
 	}
-	free(text);
-	free(buf);
 }
 
 static struct acl acl_of(const char *text)
