@@ -106,8 +106,10 @@ bool fs_look_low(struct fs *fs)
 
 	volume_lock(v);
 	/* Some more than it took to become low, or it would come and go with every write. */
-	if (v->watch.low && volume_room(v) > v->watch.below + fs->reserve / 2)
-		v->watch.low = fs->low = false;
+	if (v->watch.low && volume_room(v) > v->watch.below + fs->reserve / 2) {
+		fs->low = false;
+		v->watch.low = false;
+	}
 	bool low = fs->low;
 	volume_unlock(v);
 	return low;
