@@ -121,16 +121,22 @@ static void same_number(struct sim *s, const char *what, uint64_t ino, uint64_t 
 			  (unsigned long long)got, (unsigned long long)want);
 }
 
-/* Not fewer than hold something, and not more than were ever asked for; small files may have none. */
+bool blocks_fit(const struct minode *i, uint64_t sectors, uint64_t *least, uint64_t *most)
+{
+	*most = i->blocks ? i->blocks->n : 0;
+	*least = 0;
+	if (!S_ISREG(i->mode))
+		return true;
+	for (unsigned k = 0; k < *most; k++)
+		*least += i->blocks->block[k].page || i->blocks->block[k].state == M_UNWRITTEN;
+	return i->first_loose || (sectors >= *least * 8 && sectors <= *most * 8);
+}
+
 static void same_blocks(struct sim *s, const struct minode *i, uint64_t sectors)
 {
-	uint64_t most = i->blocks ? i->blocks->n : 0, least = 0;
+	uint64_t least, most;
 
-	if (!S_ISREG(i->mode))
-		return;
-	for (unsigned k = 0; k < most; k++)
-		least += i->blocks->block[k].page || i->blocks->block[k].state == M_UNWRITTEN;
-	if (!i->first_loose && (sectors < least * 8 || sectors > most * 8))
+	if (!blocks_fit(i, sectors, &least, &most) && !s->loose_use)
 		violation(s, "blocks", "inode %llu has %llu sectors, where %llu to %llu blocks are in use",
 			  (unsigned long long)i->ino, (unsigned long long)sectors, (unsigned long long)least,
 			  (unsigned long long)most);

@@ -100,6 +100,7 @@ struct lab {
 };
 
 struct sim {
+	bool loose_use;		/* which of two states that look alike a cut has left is not known, so how many blocks are in use is not */
 	struct lab *lab;
 	const struct plan *plan;
 	struct coverage *cov;
@@ -234,6 +235,8 @@ void do_sync(struct sim *s, const struct op *op);
 bool judge(struct sim *s, int rc, uint64_t want);
 void same_rc(struct sim *s, int rc, int want);
 void same_attr(struct sim *s, uint64_t ino, const struct fs_attr *attr);
+/* Blocks in use: not fewer than hold something, and not more than were ever asked for; small files may have none. */
+bool blocks_fit(const struct minode *i, uint64_t sectors, uint64_t *least, uint64_t *most);
 /* Is it no wonder that `want` blocks were not to be had? */
 bool space_is_short(struct sim *s, uint64_t want);
 /* Else it is a violation. */

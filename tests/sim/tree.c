@@ -225,12 +225,29 @@ bool tree_partly(struct sim *s, uint64_t ino, int mode, uint64_t off, uint64_t l
 
 /* --- judging ----------------------------------------------------------------------------------- */
 
+/* What is reserved, or holds zeros only, shows in the number of blocks and in nothing else. */
+static bool uses_fit(const struct model *m, const struct walk *w)
+{
+	for (unsigned k = 0; k < w->n; k++) {
+		const struct minode *i = model_get(m, w->node[k].i.ino);
+		uint64_t least, most;
+
+		if (i && !blocks_fit(i, w->node[k].sectors, &least, &most))
+			return false;
+	}
+	return true;
+}
+
 /* The number of changes that are there; UINT32_MAX: none fits.  The model goes back to it. */
 static unsigned find_whole(struct model *m, const struct walk *w, unsigned floor)
 {
 	for (unsigned n = floor; n <= m->nrec; n++) {
 		if (m->rec[n].hash == w->hash) {
+			bool alike = n < m->nrec && m->rec[n + 1].hash == w->hash;
+
 			model_rollback(m, n);
+			/* It was a later one that looks the same, and the way back to that is gone. */
+			w->s->loose_use |= alike && !uses_fit(m, w);
 			return n;
 		}
 	}
