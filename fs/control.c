@@ -304,7 +304,7 @@ static const struct row {
 
 static const struct row *row_find(unsigned cmd)
 {
-	const unsigned direction = _IOC_DIRMASK << _IOC_DIRSHIFT, size = _IOC_SIZEMASK << _IOC_SIZESHIFT;
+	const unsigned direction = (unsigned)_IOC_DIRMASK << _IOC_DIRSHIFT, size = (unsigned)_IOC_SIZEMASK << _IOC_SIZESHIFT;
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		unsigned differ = (rows[i].cmd ^ cmd) & ~direction;
