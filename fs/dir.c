@@ -277,7 +277,19 @@ static void symlink_put(struct txn *t, uint64_t ino, const char *target, size_t 
 	}
 }
 
-/* Records the changes; the reference is taken before the commit, which is the last thing that may fail. */
+/* Commits and ends, with a reference to the inode for the reply.  It is taken before the commit, which is the last thing that may fail. */
+static int commit_with_ref(struct fs *fs, struct dev_queue *q, struct txn *t, uint64_t ino, struct miss *miss,
+			   uint64_t *lsn)
+{
+	struct inode *inode = inode_ref(fs, ino, 1);
+	int err = inode ? txn_commit(t, q, 0, miss, NULL, lsn) : -ENOMEM;
+
+	txn_end(t);
+	if (err && inode)
+		inode_unref(fs, inode, 1);
+	return err;
+}
+
 static int create_commit(struct fs *fs, struct dev_queue *q, struct create *c, const struct dir_pos *pos,
 			 const struct disk_inode *dir, const struct disk_inode *di, const struct acl_new *acl,
 			 struct miss *miss)
@@ -292,14 +304,9 @@ static int create_commit(struct fs *fs, struct dev_queue *q, struct create *c, c
 	symlink_put(&t, ino, c->target, c->target_len);
 	dir_put(&t, c->parent, pos->offset, c->name, c->len, ino, IFTODT(c->mode));
 	inode_put(&t, c->parent, dir);
-	struct inode *inode = inode_ref(fs, ino, 1);
-	int err = inode ? txn_commit(&t, q, 0, miss, NULL, &lsn) : -ENOMEM;
-	txn_end(&t);
-	if (err) {
-		if (inode)
-			inode_unref(fs, inode, 1);
+	int err = commit_with_ref(fs, q, &t, ino, miss, &lsn);
+	if (err)
 		return err;
-	}
 	inode_changed(fs, ino, lsn, true);
 	inode_changed(fs, c->parent, lsn, true);
 	acl_default_changed(fs, ino, acl->default_len > 0);
@@ -398,16 +405,11 @@ static int tmpfile_commit(struct fs *fs, struct dev_queue *q, struct tmpfile *c,
 	acl_record_new(fs, &t, ino, acl);
 	if (!BUG(ORPHAN_ITEM_DROPPED))
 		orphan_put(&t, ino);
-	struct inode *inode = inode_ref(fs, ino, 1);
-	int err = inode ? txn_commit(&t, q, 0, miss, NULL, &lsn) : -ENOMEM;
-	txn_end(&t);
-	if (err) {
-		if (inode)
-			inode_unref(fs, inode, 1);
+	int err = commit_with_ref(fs, q, &t, ino, miss, &lsn);
+	if (err)
 		return err;
-	}
 	inode_changed(fs, ino, lsn, true);
-	inode_orphaned(fs, inode);
+	inode_orphaned(fs, inode_find(fs, ino));
 	inode_to_attr(ino, di, c->out);
 	return 0;
 }
@@ -499,18 +501,13 @@ static int link_commit(struct fs *fs, struct dev_queue *q, const struct link *l,
 		orphan_del(&t, l->ino);
 	dir_put(&t, l->parent, pos->offset, l->name, l->len, l->ino, IFTODT(get32(di->mode)));
 	inode_put(&t, l->parent, dir);
-	struct inode *inode = inode_ref(fs, l->ino, 1);
-	int err = inode ? txn_commit(&t, q, 0, miss, NULL, &lsn) : -ENOMEM;
-	txn_end(&t);
-	if (err) {
-		if (inode)
-			inode_unref(fs, inode, 1);
+	int err = commit_with_ref(fs, q, &t, l->ino, miss, &lsn);
+	if (err)
 		return err;
-	}
 	inode_changed(fs, l->ino, lsn, first);
 	inode_changed(fs, l->parent, lsn, true);
 	if (first)
-		inode_adopted(fs, inode);
+		inode_adopted(fs, inode_find(fs, l->ino));
 	inode_to_attr(l->ino, di, l->out);
 	return 0;
 }
