@@ -13,34 +13,16 @@ import signal
 import stat
 import tempfile
 
-from conftest import Volume, daemons, is_mounted, libc, run, wait_for
+from calls import AT_FDCWD, KEEP_SIZE, PUNCH_HOLE, RENAME_EXCHANGE, RENAME_NOREPLACE, ZERO_RANGE, checked, fallocate, libc, off_t, renameat2  # pylint: disable=unused-import
+from conftest import Volume, daemons, is_mounted, run, wait_for
 
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
-AT_FDCWD = -100
-KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 0x10
 # Files above this are compared by what is not a hole.
 WHOLE = 1 << 20
 # How Holdfast is mounted: as root does by default, and without a block device.
 KINDS = {"fuseblk": "", "fuse": "plain"}
 
-off_t = ctypes.c_long
 libc.copy_file_range.restype = ctypes.c_ssize_t
 libc.splice.restype = ctypes.c_ssize_t
-
-
-def checked(result):
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
-
-
-def renameat2(old, new, flags):
-    checked(libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags))
-
-
-def fallocate(fd, mode, off, length):
-    checked(libc.fallocate(fd, mode, off_t(off), off_t(length)))
 
 
 def linkat(old, new, flags):

@@ -13,7 +13,9 @@ import socket
 import stat
 import struct
 
-libc = ctypes.CDLL(None, use_errno=True)
+import calls
+
+libc = calls.libc
 
 # name: (user, group, further groups)
 PEOPLE = {
@@ -98,8 +100,7 @@ def overwrite_direct(path):
 def fallocate(path, mode, off, length):
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     try:
-        if libc.fallocate(fd, mode, ctypes.c_long(off), ctypes.c_long(length)):
-            raise OSError(ctypes.get_errno(), "fallocate")
+        calls.fallocate(fd, mode, off, length)
     finally:
         os.close(fd)
 

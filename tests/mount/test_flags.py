@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flags of chattr(1): what they refuse, beside what ext4 on a loop device says to the same; what they are after a crash and a repair."""
-import ctypes
 import errno
 import fcntl
 import mmap
@@ -11,7 +10,8 @@ import subprocess
 
 import pytest
 
-from conftest import FSCK, is_mounted, libc, run, write_synced
+import calls
+from conftest import FSCK, is_mounted, run, write_synced
 
 FL = {"S": 0x8, "i": 0x10, "a": 0x20, "d": 0x40, "A": 0x80, "D": 0x10000}
 GETFLAGS = 2 << 30 | 8 << 16 | ord("f") << 8 | 1
@@ -99,15 +99,13 @@ def fallocate(path, mode, off, length):
     # Not opened for writing by itself: ext4 would refuse that.
     fd = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
-        if libc.fallocate(fd, mode, ctypes.c_long(off), ctypes.c_long(length)):
-            raise OSError(ctypes.get_errno(), "fallocate")
+        calls.fallocate(fd, mode, off, length)
     finally:
         os.close(fd)
 
 
 def exchange(a, b):
-    if libc.renameat2(-100, a.encode(), -100, b.encode(), 2):
-        raise OSError(ctypes.get_errno(), "renameat2")
+    calls.renameat2(a, b, calls.RENAME_EXCHANGE)
 
 
 # Each with the directory it works in: file "f", directory "d" with file "f" and directory "sub", file "other".

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names, links, attributes and contents through the kernel, as applications see them."""
-import ctypes
 import errno
 import mmap
 import os
@@ -10,21 +9,8 @@ import threading
 
 import pytest
 
-from conftest import LONG, libc, run
-
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
-AT_FDCWD = -100
-KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 0x10
-
-
-def renameat2(old, new, flags):
-    if libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags):
-        raise OSError(ctypes.get_errno(), "renameat2")
-
-
-def fallocate(fd, mode, off, length):
-    if libc.fallocate(fd, mode, ctypes.c_long(off), ctypes.c_long(length)):
-        raise OSError(ctypes.get_errno(), "fallocate")
+from calls import KEEP_SIZE, PUNCH_HOLE, RENAME_EXCHANGE, RENAME_NOREPLACE, ZERO_RANGE, fallocate, renameat2
+from conftest import LONG, run
 
 
 def error_of(function, *args, **kwargs):
