@@ -184,20 +184,26 @@ static void do_setxattr(struct sim *s, const struct op *op)
 	target_drop(s, &t);
 }
 
-static void do_removexattr(struct sim *s, const struct op *op)
+static void remove_xattr(struct sim *s, const struct op *op, const char *name)
 {
 	struct target t = target_pick(s, PICK_ANY, op->r[0]);
-	char name[300];
 
-	xattr_name(op->r[1], name);
 	if (!t.ino || !target_take(s, &t))
 		return;
 	int rc = fs_removexattr(s->fs, s->q, t.ino, name);
 
-	trace(s, "inode %llu %.20s: %d", (unsigned long long)t.ino, name, rc);
+	trace(s, "inode %llu %.30s: %d", (unsigned long long)t.ino, name, rc);
 	if (judge(s, rc, 0))
 		same_rc(s, rc, model_removexattr(s->model, t.ino, name));
 	target_drop(s, &t);
+}
+
+static void do_removexattr(struct sim *s, const struct op *op)
+{
+	char name[300];
+
+	xattr_name(op->r[1], name);
+	remove_xattr(s, op, name);
 }
 
 /* --- ACLs -------------------------------------------------------------------------------------- */
@@ -264,17 +270,7 @@ static void do_setacl(struct sim *s, const struct op *op)
 
 static void do_removeacl(struct sim *s, const struct op *op)
 {
-	struct target t = target_pick(s, PICK_ANY, op->r[0]);
-	const char *name = op->r[1] % 2 ? MODEL_ACL_DEFAULT : MODEL_ACL_ACCESS;
-
-	if (!t.ino || !target_take(s, &t))
-		return;
-	int rc = fs_removexattr(s->fs, s->q, t.ino, name);
-
-	trace(s, "inode %llu %s: %d", (unsigned long long)t.ino, name, rc);
-	if (judge(s, rc, 0))
-		same_rc(s, rc, model_removexattr(s->model, t.ino, name));
-	target_drop(s, &t);
+	remove_xattr(s, op, op->r[1] % 2 ? MODEL_ACL_DEFAULT : MODEL_ACL_ACCESS);
 }
 
 /* --- reading them ------------------------------------------------------------------------------ */
