@@ -166,18 +166,13 @@ def pgbench(clients, seconds):
     return do
 
 
-# --- mounts and memory ------------------------------------------------------------------------------------
+# --- mounts --------------------------------------------------------------------------------------------
 
 def mount_clean(peer):
     peer.umount()
     start = time.monotonic()
     peer.mount()
     return {"ops": 1, "seconds": time.monotonic() - start}
-
-
-def rss(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
 
 
 # --- the rows ------------------------------------------------------------------------------------------------

@@ -39,7 +39,6 @@ def is_mounted(path):
 class Peer:
     name = ""
     needs = ()  # programs
-    journal = True  # is what it syncs safe from a power cut
 
     def __init__(self, folder, size):
         self.folder = os.path.join(folder, self.name)
@@ -140,11 +139,6 @@ class Holdfast(Peer):
     def gone(self):
         wait_for(lambda: not self.pid(), "the daemon's end")
 
-    def crash(self):
-        os.kill(self.pid(), signal.SIGKILL)
-        self.gone()
-        run("umount", "-l", self.dir)
-
 
 class HoldfastUring(Holdfast):
     name = "holdfast"
@@ -203,7 +197,6 @@ class Xfs(Loop):
 class Fuse2fs(Peer):
     name = "fuse2fs"
     needs = ("fuse2fs", "mkfs.ext4")
-    journal = False
 
     def mkfs(self):
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
@@ -221,7 +214,6 @@ class Fuse2fs(Peer):
 class Ntfs3g(Peer):
     name = "ntfs-3g"
     needs = ("ntfs-3g", "mkntfs")
-    journal = False
 
     def mkfs(self):
         run("mkntfs", "-F", "-Q", "-q", self.image)
