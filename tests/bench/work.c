@@ -490,7 +490,7 @@ static void create_synced(struct part *p)
 	char path[PATH];
 
 	EACH(p, {
-		snprintf(path, sizeof(path), "d%u/y%u-%08" PRIu64, p->id % DIRS, p->id, i);
+		snprintf(path, sizeof(path), "d%u/y%u.%u-%08" PRIu64, p->id % DIRS, p->job->threads, p->id, i);
 		int fd = openat(p->job->dir, path, O_CREAT | O_EXCL | O_WRONLY, 0644);
 		if (fd < 0 || write(fd, p->buf, PAGE) != PAGE || fsync(fd))
 			die("create", path);
