@@ -39,6 +39,7 @@ def is_mounted(path):
 class Peer:
     name = ""
     needs = ()  # programs
+    is_filesystem = True
 
     def __init__(self, folder, size):
         self.folder = os.path.join(folder, self.name)
@@ -77,8 +78,9 @@ class Peer:
 
     def cold(self):
         """Nothing of it is in memory afterwards, neither in the kernel's nor in a daemon's."""
+        run("sync", "-f", self.dir)
         self.umount()
-        run("sync")
+        run("sync", "-f", self.folder)
         with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
             f.write("3\n")
         self.mount()
@@ -232,6 +234,7 @@ class Disk(Peer):
     """What is below all of them: one file that is there in full, without the page cache."""
 
     name = "disk"
+    is_filesystem = False
 
     def create(self):
         os.makedirs(self.dir, exist_ok=True)

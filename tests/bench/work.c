@@ -148,6 +148,19 @@ static void name_stat(struct part *p)
 	});
 }
 
+/* All of them, once. */
+static void name_stat_all(struct part *p)
+{
+	struct stat st;
+	char path[PATH];
+
+	EACH(p, {
+		path_of(path, "f", i);
+		if (fstatat(p->job->dir, path, &st, 0))
+			die("stat", path);
+	});
+}
+
 static void name_open(struct part *p)
 {
 	char path[PATH];
@@ -245,6 +258,18 @@ static void big_lookup(struct part *p)
 
 	EACH(p, {
 		big_path(path, hash(i) % p->job->population);
+		if (fstatat(p->job->dir, path, &st, 0))
+			die("lookup", path);
+	});
+}
+
+static void big_lookup_all(struct part *p)
+{
+	struct stat st;
+	char path[PATH];
+
+	EACH(p, {
+		big_path(path, i);
 		if (fstatat(p->job->dir, path, &st, 0))
 			die("lookup", path);
 	});
@@ -503,6 +528,7 @@ static void create_synced(struct part *p)
 static const struct workload workloads[] = {
 	{"create", name_create, false, true},
 	{"stat", name_stat, false, false},
+	{"stat-all", name_stat_all, false, false},
 	{"open", name_open, false, false},
 	{"rename", name_rename, false, true},
 	{"unlink", name_unlink, false, true},
@@ -511,6 +537,7 @@ static const struct workload workloads[] = {
 	{"churn", name_churn, false, true},
 	{"big-create", big_create, false, true},
 	{"big-lookup", big_lookup, false, false},
+	{"big-lookup-all", big_lookup_all, false, false},
 	{"big-readdir", big_readdir, false, false},
 	{"big-ls", big_ls, false, false},
 	{"small-write", small_write, false, true},
