@@ -178,8 +178,8 @@ static int set_flags(struct control *c, struct control_caller *who, uint32_t mas
 {
 	int err = fs_set_flags(c->fs, who->q, who->uid, who->ino, mask, flags);
 
-	if (!err && flags & (INODE_IMMUTABLE | INODE_APPEND) && fs_settle_begin(c->fs, who->ino))
-		who->then = THEN_SETTLE;
+	if (!err)
+		who->then = flags & (INODE_IMMUTABLE | INODE_APPEND) && fs_settle_begin(c->fs, who->ino) ? THEN_SETTLE : THEN_STALE;
 	return err;
 }
 

@@ -26,6 +26,7 @@ struct cache_drop {
 	/* in */
 	struct dev_queue *q; /* `done` runs there */
 	uint64_t ino; /* 0: of all files */
+	bool attrs_only; /* nothing is written back; what is cached of the contents stays */
 	void (*done)(struct cache_drop *drop);
 };
 
@@ -57,6 +58,7 @@ void control_init(struct control *c, const struct mount_options *o);
 enum control_then {
 	THEN_ANSWER,
 	THEN_DROP_CACHES, /* the kernel's, of all files */
+	THEN_STALE, /* the file's attributes are not what the kernel has: control.drop_caches() of these */
 	THEN_SETTLE, /* what was stored through mmap into a file that takes no more changes: control.drop_caches(), then fs_settle_end() */
 	THEN_TRIM, /* fs_trim() of `trim`; the answer is a struct fstrim_range with what was trimmed */
 };

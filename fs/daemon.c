@@ -227,7 +227,7 @@ static void drop_here(struct dev_task *task)
 
 	/* Of what the kernel does not know it says so. */
 	if (drop->ino && !d->closing)
-		fuse_lowlevel_notify_inval_inode(d->se, drop->ino, 0, 0);
+		fuse_lowlevel_notify_inval_inode(d->se, drop->ino, drop->attrs_only ? -1 : 0, 0);
 	for (uint64_t i = 0; i < n; i++)
 		fuse_lowlevel_notify_inval_inode(d->se, inos[i], 0, 0);
 	free(inos);

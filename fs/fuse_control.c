@@ -67,7 +67,12 @@ static struct later *later_new(const struct call *c, fuse_req_t req, const struc
 	l->req = req;
 	l->ino = who->ino;
 	l->settle = who->then == THEN_SETTLE;
-	l->drop = (struct cache_drop){.q = c->q, .ino = l->settle ? who->ino : 0, .done = dropped};
+	l->drop = (struct cache_drop){
+		.q = c->q,
+		.ino = who->then == THEN_DROP_CACHES ? 0 : who->ino,
+		.attrs_only = who->then == THEN_STALE,
+		.done = dropped,
+	};
 	l->trim = who->trim;
 	l->trim.cancelled = interrupted;
 	l->trim.done = trimmed;

@@ -332,6 +332,21 @@ def test_stored_through_mmap_before(vol):
     assert get(path) == "i"
 
 
+def test_ctime_is_seen(vol):
+    """The kernel, which believes what it has cached for ever, is told that a flag has changed the inode."""
+    os.mkdir(vol.path("d"))
+    open(vol.path("f"), "wb").close()
+    writeback = "writeback" in os.environ.get("HOLDFAST_OPTIONS", "")
+    for name in ("d",) if writeback else ("d", "f"):  # with -o writeback a file's ctime is the kernel's own
+        path = vol.path(name)
+        for act in (lambda: chattr(path, "+d"), lambda: chattr(path, "-d"), lambda: chattr(path, "+i"), lambda: chattr(path, "-i"),
+                    lambda: set_x(path, XFL["A"])):
+            before = os.stat(path).st_ctime_ns
+            act()
+            seen = os.stat(path).st_ctime_ns
+            assert seen > before
+
+
 def test_many_at_once(vol):
     """Settling waits for workers; with more askers than workers nobody waits for ever."""
     procs = []
