@@ -17,6 +17,16 @@
 #define COPY_BELOW (32u << 10)
 #define COPY_ANSWER_MAX (UINT32_MAX & ~(BLOCK_SIZE - 1))
 
+/*
+ * Past the kernel's cache.  O_DIRECT alone does not say so: it is the file's flag, as it is when the request is made, and fcntl(2) may have set it
+ * since the kernel chose the way; a mapping of the file, and what is left of a write that was cut short, go through the cache whatever it says.
+ * But only such requests carry an owner of locks.
+ */
+static bool is_direct(const struct fuse_file_info *fi)
+{
+	return fi->flags & O_DIRECT && fi->lock_owner && !fi->writepage;
+}
+
 /* --- read --- */
 
 struct read_op {
@@ -46,7 +56,7 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 	size_t len = size < MOUNT_MAX_IO ? size : MOUNT_MAX_IO;
 	struct read_op *op = calloc(1, sizeof(*op));
 
-	if (!(fi->flags & O_DIRECT))
+	if (!is_direct(fi))
 		inval_note_cached(c.glue->inval, ino);
 	if (op)
 		op->room = worker_reply_room(c.worker, FS_READ_ROOM(len));
@@ -84,7 +94,7 @@ struct write_op {
 	unsigned pending;
 	bool durable; /* answered only when it is */
 	size_t done; /* of a cached write: what earlier pieces of it have written */
-	bool direct; /* past the kernel's cache: answered when nothing older is in it */
+	bool direct; /* is_direct(): answered when nothing older is in the cache.  For others the kernel holds pages until they are answered */
 };
 static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
 
@@ -243,7 +253,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	/* For writes that complete asynchronously (AIO, io_uring) the kernel sends no FSYNC, whatever the caller
 	 * has asked for.  Where it does send one, that costs nothing any more. */
 	op->durable = c.glue->control->durable.all || fi->flags & (O_DSYNC | O_SYNC);
-	op->direct = fi->flags & O_DIRECT && !fi->writepage;
+	op->direct = is_direct(fi);
 	if (!op->direct)
 		inval_note_cached(c.glue->inval, ino);
 	fs_write(c.fs, c.q, &op->io);

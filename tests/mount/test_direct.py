@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import LONG, libc
+from conftest import LONG, libc, run
 
 
 class Iocb(ctypes.Structure):
@@ -57,3 +57,26 @@ def test_asynchronous_direct_writes_leave_nothing_old_cached(vol):
         os.close(direct)
         os.close(cached)
         libc.syscall(207, ctx)
+
+
+def test_the_flag_changes_under_a_write(vol):
+    """A write may go through the cache although the flag is there when it reaches the daemon.  Nobody waits for pages that it holds."""
+    path = vol.path("f")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    toggler = (f"import fcntl, os\nflags = fcntl.fcntl({fd}, fcntl.F_GETFL)\n"
+               f"while True:\n    fcntl.fcntl({fd}, fcntl.F_SETFL, flags ^ os.O_DIRECT)\n    fcntl.fcntl({fd}, fcntl.F_SETFL, flags)")
+    writer = f"import os\nfor i in range({200000 if LONG else 5000}):\n    os.pwrite({fd}, b'x' * 512, i * 4096 + 100)"
+    # They share the open file.
+    toggle, write = (subprocess.Popen(["/usr/bin/python3", "-c", code], pass_fds=[fd]) for code in (toggler, writer))
+    try:
+        assert write.wait(timeout=120) == 0
+    except subprocess.TimeoutExpired:
+        run("umount", "-f", vol.dir, check=False)  # who hangs there cannot be killed otherwise, nor can the daemon
+        raise
+    finally:
+        toggle.kill()
+        toggle.wait()
+    n = os.fstat(fd).st_size >> 12
+    for i in range(n + 1):
+        assert os.pread(fd, 4096, i * 4096) == (bytes(100) + b"x" * 512 + bytes(4096 - 612))[:4096 if i < n else 612]
+    os.close(fd)
