@@ -36,10 +36,16 @@ def is_mounted(path):
         return any(line.split()[4] == path for line in f)
 
 
+def drop_caches():
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
+        f.write("3\n")
+
+
 class Peer:
     name = ""
     needs = ()  # programs
     is_filesystem = True
+    lasts = True  # what is on it is there after a new mount
 
     def __init__(self, folder, size):
         self.folder = os.path.join(folder, self.name)
@@ -81,8 +87,7 @@ class Peer:
         run("sync", "-f", self.dir)
         self.umount()
         run("sync", "-f", self.folder)
-        with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
-            f.write("3\n")
+        drop_caches()
         self.mount()
 
     def clean_up(self):
@@ -136,7 +141,7 @@ class Holdfast(Peer):
                     f.write(before)
 
     def pid(self):
-        return daemon_of("mount.holdfast", self.image)
+        return daemon_of(os.path.basename(self.mounter), self.image)
 
     def gone(self):
         wait_for(lambda: not self.pid(), "the daemon's end")
@@ -149,6 +154,28 @@ class HoldfastUring(Holdfast):
 
 class HoldfastDev(Holdfast):
     name = "holdfast-dev"
+    transport = "dev"
+
+
+class Empty(Holdfast):
+    """Holdfast's loop and transports with a filesystem in memory behind them: what FUSE costs.  The image is only there to be opened."""
+
+    name = "empty"
+    transport = "uring"
+    mounter = os.path.join(BUILD, "tests", "bench", "mount.empty")
+    lasts = False
+
+    def __init__(self, folder, size):
+        super().__init__(folder, min(size, 64 << 20))
+
+    def cold(self):
+        """A new mount would have nothing on it."""
+        run("sync", "-f", self.dir)
+        drop_caches()
+
+
+class EmptyDev(Empty):
+    name = "empty-dev"
     transport = "dev"
 
 
@@ -249,4 +276,4 @@ class Disk(Peer):
         pass
 
 
-ALL = [HoldfastUring, HoldfastDev, Ext4, Xfs, Fuse2fs, Ntfs3g, Disk]
+ALL = [HoldfastUring, HoldfastDev, Empty, EmptyDev, Ext4, Xfs, Fuse2fs, Ntfs3g, Disk]

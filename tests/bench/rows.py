@@ -22,16 +22,19 @@ class Row:
     cold    it begins with a new mount and empty caches
     warm    is done before, and takes no part: reads all that a hot row is to find in the cache
     disk    the disk itself can do it, too
+    remounts    it mounts anew, and what was there must be there again
     only    names of the filesystems that can, if not all
     """
 
-    def __init__(self, name, do, unit="op/s", needs=(), cold=False, warm=None, disk=False, only=None):
+    def __init__(self, name, do, unit="op/s", needs=(), cold=False, warm=None, disk=False, remounts=False, only=None):
         self.name, self.do, self.unit = name, do, unit
-        self.needs, self.cold, self.warm, self.disk, self.only = needs, cold, warm, disk, only
+        self.needs, self.cold, self.warm, self.disk, self.remounts, self.only = needs, cold, warm, disk, remounts, only
 
     def runs_on(self, peer):
         if not peer.is_filesystem:
             return self.disk and peer.name == "disk"
+        if self.remounts and not peer.lasts:
+            return False
         return self.only is None or peer.name in self.only
 
 
@@ -296,4 +299,4 @@ def database_rows(z):
 
 def all_rows(tree, z):
     return (names_rows(z) + directory_rows(z) + small_rows(z) + large_rows(z) + synced_rows(z) + tree.rows() + database_rows(z) +
-            [Row("mount, clean", mount_clean, "1/s")])
+            [Row("mount, clean", mount_clean, "1/s", remounts=True)])
