@@ -305,6 +305,7 @@ static int start_loop(struct daemon *d)
 		.control = &d->control,
 		.admit = d->admit,
 		.strictatime = d->opts->atime == FS_STRICTATIME,
+		.flags = fs_has_flags(d->fs),
 		.max_read = d->opts->max_read,
 		.acl = !d->opts->no_acl,
 	};

@@ -2,7 +2,7 @@
 /*
  * flags.c - the flags that chattr(1) sets, and what immutable and append-only inodes refuse.
  *
- * The kernel knows nothing of them, so what it decides by itself (who may open what) it decides without them.
+ * The kernel knows nothing of them.  Whether it asks about opening is the glue's to arrange (fs_check_open()).
  */
 #include "fs/fs_impl.h"
 
@@ -119,7 +119,7 @@ static int set_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *
 	return err;
 }
 
-static bool volume_has_flags(struct fs *fs)
+bool fs_has_flags(struct fs *fs)
 {
 	volume_lock(fs->v);
 	bool has = fs->v->sb.incompat & FEATURE_INCOMPAT_INODE_FLAGS;
@@ -135,7 +135,7 @@ int fs_set_flags(struct fs *fs, struct dev_queue *q, uint32_t uid, uint64_t ino,
 	if (flags & ~(mask & INODE_USER_FLAGS))
 		return -EOPNOTSUPP;
 	/* Durable before any inode has one: a program that does not know them must not open the volume. */
-	if (flags && !volume_has_flags(fs))
+	if (flags && !fs_has_flags(fs))
 		err = volume_add_feature(fs->v, q, FEATURE_INCOMPAT_INODE_FLAGS);
 	return err ? fs_verdict(fs, err) : fs_run(fs, q, set_step, &s);
 }
@@ -163,11 +163,21 @@ void fs_settle_end(struct fs *fs, uint64_t ino)
 	volume_unlock(fs->v);
 }
 
+int fs_check_open(struct fs *fs, struct dev_queue *q, uint64_t ino, bool append)
+{
+	uint32_t flags = 0;
+	int err = fs_has_flags(fs) ? fs_get_flags(fs, q, ino, &flags) : 0;
+
+	if (err)
+		return err;
+	return flags & INODE_IMMUTABLE || (flags & INODE_APPEND && !append) ? -EPERM : 0;
+}
+
 bool fs_must_sync(struct fs *fs, struct dev_queue *q, uint64_t ino, bool names)
 {
 	uint32_t flags;
 
-	if (!volume_has_flags(fs))
+	if (!fs_has_flags(fs))
 		return false;
 	/* One that cannot be read any more: rather once too often. */
 	return fs_get_flags(fs, q, ino, &flags) || flags & (INODE_SYNC | (names ? INODE_DIRSYNC : 0));

@@ -138,6 +138,10 @@ int fs_get_flags(struct fs *fs, struct dev_queue *q, uint64_t ino, uint32_t *fla
 /* Those in `mask` become what `flags` says.  For user `uid`: -EPERM unless it is the owner or root; root only for INODE_IMMUTABLE and
  * INODE_APPEND.  -EOPNOTSUPP: flags that we do not have, or not for this type. */
 int fs_set_flags(struct fs *fs, struct dev_queue *q, uint32_t uid, uint64_t ino, uint32_t mask, uint32_t flags);
+/* Did any inode ever have flags? */
+bool fs_has_flags(struct fs *fs);
+/* Opening `ino` for writing (append: O_APPEND): -EPERM if its flags do not allow that. */
+int fs_check_open(struct fs *fs, struct dev_queue *q, uint64_t ino, bool append);
 /*
  * A file has just become immutable or append-only: what the kernel had been given for it before, through mmap(2), is still to be written.
  * Between these two such writes (fs_io.cached) are let through.  False: there is nothing to wait for, and nothing to end.

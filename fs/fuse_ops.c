@@ -311,7 +311,7 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	list(req, ino, size, off, true);
 }
 
-/* --- opening: there is no state to keep, so the kernel need not ask, unless it caches writes --- */
+/* --- opening: there is no state to keep, so the kernel need not ask, unless it caches writes or a flag may forbid it --- */
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -327,15 +327,22 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
+	bool write = can_write(fi);
 
-	if (!c.glue->admit) {
-		op_opendir(req, ino, fi);
+	/* Once refused in this way, it does not ask again for as long as the volume is mounted. */
+	if (!c.glue->admit && !c.glue->strictatime && !c.glue->flags) {
+		fuse_reply_err(req, ENOSYS);
+		return;
+	}
+	int err = write ? fs_check_open(c.fs, c.q, ino, fi->flags & O_APPEND) : 0;
+	if (err) {
+		fuse_reply_err(req, -err);
 		return;
 	}
 	fi->keep_cache = !c.glue->strictatime;
-	if (can_write(fi))
+	if (c.glue->admit && write)
 		fs_opened(c.fs, ino);
-	if (can_write(fi) && fs_is_low(c.fs))
+	if (c.glue->admit && write && fs_is_low(c.fs))
 		admit_open(c.glue->admit, req, ino, fi);
 	else
 		fuse_reply_open(req, fi);

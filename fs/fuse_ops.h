@@ -31,6 +31,7 @@ struct fuse_glue {
 	struct control *control;
 	struct inval *inval;
 	struct admit *admit; /* the kernel caches writes; NULL: it does not */
+	bool flags; /* the kernel asks at every open, since some inode may have flags that forbid it */
 	bool strictatime; /* the kernel asks at every open, and forgets what it has cached */
 	unsigned max_read;
 	bool acl; /* POSIX ACLs are kept here and checked by the kernel */

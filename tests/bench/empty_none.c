@@ -39,6 +39,18 @@ int fs_set_flags(struct fs *fs, struct dev_queue *q, uint32_t uid, uint64_t ino,
 	return -EOPNOTSUPP;
 }
 
+bool fs_has_flags(struct fs *fs)
+{
+	(void)fs;
+	return false;
+}
+
+int fs_check_open(struct fs *fs, struct dev_queue *q, uint64_t ino, bool append)
+{
+	(void)fs, (void)q, (void)ino, (void)append;
+	return 0;
+}
+
 bool fs_settle_begin(struct fs *fs, uint64_t ino)
 {
 	return false;

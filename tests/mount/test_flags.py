@@ -153,6 +153,14 @@ ACTS = {
 }
 
 
+# Where opening is asked about.
+OPENINGS = {
+    f"open {name}": lambda p, flags=flags: os.close(os.open(p + "/f", flags)) for name, flags in {
+        "r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR, "a": os.O_WRONLY | os.O_APPEND, "ra": os.O_RDWR | os.O_APPEND,
+        "a O_TRUNC": os.O_WRONLY | os.O_APPEND | os.O_TRUNC, "w O_CREAT": os.O_WRONLY | os.O_CREAT,
+    }.items()}
+
+
 def scene(path, flags):
     os.makedirs(path + "/d/sub")
     for name in ("f", "other", "d/f"):
@@ -180,12 +188,15 @@ def outcome(act, path):
         return errno.errorcode[e.errno]
 
 
-
-
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("flags", ["i", "a"])
-def test_as_ext4(vol, ext4, flags):
+def test_as_ext4(vol, ext4, flags, asked):
+    """`asked`: the kernel asks about opening, as it does where some flag was set before the volume was mounted."""
+    if asked:
+        chattr(vol.dir, "+d")
+        vol.remount()
     differ = []
-    for name, act in ACTS.items():
+    for name, act in (ACTS | OPENINGS if asked else ACTS).items():
         results = []
         for where in (ext4, vol.dir):
             path = os.path.join(where, "scene")

@@ -99,6 +99,33 @@ static void kept_and_seen(void **state)
 	names_destroy(&n);
 }
 
+static void opening(void **state)
+{
+	static const struct {
+		uint32_t flags;
+		int write, append;
+	} cases[] = {
+		{0, 0, 0},
+		{INODE_SYNC | INODE_NODUMP | INODE_NOATIME, 0, 0},
+		{INODE_APPEND, -EPERM, 0},
+		{INODE_IMMUTABLE, -EPERM, -EPERM},
+		{INODE_IMMUTABLE | INODE_APPEND, -EPERM, -EPERM},
+	};
+	struct names n;
+
+	(void)state;
+	names_create(&n, 16 << 20, 0);
+	uint64_t f = make(&n, INO_ROOT, "f", S_IFREG | 0644);
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		assert_int_equal(fs_has_flags(n.fs), i > 1);
+		assert_int_equal(set(&n, f, cases[i].flags), 0);
+		assert_int_equal(fs_check_open(n.fs, n.q, f, false), cases[i].write);
+		assert_int_equal(fs_check_open(n.fs, n.q, f, true), cases[i].append);
+	}
+	names_destroy(&n);
+}
+
 static void who_may(void **state)
 {
 	struct names n;
@@ -380,6 +407,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(kept_and_seen),
+		cmocka_unit_test(opening),
 		cmocka_unit_test(who_may),
 		cmocka_unit_test(inheritance),
 		cmocka_unit_test(immutable_file),
