@@ -57,12 +57,6 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr)
 
 
-def figure(row, out):
-    if row.unit == "MB/s":
-        return out["bytes"] / out["seconds"] / 1e6
-    return out["ops"] / out["seconds"]
-
-
 def run_round(peer, table, results, progress, trouble):
     peer.create()
     peer.mount()
@@ -82,7 +76,7 @@ def run_round(peer, table, results, progress, trouble):
             except (Failed, OSError, sqlite3.Error, subprocess.TimeoutExpired) as e:
                 trouble.append(f"{peer.name}: {row.name}: {str(e).strip()[-300:]}")
                 continue
-            results.setdefault((peer.name, row.name), []).append(dict(out, figure=figure(row, out)))
+            results.setdefault((peer.name, row.name), []).append(dict(out, figure=row.figure(out)))
         peer.umount()
     finally:
         peer.clean_up()
@@ -97,18 +91,24 @@ def spread(runs):
     return (max(values) - min(values)) / statistics.median(values)
 
 
+def ratio(row, runs, base):
+    """Above 1 is better."""
+    return median(base) / median(runs) if row.lower else median(runs) / median(base)
+
+
 def summary(table, names, results):
     out = []
     for row in table:
-        line = {"row": row.name, "unit": row.unit, "peers": {}}
+        line = {"row": row.name, "unit": row.unit, "lower_is_better": row.lower, "peers": {}}
         base = results.get(("ext4", row.name))
         for name in names:
             runs = results.get((name, row.name))
             if runs:
                 line["peers"][name] = {
                     "median": median(runs), "spread": spread(runs), "runs": [r["figure"] for r in runs],
-                    "ratio_to_ext4": median(runs) / median(base) if base else None,
+                    "ratio_to_ext4": ratio(row, runs, base) if base else None,
                     "cpu_us_per_op": statistics.median(r["cpu"] / r["ops"] * 1e6 for r in runs),
+                    **{key: [r[key] for r in runs] for key in ("checkpoints", "replayed_bytes") if key in runs[0]},
                     **({"p50_us": median(runs, "p50_us"), "p999_us": median(runs, "p999_us")} if "p50_us" in runs[0] else {}),
                 }
         out.append(line)
@@ -142,7 +142,7 @@ def show(lines, names):
 def svg(lines, names, path):
     """Bars of the ratio to ext4, on a logarithmic scale from 1/16 to 16."""
     colours = ["#1b6ca8", "#6aaed6", "#444444", "#999999", "#d98c3a", "#b35a5a"]
-    shown = [n for n in names if n not in ("ext4", "disk")]
+    shown = [n for n in names if n != "ext4" and any(line["peers"].get(n, {}).get("ratio_to_ext4") for line in lines)]
     lines = [line for line in lines if any(line["peers"].get(n, {}).get("ratio_to_ext4") for n in shown)]
     bar, left, wide, top = 9, 330, 560, 50
     each = bar * len(shown) + 8
@@ -179,10 +179,14 @@ def choose(args, folder):
         raise Failed(f"unknown peers: {', '.join(sorted(unknown))}")
     for cls in peer_list.ALL:
         if cls.name in wanted:
-            peer = cls(folder, 8 * GIB if not args.quick else 2 * GIB)
+            peer = cls(folder, 8 * GIB if args.scale >= 1 else 2 * GIB)
             why = peer.missing()
             (absent if why else chosen).append(peer if not why else f"{cls.name}: {why}")
     return chosen, absent
+
+
+def texts(option):
+    return option.split("|") if option else []
 
 
 def main():
@@ -191,11 +195,15 @@ def main():
     parser.add_argument("--peers", help="one or more of " + ",".join(c.name for c in peer_list.ALL))
     parser.add_argument("--rows", help="only rows with one of these texts (A|B|C) in their names, or of these names; what they need runs, too")
     parser.add_argument("--seconds", type=float, help="how long rows take that go on for a time; default 3")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work: whether it runs, not how fast")
+    parser.add_argument("--skip", help="not those with one of these texts (A|B|C) in their names, nor what needs them")
+    parser.add_argument("--long", action="store_true", help="a directory of ten million entries, too")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the work; default 1")
+    parser.add_argument("--quick", action="store_true", help="--scale 0.1: whether it runs, not how fast")
     parser.add_argument("--dir", default="/var/tmp", help="where images are made")
     parser.add_argument("--json", help="results to this file")
     parser.add_argument("--svg", help="a chart to this file")
     args = parser.parse_args()
+    args.scale = 0.1 if args.quick else args.scale
     # As after Ctrl-C: what is mounted is unmounted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="holdfast-bench-", dir=args.dir)
@@ -203,9 +211,9 @@ def main():
     trouble, results = [], {}
     try:
         chosen, absent = choose(args, folder)
-        tree = row_list.Tree(folder, 500 if args.quick else 6000)
-        table = row_list.all_rows(tree, row_list.Sizes(0.1 if args.quick else 1, args.seconds))
-        table, wanted = row_list.chosen(table, args.rows.split("|") if args.rows else [""])
+        tree = row_list.Tree(folder, max(20, int(6000 * args.scale)))
+        table = row_list.all_rows(tree, row_list.Sizes(args.scale, args.seconds, args.long))
+        table, wanted = row_list.chosen(table, texts(args.rows) or [""], texts(args.skip))
         names = [p.name for p in chosen]
         progress = Progress(args.rounds * sum(row.runs_on(p) for p in chosen for row in table))
         for _ in range(args.rounds):

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The filesystems that bench.py compares: each makes an image of its own beside the others', mounts it, and can forget what it has in memory."""
+import fcntl
+import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(TOP, os.environ.get("HOLDFAST_BUILD", "build"))
+SHUTDOWN = 0x8004587D  # ioctl(2) of ext4 and xfs
 ENABLE_URING = "/sys/module/fuse/parameters/enable_uring"
 
 
@@ -47,11 +51,14 @@ class Peer:
     is_filesystem = True
     lasts = True  # what is on it is there after a new mount
 
-    def __init__(self, folder, size):
+    def __init__(self, folder, size, inodes=None, journal=None):
+        """`inodes`: room for so many, where that has to be said; `journal`: bytes of it, where that can be."""
+        self.top = folder
         self.folder = os.path.join(folder, self.name)
         self.image = os.path.join(self.folder, "disk.img")
         self.dir = os.path.join(self.folder, "mnt")
-        self.size = size
+        self.size, self.inodes, self.journal = size, inodes, journal
+        self.others = {}
 
     def missing(self):
         """Why it cannot be had here, or None."""
@@ -66,14 +73,27 @@ class Peer:
             f.truncate(self.size)
         self.mkfs()
 
+    def beside(self, name, size, **more):
+        """Another one of the kind, made but not mounted, for as long as this one lasts or until take_away()."""
+        other = type(self)(os.path.join(self.top, name), size, **more)
+        self.others[name] = other
+        other.create()
+        return other
+
+    def take_away(self, name):
+        other = self.others.pop(name)
+        if is_mounted(other.dir):
+            other.umount()
+        other.clean_up()
+
     def mkfs(self):
         raise NotImplementedError
 
-    def mount(self):
+    def mount(self, options=""):
         raise NotImplementedError
 
-    def umount(self):
-        run("umount", self.dir)
+    def umount(self, *options):
+        run("umount", *options, self.dir)
         self.gone()
 
     def gone(self):
@@ -90,7 +110,14 @@ class Peer:
         drop_caches()
         self.mount()
 
+    def crash(self):
+        """What is not on the disk is lost; it is mounted no more."""
+        raise NotImplementedError
+
     def clean_up(self):
+        for other in self.others.values():
+            other.clean_up()
+        self.others = {}
         for _ in range(3):
             if is_mounted(self.dir):
                 subprocess.run(["umount", "-l", self.dir], stderr=subprocess.DEVNULL, check=False)
@@ -125,16 +152,16 @@ class Holdfast(Peer):
         return None
 
     def mkfs(self):
-        run(os.path.join(BUILD, "mkfs", "mkfs.holdfast"), "-q", self.image)
+        run(os.path.join(BUILD, "mkfs", "mkfs.holdfast"), "-q", *(["-J", self.journal] if self.journal else []), self.image)
 
-    def mount(self):
+    def mount(self, options=""):
         if self.transport == "uring":
             with open(ENABLE_URING, encoding="ascii") as f:
                 before = f.read()
             with open(ENABLE_URING, "w", encoding="ascii") as f:
                 f.write("Y")
         try:
-            run(self.mounter, self.image, self.dir, "-o", f"transport={self.transport}")
+            run(self.mounter, self.image, self.dir, "-o", f"transport={self.transport}{options and ','}{options}")
         finally:
             if self.transport == "uring":
                 with open(ENABLE_URING, "w", encoding="ascii") as f:
@@ -145,6 +172,14 @@ class Holdfast(Peer):
 
     def gone(self):
         wait_for(lambda: not self.pid(), "the daemon's end")
+
+    def stats(self):
+        return json.loads(run(os.path.join(BUILD, "tools", "holdfast"), "stats", "--json", self.dir))
+
+    def crash(self):
+        os.kill(self.pid(), signal.SIGKILL)
+        self.gone()
+        self.umount("-l")
 
 
 class HoldfastUring(Holdfast):
@@ -165,8 +200,8 @@ class Empty(Holdfast):
     mounter = os.path.join(BUILD, "tests", "bench", "mount.empty")
     lasts = False
 
-    def __init__(self, folder, size):
-        super().__init__(folder, min(size, 64 << 20))
+    def __init__(self, folder, size, **more):
+        super().__init__(folder, min(size, 64 << 20), **more)
 
     def cold(self):
         """A new mount would have nothing on it."""
@@ -183,6 +218,7 @@ class Loop(Peer):
     """The kernel's filesystems, on a loop device with direct I/O."""
 
     device = None
+    shutdown_flags = 2  # without writing the log first
 
     def attach(self):
         self.device = run("losetup", "--find", "--show", "--direct-io=on", self.image).strip()
@@ -193,10 +229,18 @@ class Loop(Peer):
     def mkfs_command(self):
         raise NotImplementedError
 
-    def mount(self):
+    def mount(self, options=""):
         if not self.device:
             self.attach()
         run("mount", self.device, self.dir)
+
+    def crash(self):
+        fd = os.open(self.dir, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, SHUTDOWN, struct.pack("I", self.shutdown_flags))
+        finally:
+            os.close(fd)
+        self.umount()
 
     def clean_up(self):
         if is_mounted(self.dir):
@@ -212,7 +256,10 @@ class Ext4(Loop):
     needs = ("mkfs.ext4",)
 
     def mkfs_command(self):
-        return ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
+        # Nothing is left for a background thread to initialise.  With the usual number of inodes that would take minutes for 1 TiB.
+        more = ["-J", f"size={self.journal >> 20}"] if self.journal else []
+        more += ["-N", self.inodes] if self.inodes else ["-T", "largefile4"] if self.size > 64 << 30 else []
+        return ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", *more]
 
 
 class Xfs(Loop):
@@ -230,7 +277,7 @@ class Fuse2fs(Peer):
     def mkfs(self):
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
 
-    def mount(self):
+    def mount(self, options=""):
         run("fuse2fs", self.image, self.dir, "-o", "rw,allow_other,default_permissions")
 
     def pid(self):
@@ -247,7 +294,7 @@ class Ntfs3g(Peer):
     def mkfs(self):
         run("mkntfs", "-F", "-Q", "-q", self.image)
 
-    def mount(self):
+    def mount(self, options=""):
         run("ntfs-3g", "-o", "big_writes,permissions", self.image, self.dir)
 
     def pid(self):
@@ -257,23 +304,34 @@ class Ntfs3g(Peer):
         wait_for(lambda: not self.pid(), "the daemon's end")
 
 
-class Disk(Peer):
-    """What is below all of them: one file that is there in full, without the page cache."""
+class Floor(Peer):
+    """No filesystem: files beside the images."""
 
-    name = "disk"
     is_filesystem = False
 
     def create(self):
         os.makedirs(self.dir, exist_ok=True)
 
-    def mount(self):
+    def mount(self, options=""):
         pass
 
-    def umount(self):
+    def umount(self, *options):
         pass
 
     def cold(self):
         pass
 
 
-ALL = [HoldfastUring, HoldfastDev, Empty, EmptyDev, Ext4, Xfs, Fuse2fs, Ntfs3g, Disk]
+class Disk(Floor):
+    """What is below all of them: one file that is there in full, without the page cache."""
+
+    name = "disk"
+
+
+class Journal(Floor):
+    """Holdfast's journal alone, on a file."""
+
+    name = "journal"
+
+
+ALL = [HoldfastUring, HoldfastDev, Empty, EmptyDev, Ext4, Xfs, Fuse2fs, Ntfs3g, Disk, Journal]

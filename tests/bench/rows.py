@@ -12,34 +12,46 @@ import time
 from peers import BUILD, Failed, run
 
 WORK = os.path.join(BUILD, "tests", "bench", "work")
-STEP_SECONDS = 600  # then it hangs
+JOURNAL = os.path.join(BUILD, "tests", "bench", "journal")
+MANY = os.path.join(BUILD, "tests", "bench", "many")
+GIB = 1 << 30
+OURS = ("holdfast", "holdfast-dev")
+LASTING = (*OURS, "ext4", "xfs")  # those that are compared where it takes a long time
+STEP_SECONDS = 1800  # then it hangs
 
 
 class Row:
     """
-    `do(peer)` is what is measured; it returns ops, seconds and perhaps bytes, latencies, and cpu if only a part of it counts.
+    `do(peer)` is what is measured; it returns ops, seconds and perhaps bytes, latencies, and cpu if only a part of it counts; or what is
+    measured itself: figure.
     needs   names of the rows that make what it works on
     cold    it begins with a new mount and empty caches
     warm    is done before, and takes no part: reads all that a hot row is to find in the cache
-    disk    the disk itself can do it, too
+    floors  what is no filesystem and can do it, too
+    lower   less is better
     remounts    it mounts anew, and what was there must be there again
     only    names of the filesystems that can, if not all
     """
 
-    def __init__(self, name, do, unit="op/s", needs=(), cold=False, warm=None, disk=False, remounts=False, only=None):
-        self.name, self.do, self.unit = name, do, unit
-        self.needs, self.cold, self.warm, self.disk, self.remounts, self.only = needs, cold, warm, disk, remounts, only
+    def __init__(self, name, do, unit="op/s", needs=(), cold=False, warm=None, floors=(), lower=False, remounts=False, only=None):
+        self.name, self.do, self.unit, self.needs, self.cold, self.warm = name, do, unit, needs, cold, warm
+        self.floors, self.lower, self.remounts, self.only = floors, lower, remounts, only
 
     def runs_on(self, peer):
         if not peer.is_filesystem:
-            return self.disk and peer.name == "disk"
+            return peer.name in self.floors
         if self.remounts and not peer.lasts:
             return False
         return self.only is None or peer.name in self.only
 
+    def figure(self, out):
+        if "figure" in out:
+            return out["figure"]
+        return out["bytes"] / out["seconds"] / 1e6 if self.unit == "MB/s" else out["ops"] / out["seconds"]
 
-def chosen(table, texts):
-    """The rows with one of these texts in their names (a whole name means that row only), and what they need."""
+
+def chosen(table, texts, without=()):
+    """The rows with one of these texts in their names (a whole name means that row only), and what they need; `without`: not those."""
     names = {row.name: row for row in table}
     wanted = []
     for text in texts:
@@ -47,12 +59,13 @@ def chosen(table, texts):
         if not found:
             raise Failed(f"no row has \"{text}\" in its name")
         wanted += found
-    needed, todo = set(), list(wanted)
-    while todo:
-        row = todo.pop()
-        needed.add(row.name)
-        todo += [names[name] for name in row.needs]
-    return [row for row in table if row.name in needed], {row.name for row in wanted}
+
+    def needed(row):
+        return {row.name}.union(*(needed(names[name]) for name in row.needs))
+
+    wanted = [row for row in wanted if not any(text in name for text in without for name in needed(row))]
+    todo = set().union(*(needed(row) for row in wanted))
+    return [row for row in table if row.name in todo], {row.name for row in wanted}
 
 
 def busy_seconds():
@@ -204,11 +217,127 @@ def pgbench(clients, seconds):
 
 # --- mounts --------------------------------------------------------------------------------------------
 
-def mount_clean(peer):
-    peer.umount()
+def mount_ms(peer):
     start = time.monotonic()
     peer.mount()
-    return {"ops": 1, "seconds": time.monotonic() - start}
+    seconds = time.monotonic() - start
+    return {"ops": 1, "seconds": seconds, "figure": seconds * 1000}
+
+
+def mount_clean(peer):
+    peer.umount()
+    return mount_ms(peer)
+
+
+def mount_tebibyte(peer):
+    other = peer.beside("tebibyte", 1 << 40)
+    # The first mount after mkfs may have something of its own to do.
+    other.mount()
+    other.umount()
+    out = mount_ms(other)
+    peer.take_away("tebibyte")
+    return out
+
+
+def fill_journal(peer, seconds):
+    """Small changes of all kinds until a checkpoint is about to begin, with half of the journal in use; elsewhere for a third of the time."""
+    with subprocess.Popen([MANY, "churn", peer.dir], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as load:
+        try:
+            end = time.monotonic() + (seconds if peer.name in OURS else seconds / 3)
+            full = False
+            while time.monotonic() < end and not full and load.poll() is None:
+                if peer.name in OURS:
+                    now = peer.stats()["journal"]
+                    full = now["journal_used"] > now["journal_size"] * 0.48
+                time.sleep(0.02)
+            if load.poll() is not None:
+                raise Failed(f"churn ended by itself: {load.stderr.read().strip()}")
+            peer.crash()
+        finally:
+            load.kill()
+
+
+def mount_unclean(size, seconds):
+    def do(peer):
+        other = peer.beside("unclean", size)
+        other.mount()
+        fill_journal(other, seconds)
+        out = mount_ms(other)
+        if other.name in OURS:
+            out["replayed_bytes"] = other.stats()["volume"]["replayed_bytes"]
+        peer.take_away("unclean")
+        return out
+    return do
+
+
+# --- a checkpoint beside ----------------------------------------------------------------------------------
+
+def append_beside_checkpoints(bytes_of_journal, seconds):
+    """Another process creates files at a modest rate, so that checkpoints have nodes to write; the journal is small, so that there are many."""
+    def do(peer):
+        other = peer.beside("checkpoints", GIB, journal=bytes_of_journal)
+        other.mount()
+        checkpoints = lambda: other.stats()["volume"]["checkpoints"] if other.name in OURS else 0
+        with subprocess.Popen([WORK, "create", other.dir, "-n", "10000000", "-r", "2000"], stdin=subprocess.DEVNULL) as load:
+            try:
+                for i in range(8):
+                    before = checkpoints()
+                    out = work("append-synced", "-s", seconds * 1.5 ** i)(other)
+                    out["checkpoints"] = checkpoints() - before
+                    if out["checkpoints"] >= 3 or other.name not in OURS:
+                        break
+                else:
+                    raise Failed("there was no checkpoint")
+            finally:
+                load.kill()
+        peer.take_away("checkpoints")
+        return dict(out, figure=out["p999_us"] / out["p50_us"])
+    return do
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+def memory_of(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
+        return {line.split(":")[0]: int(line.split()[1]) << 10 for line in f if line.startswith(("VmRSS", "VmHWM"))}
+
+
+def memory_per_inode(peer):
+    """What the daemon takes for each inode that the kernel remembers, beyond its cache, which has a limit."""
+    peer.umount()
+    peer.mount("cache=4M")
+    with open(f"/proc/{peer.pid()}/clear_refs", "w", encoding="ascii") as f:
+        f.write("5")  # the peak begins anew
+    before, cache = memory_of(peer.pid()), peer.stats()["cache"]["cache_bytes"]
+    start = time.monotonic()
+    run("sh", "-c", f"exec ls -lR {peer.dir} >/dev/null", timeout=STEP_SECONDS)
+    seconds = time.monotonic() - start
+    stats = peer.stats()
+    inodes = stats["files"]["inodes"]
+    grown = memory_of(peer.pid())["VmHWM"] - before["VmRSS"] - max(0, stats["cache"]["cache_bytes"] - cache)
+    peer.umount()
+    peer.mount()
+    return {"ops": inodes, "seconds": seconds, "bytes": grown, "figure": grown / inodes}
+
+
+# --- a directory that is too large to be remembered ---------------------------------------------------------
+
+def huge_create(n):
+    def do(peer):
+        other = peer.beside("huge", 32 * GIB, inodes=n + n // 10)
+        other.mount()
+        return work("big-create", "-n", n)(other)
+    return do
+
+
+def huge_lookup(n, picks):
+    def do(peer):
+        other = peer.others["huge"]
+        other.cold()
+        out = work("big-lookup", "-n", picks, "-p", n)(other)
+        peer.take_away("huge")
+        return out
+    return do
 
 
 # --- the rows ------------------------------------------------------------------------------------------------
@@ -216,8 +345,10 @@ def mount_clean(peer):
 class Sizes:
     """How much each row does.  `seconds`: how long those take that go on for a time."""
 
-    def __init__(self, scale, seconds):
+    def __init__(self, scale, seconds, long=False):
         n = lambda count: max(40, int(count * scale))
+        self.scale, self.long = scale, long
+        self.huge = 10**7
         self.names, self.big, self.small = n(20000), n(100000), n(5000)
         self.large = max(1, int(512 * scale)) << 20
         self.seconds = seconds or max(0.3, 3 * scale)
@@ -273,13 +404,13 @@ def large_rows(z):
     ]
     needs = ["direct: sequential write"]
     made += [
-        Row("direct: sequential write", work("seq-write", "-d", "-S", z.large), "MB/s", disk=True),
-        Row("direct: sequential read", work("seq-read", "-d", "-S", z.large), "MB/s", needs, disk=True),
+        Row("direct: sequential write", work("seq-write", "-d", "-S", z.large), "MB/s", floors=["disk"]),
+        Row("direct: sequential read", work("seq-read", "-d", "-S", z.large), "MB/s", needs, floors=["disk"]),
     ]
-    made += [Row(f"direct: random 4 KiB reads, {t} threads", work("random-read", "-d", "-S", z.large, "-t", t, "-s", z.seconds), needs=needs, disk=True)
+    made += [Row(f"direct: random 4 KiB reads, {t} threads", work("random-read", "-d", "-S", z.large, "-t", t, "-s", z.seconds), needs=needs, floors=["disk"])
              for t in (1, 16)]
     return made + [Row("direct: random 4 KiB overwrites, fdatasync each", work("random-write-synced", "-d", "-S", z.large, "-s", z.seconds), needs=needs,
-                       disk=True)]
+                       floors=["disk"])]
 
 
 def synced_rows(z):
@@ -297,6 +428,45 @@ def database_rows(z):
     return made + ([Row("pgbench, 8 clients", pg)] if pg else [])
 
 
+def thousand_rows(z):
+    """Many directories of 1,000 entries; with z.long one of ten million."""
+    made = [
+        Row("directories of 1,000: create", work("big-create", "-k", 1000, "-n", z.big)),
+        Row("directories of 1,000: lookup, cold", work("big-lookup", "-k", 1000, "-n", z.names, "-p", z.big), needs=["directories of 1,000: create"], cold=True),
+    ]
+    if z.long:
+        made += [Row("directory of 10,000,000: create", huge_create(z.huge), only=LASTING),
+                 Row("directory of 10,000,000: lookup, cold", huge_lookup(z.huge, z.names), needs=["directory of 10,000,000: create"], only=LASTING)]
+    return made
+
+
+def journal_rows(z):
+    def on(threads):
+        def do(peer):
+            if peer.name == "disk":
+                return work("write-through", "-d", "-S", z.large, "-t", threads, "-s", z.seconds)(peer)
+            return journal(peer, "synced", threads)
+        return do
+
+    def journal(peer, what, threads):
+        return json.loads(run(JOURNAL, what, os.path.join(peer.dir, "log"), "-t", threads, "-s", z.seconds, "-b", 512 if what == "synced" else 128, timeout=STEP_SECONDS))
+
+    made = [Row(f"write or append + flush, {t} threads", on(t), needs=["direct: sequential write"], floors=["disk", "journal"], only=()) for t in (1, 4, 16)]
+    return made + [Row("append without flush", lambda peer: journal(peer, "unsynced", 1), floors=["journal"], only=())]
+
+
+def mount_rows(z):
+    small = z.scale < 1
+    return [
+        Row("512-byte append + fdatasync beside checkpoints, p99.9 / median",
+            append_beside_checkpoints((4 if small else 16) << 20, 2 * z.seconds), "x", lower=True, only=LASTING),
+        Row("memory per inode", memory_per_inode, "bytes", needs=["large directory: create"], lower=True, only=OURS),
+        Row("mount, clean", mount_clean, "ms", lower=True, remounts=True),
+        Row("mount, clean, of 1 TiB", mount_tebibyte, "ms", lower=True, only=LASTING),
+        Row("mount after a crash with a full journal", mount_unclean(GIB if small else 8 * GIB, max(0.5, 60 * min(1, z.scale))), "ms", lower=True, only=LASTING),
+    ]
+
+
 def all_rows(tree, z):
-    return (names_rows(z) + directory_rows(z) + small_rows(z) + large_rows(z) + synced_rows(z) + tree.rows() + database_rows(z) +
-            [Row("mount, clean", mount_clean, "1/s", remounts=True)])
+    return (names_rows(z) + directory_rows(z) + thousand_rows(z) + small_rows(z) + large_rows(z) + journal_rows(z) + synced_rows(z) + tree.rows() +
+            database_rows(z) + mount_rows(z))

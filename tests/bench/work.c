@@ -2,7 +2,8 @@
 /*
  * work.c - one workload, on whatever filesystem its directory is; bench.py runs it on several.
  *
- * big-lookup looks up among the first POPULATION names of the directory that big-create made.
+ * big-lookup looks up among the first POPULATION names of the directory that big-create made; with -k they are in many directories, of so
+ * many entries each.  -r makes each thread do no more operations per second than that.
  *
  * Prints one line of JSON: operations, seconds, bytes, the client's CPU seconds and latencies.  A workload does a number of operations (-n) or
  * goes on for a time (-s), with threads that have files of their own.  What changes something ends with syncfs(), which is part of its
@@ -38,7 +39,7 @@ struct part {
 	uint64_t first, n; /* its operations, of a workload that counts */
 	uint64_t ops, bytes;
 	uint64_t random;
-	double until; /* of a workload that takes a time */
+	double began, until; /* of a workload that takes a time */
 	double *took; /* of each operation, seconds */
 	uint64_t room;
 	char *buf; /* CHUNK bytes, aligned */
@@ -56,8 +57,8 @@ struct workload {
 struct job {
 	const struct workload *what;
 	int dir;
-	uint64_t n, size, population;
-	double seconds;
+	uint64_t n, size, population, each;
+	double seconds, rate;
 	unsigned threads;
 	bool direct;
 };
@@ -106,6 +107,12 @@ static void note(struct part *p, double start)
 			die("memory for", "latencies");
 	}
 	p->took[p->ops++] = now() - start;
+	if (p->job->rate > 0) {
+		double early = p->began + (double)p->ops / p->job->rate - now();
+
+		if (early > 0)
+			usleep((useconds_t)(early * 1e6));
+	}
 }
 
 /* --- many names in some directories --- */
@@ -233,9 +240,24 @@ static void name_churn(struct part *p)
 
 /* --- one large directory --- */
 
-static void big_path(char path[PATH], uint64_t i)
+static void big_path(const struct job *j, char path[PATH], uint64_t i)
 {
-	snprintf(path, PATH, "big/f%08" PRIu64, i);
+	if (j->each)
+		snprintf(path, PATH, "k%" PRIu64 "/f%08" PRIu64, i / j->each, i);
+	else
+		snprintf(path, PATH, "big/f%08" PRIu64, i);
+}
+
+/* The directory of name `i`, if that is its first one. */
+static void big_dir(const struct job *j, uint64_t i)
+{
+	char path[PATH];
+
+	if (!j->each || i % j->each)
+		return;
+	snprintf(path, PATH, "k%" PRIu64, i / j->each);
+	if (mkdirat(j->dir, path, 0755))
+		die("mkdir", path);
 }
 
 static void big_create(struct part *p)
@@ -243,7 +265,8 @@ static void big_create(struct part *p)
 	char path[PATH];
 
 	EACH(p, {
-		big_path(path, i);
+		big_dir(p->job, i);
+		big_path(p->job, path, i);
 		int fd = openat(p->job->dir, path, O_CREAT | O_EXCL | O_WRONLY, 0644);
 		if (fd < 0)
 			die("create", path);
@@ -257,7 +280,7 @@ static void big_lookup(struct part *p)
 	char path[PATH];
 
 	EACH(p, {
-		big_path(path, hash(i) % p->job->population);
+		big_path(p->job, path, hash(i) % p->job->population);
 		if (fstatat(p->job->dir, path, &st, 0))
 			die("lookup", path);
 	});
@@ -269,7 +292,7 @@ static void big_lookup_all(struct part *p)
 	char path[PATH];
 
 	EACH(p, {
-		big_path(path, i);
+		big_path(p->job, path, i);
 		if (fstatat(p->job->dir, path, &st, 0))
 			die("lookup", path);
 	});
@@ -435,6 +458,21 @@ static void random_write(struct part *p)
 	close(fd);
 }
 
+/* Blocks one after the other, each thread in a part of its own; a write is durable when it returns. */
+static void write_through(struct part *p)
+{
+	int fd = open_large(p, O_WRONLY | O_DSYNC);
+	uint64_t size = p->job->size / p->job->threads / PAGE * PAGE, first = size * p->id;
+
+	EACH(p, {
+		(void)i;
+		if (pwrite(fd, p->buf, PAGE, (off_t)(first + p->ops * PAGE % size)) != PAGE)
+			die("write", "large");
+		p->bytes += PAGE;
+	});
+	close(fd);
+}
+
 static void random_write_synced(struct part *p)
 {
 	int fd = open_large(p, O_WRONLY);
@@ -549,6 +587,7 @@ static const struct workload workloads[] = {
 	{"random-read", random_read, true, false},
 	{"random-write", random_write, false, false},
 	{"random-write-synced", random_write_synced, true, false},
+	{"write-through", write_through, true, false},
 	{"append-synced", append_synced, true, false},
 	{"overwrite-synced", overwrite_synced, true, false},
 	{"replace", replace, true, false},
@@ -572,7 +611,8 @@ static void *part_main(void *arg)
 {
 	struct part *p = arg;
 
-	p->until = now() + p->job->seconds;
+	p->began = now();
+	p->until = p->began + p->job->seconds;
 	p->job->what->run(p);
 	return NULL;
 }
@@ -650,7 +690,7 @@ static void run(struct job *j)
 	}
 }
 
-static const char usage_text[] = "usage: work WORKLOAD DIR [-n COUNT] [-p POPULATION] [-s SECONDS] [-t THREADS] [-S BYTES] [-d]\n";
+static const char usage_text[] = "usage: work WORKLOAD DIR [-n COUNT] [-p POPULATION] [-s SECONDS] [-t THREADS] [-S BYTES] [-k ENTRIES] [-r RATE] [-d]\n";
 
 static int usage(void)
 {
@@ -665,7 +705,7 @@ int main(int argc, char **argv)
 	struct job j = {.n = 10000, .seconds = 2, .threads = 1, .size = (uint64_t)256 << 20};
 	int c;
 
-	while ((c = getopt(argc, argv, "n:p:s:t:S:d")) != -1) {
+	while ((c = getopt(argc, argv, "n:p:s:t:S:k:r:d")) != -1) {
 		switch (c) {
 		case 'n':
 			j.n = strtoull(optarg, NULL, 10);
@@ -681,6 +721,12 @@ int main(int argc, char **argv)
 			break;
 		case 'S':
 			j.size = strtoull(optarg, NULL, 10);
+			break;
+		case 'k':
+			j.each = strtoull(optarg, NULL, 10);
+			break;
+		case 'r':
+			j.rate = strtod(optarg, NULL);
 			break;
 		case 'd':
 			j.direct = true;
