@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 
+import goals
 import peers as peer_list
 import rows as row_list
 from peers import Failed
@@ -222,13 +223,15 @@ def main():
         progress.end()
         lines = summary([row for row in table if row.name in wanted], names, results)
         show(lines, names)
+        reached = goals.look(lines)
+        goals.show(reached)
         for text in absent:
             print(f"not compared: {text}")
         for text in trouble:
             print(f"FAILED: {text}")
         if args.json:
             with open(args.json, "w", encoding="utf-8") as f:
-                json.dump({"rounds": args.rounds, "kernel": os.uname().release, "cpus": os.cpu_count(), "rows": lines, "failed": trouble}, f, indent=1)
+                json.dump({"rounds": args.rounds, "kernel": os.uname().release, "cpus": os.cpu_count(), "rows": lines, "goals": reached, "failed": trouble}, f, indent=1)
         if args.svg:
             svg(lines, names, args.svg)
     except Failed as e:
