@@ -13,7 +13,7 @@
 
 #define SET_KNOWN                                                                                            \
 	(FS_SET_MODE | FS_SET_UID | FS_SET_GID | FS_SET_SIZE | FS_SET_ATIME | FS_SET_MTIME | FS_SET_CTIME |  \
-	 FS_SET_ATIME_NOW | FS_SET_MTIME_NOW)
+	 FS_SET_ATIME_NOW | FS_SET_MTIME_NOW | FS_SET_KILL_PRIV)
 
 /* Inline contents take no blocks, but programs take a file with contents and without blocks for a hole. */
 static uint64_t inode_sectors(const struct disk_inode *di)
@@ -77,10 +77,24 @@ struct attr_set {
 	struct fs_attr *out;
 };
 
+bool mode_kill_priv(struct disk_inode *di)
+{
+	uint32_t mode = get32(di->mode), kept = mode & ~(uint32_t)S_ISUID;
+
+	if (mode_is(di, S_IFDIR))
+		return false;
+	if (mode & S_IXGRP)
+		kept &= ~(uint32_t)S_ISGID;
+	di->mode = put32(kept);
+	return kept != mode;
+}
+
 void attr_apply(struct fs *fs, struct disk_inode *di, unsigned set, const struct fs_attr *in,
 		const struct timespec *now)
 {
 	(void)fs;
+	if (set & FS_SET_KILL_PRIV)
+		mode_kill_priv(di);
 	if (set & FS_SET_MODE)
 		di->mode = put32((get32(di->mode) & S_IFMT) | (in->mode & 07777));
 	if (set & FS_SET_UID)

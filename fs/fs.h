@@ -126,6 +126,8 @@ int fs_getattr(struct fs *fs, struct dev_queue *q, uint64_t ino, struct fs_attr 
 #define FS_SET_CTIME 0x40u
 #define FS_SET_ATIME_NOW 0x80u
 #define FS_SET_MTIME_NOW 0x100u
+/* Of a file, setuid goes, and setgid where the group may execute: what a change by somebody without CAP_FSETID takes. */
+#define FS_SET_KILL_PRIV 0x200u
 /* Applies the fields of *in that `set` names, and ctime (now, or as given); size: see file.c, -EISDIR, -EINVAL, -EFBIG. */
 int fs_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, const struct fs_attr *in,
 	       struct fs_attr *out);
@@ -193,6 +195,7 @@ struct fs_io {
 	bool no_atime;		/* read: leaves the time of the last access alone */
 	bool cached;		/* write: was acknowledged before; see fs_config.cached_bytes */
 	bool append;		/* write: of a descriptor that can do nothing else; an append-only file takes no other */
+	bool kill_priv;		/* write: takes what FS_SET_KILL_PRIV does */
 	void (*done)(struct fs_io *io);
 	void (*release)(struct fs_io *io);
 	/* out */
@@ -200,6 +203,7 @@ struct fs_io {
 	ssize_t result;		/* bytes, or negative errno */
 	uint64_t lsn;		/* write: what to sync to */
 	bool must_sync;		/* write: as fs_must_sync() */
+	bool killed;		/* write: kill_priv has changed the mode */
 	/* private to file code: */
 	struct fs *fs;
 	struct dev_queue *q;

@@ -204,5 +204,7 @@ int truncate_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned 
 
 /* Applies everything of `set` but the size to *di (attr.c). */
 void attr_apply(struct fs *fs, struct disk_inode *di, unsigned set, const struct fs_attr *in, const struct timespec *now);
+/* FS_SET_KILL_PRIV.  True: that has changed the mode. */
+bool mode_kill_priv(struct disk_inode *di);
 
 #endif

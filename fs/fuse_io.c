@@ -113,10 +113,14 @@ static void write_unref(struct write_op *op)
 
 static void write_answer(struct write_op *op, ssize_t result)
 {
-	if (result < 0)
+	if (result < 0) {
 		fuse_reply_err(op->req, (int)-result);
-	else
+	} else {
+		/* It does not suspect that, and would go by the old mode when the file is executed.  Only attributes: nothing is waited for. */
+		if (op->io.killed)
+			inval_attributes(call_of(op->req).glue->inval, op->io.ino);
 		fuse_reply_write(op->req, (size_t)result);
+	}
 	write_unref(op);
 }
 
@@ -247,6 +251,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	op->io.len = size;
 	op->io.cached = fi->writepage;
 	op->io.append = fi->flags & O_APPEND;
+	op->io.kill_priv = worker_kills_priv(c.worker);
 	op->io.done = write_done;
 	op->req = req;
 	op->worker = c.worker;
@@ -313,7 +318,7 @@ static void copy_released(struct fs_copy *copy)
 	copy_unref((struct copy_op *)copy);
 }
 
-/* The kernel has written back what it had of both ranges, holds the destination's lock, and has cleared its setuid bit. */
+/* The kernel has written back what it had of both ranges, and holds the destination's lock. */
 void fuse_io_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t out, off_t off_out,
 		  struct fuse_file_info *fi_out, size_t len, int flags)
 {
@@ -327,6 +332,7 @@ void fuse_io_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_file_
 		fuse_reply_err(req, flags ? EINVAL : ENOMEM);
 		return;
 	}
+	fuse_glue_kill_priv(req, out);
 	op->req = req;
 	op->worker = c.worker;
 	op->pending = 2;

@@ -12,6 +12,7 @@
 
 #include "core/acl.h"
 #include "fs/admit.h"
+#include "fs/inval.h"
 #include "fs/mount_options.h"
 
 #define MAX_BACKGROUND 64
@@ -424,6 +425,32 @@ static unsigned set_flags(int to_set)
 	return set;
 }
 
+/*
+ * A SETATTR of nothing comes of chown(-1, -1), and of whatever else is about to change a file that has setuid, setgid or capabilities: the
+ * kernel leaves out the mode because we see to it, and does not say whether the caller keeps the bits by CAP_FSETID.  Changes take them by
+ * themselves, so what is left is chown: it takes them if it is the owner's.
+ */
+static bool owner_kills_priv(fuse_req_t req, fuse_ino_t ino)
+{
+	struct call c = call_of(req);
+	uint32_t uid = fuse_req_ctx(req)->uid;
+	struct fs_attr attr;
+
+	return uid && !fs_getattr(c.fs, c.q, ino, &attr) && attr.uid == uid;
+}
+
+void fuse_glue_kill_priv(fuse_req_t req, fuse_ino_t ino)
+{
+	struct call c = call_of(req);
+	struct fs_attr attr;
+
+	if (fuse_req_ctx(req)->uid == 0 || fs_getattr(c.fs, c.q, ino, &attr) || !(attr.mode & (S_ISUID | S_ISGID)))
+		return;
+	/* What fails here fails again in what follows. */
+	if (!fs_setattr(c.fs, c.q, ino, FS_SET_KILL_PRIV, &attr, &attr))
+		inval_attributes(c.glue->inval, ino);
+}
+
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
@@ -437,7 +464,8 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 		.ctime = st->st_ctim,
 	};
 	struct fs_attr out;
-	int err = fs_setattr(c.fs, c.q, ino, set_flags(to_set), &in, &out);
+	bool kill = worker_kills_priv(c.worker) || (!to_set && owner_kills_priv(req, ino));
+	int err = fs_setattr(c.fs, c.q, ino, set_flags(to_set) | (kill ? FS_SET_KILL_PRIV : 0), &in, &out);
 
 	(void)fi;
 	reply_change_attr(req, ino, err, &out, !(to_set & ~(FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_CTIME)));
@@ -559,6 +587,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 	struct call c = call_of(req);
 
 	(void)fi;
+	fuse_glue_kill_priv(req, ino);
 	reply_change(req, CHANGE_FILE, ino, fs_fallocate(c.fs, c.q, ino, mode, (uint64_t)off, (uint64_t)len));
 }
 

@@ -62,6 +62,9 @@ void fuse_glue_entry(const struct fs_attr *attr, struct fuse_entry_param *e);
  */
 double fuse_glue_seconds(const struct fuse_glue *glue, const struct stat *st, bool times_only);
 
+/* Takes setuid and setgid away before a request changes a file, one which does not say whether to.  Root's does not. */
+void fuse_glue_kill_priv(fuse_req_t req, fuse_ino_t ino);
+
 enum change_kind { CHANGE_NAMES, CHANGE_FILE };
 
 /* Reply to a change of `ino` (for names: the directory) that ended in `err` (0 or negative errno): nothing more; an entry; attributes. */

@@ -59,6 +59,11 @@ bool inval_begin(struct inval *i, struct inval_job *job)
 	return begin;
 }
 
+void inval_attributes(struct inval *i, uint64_t ino)
+{
+	(void)fuse_lowlevel_notify_inval_inode(i->se, ino, -1, 0);
+}
+
 static void *inval_main(void *arg)
 {
 	struct inval *i = arg;

@@ -34,6 +34,7 @@ static_assert(sizeof(struct request) <= MESSAGE_AT, "the message follows");
 static_assert(sizeof(struct request) <= RING_ROOM, "a ring's entry has room for it");
 
 /* Of INIT; <linux/fuse.h> may be older.  The upper half of the flags is a word of its own. */
+#define INIT_HANDLE_KILLPRIV_V2 (1u << 28)
 #define INIT_SETXATTR_EXT (1u << 29)
 #define INIT_EXT (1u << 30)
 #define INIT2_OVER_IO_URING (1u << (41 - 32))
@@ -55,6 +56,7 @@ struct worker {
 	uint64_t busy;
 	struct request *current; /* what the next message is read to, or is being handled */
 	uint32_t setxattr_flags; /* of the message that is being handled */
+	bool kills_priv; /* that does */
 	SLIST_HEAD(, request) free;
 	unsigned nfree;
 	struct pool pool;
@@ -77,6 +79,7 @@ struct loop {
 	uint64_t init_unique; /* of INIT while it is being handled, if the kernel offers what we take; 0 */
 	struct fuse_init_out init_takes; /* of what libfuse does not know; only the flags */
 	bool setxattr_ext; /* SETXATTR has flags of its own; set before the gate opens */
+	bool kills_priv; /* setuid and setgid are ours to clear; likewise */
 	unsigned nrings; /* queues of the kernel */
 	unsigned nworkers, nthreads; /* threads: those that run, the first ones */
 	struct worker workers[];
@@ -219,6 +222,7 @@ static ssize_t send_init(struct loop *l, const struct iovec *iov, int n)
 
 	l->over_rings = sent >= 0 && l->init_takes.flags2 & INIT2_OVER_IO_URING;
 	l->setxattr_ext = sent >= 0 && l->init_takes.flags & INIT_SETXATTR_EXT;
+	l->kills_priv = sent >= 0 && l->init_takes.flags & INIT_HANDLE_KILLPRIV_V2;
 	return sent;
 }
 
@@ -250,6 +254,11 @@ void worker_answer(struct worker *w, uint64_t unique, int err, const void *body,
 	answer(w->loop, unique, err, body, len);
 }
 
+bool worker_kills_priv(const struct worker *w)
+{
+	return w->kills_priv;
+}
+
 struct fs *worker_fs(struct worker *w)
 {
 	return w->loop->fs;
@@ -275,10 +284,24 @@ static char *short_setxattr(struct worker *w, char *message, size_t *len)
 	return message;
 }
 
+/* Does a request take setuid and setgid away? */
+static bool kills_priv(const char *message, size_t len)
+{
+	const struct fuse_in_header *in = (const void *)message;
+	const void *body = message + sizeof(*in);
+
+	if (in->opcode == FUSE_WRITE && len >= WRITE_HEADER)
+		return ((const struct fuse_write_in *)body)->write_flags & FUSE_WRITE_KILL_SUIDGID;
+	if (in->opcode != FUSE_SETATTR || len < sizeof(*in) + sizeof(struct fuse_setattr_in))
+		return false;
+	return ((const struct fuse_setattr_in *)body)->valid & FATTR_KILL_SUIDGID;
+}
+
 static void dispatch(struct worker *w, char *message, size_t len)
 {
 	struct loop *l = w->loop;
 
+	w->kills_priv = l->kills_priv && kills_priv(message, len);
 	w->setxattr_flags = 0;
 	if (l->setxattr_ext && ((const struct fuse_in_header *)(const void *)message)->opcode == FUSE_SETXATTR)
 		message = short_setxattr(w, message, &len);
@@ -655,7 +678,7 @@ static void take_offers(struct loop *l, bool rings, const char *message, size_t 
 		return;
 	memcpy(&in, message, sizeof(in));
 	memcpy(&init, message + sizeof(in), sizeof(init));
-	l->init_takes.flags = init.flags & INIT_SETXATTR_EXT;
+	l->init_takes.flags = init.flags & (INIT_SETXATTR_EXT | INIT_HANDLE_KILLPRIV_V2);
 	if (rings && init.flags & INIT_EXT && init.flags2 & INIT2_OVER_IO_URING) {
 		l->init_takes.flags |= INIT_EXT;
 		l->init_takes.flags2 = INIT2_OVER_IO_URING;

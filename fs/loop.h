@@ -85,6 +85,8 @@ struct worker *loop_self(const struct loop *l);
 struct dev_queue *worker_queue(struct worker *w);
 /* FUSE_SETXATTR_* of the request that is being handled; libfuse's handler is not told. */
 uint32_t worker_setxattr_flags(const struct worker *w);
+/* The request that is being handled, a WRITE or SETATTR, takes setuid and setgid away; libfuse's handler is not told that either. */
+bool worker_kills_priv(const struct worker *w);
 struct fs *worker_fs(struct worker *w);
 
 /* Answers a request that libfuse does not see: with an error (0 or negative errno), or `len` bytes. */

@@ -372,6 +372,7 @@ int write_step(struct write *w, struct miss *miss)
 	if (err)
 		return err;
 	w->io->must_sync = get64(di.flags) & INODE_SYNC;
+	w->io->killed = w->io->kill_priv && mode_kill_priv(&di);
 	if (w->off + w->len > get64(di.size))
 		err = truncate_pending(fs, w->q, w->ino, miss);
 	if (err)

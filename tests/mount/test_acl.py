@@ -244,6 +244,8 @@ def test_privileges_end_with_a_change(pair):
         for gid in (31001, STAFF, CREW):
             for what, *args in changes:
                 for who in ("ann", "bob", "root", "eve"):
+                    if args == [-1, -1] and who != "ann":
+                        continue  # FUSE does not tell it from a write that is about to come: nothing happens
                     path = f"f{serial}"
                     serial += 1
                     pair.ok("root", "create", path, 0o600, 0, b"0123456789")

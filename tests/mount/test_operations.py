@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 import struct
+import subprocess
 import threading
 import time
 import traceback
@@ -325,7 +326,7 @@ def test_copy_is_durable_on_a_mount_with_sync(unmounted):
     assert read(unmounted.path("b")) == b"a" * 3000000
 
 
-# --- setuid and setgid: the kernel takes the bits away, by SETATTR, before what changes the file ---
+# --- setuid and setgid: what changes the file takes the bits away ---
 
 
 def as_user(function):
@@ -342,6 +343,10 @@ def as_user(function):
             traceback.print_exc()
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def as_user_output(program):
+    return subprocess.run([program], user=1234, group=1234, extra_groups=[], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def test_setuid_is_cleared(vol):
@@ -385,6 +390,24 @@ def test_setuid_is_cleared(vol):
             os.chmod(path, mode)
             as_user(way)
             assert stat.S_IMODE(os.stat(path).st_mode) == want, (name, oct(mode), oct(os.stat(path).st_mode))
+    # Whoever executes the file afterwards goes by what the kernel knows, and does not ask.
+    os.unlink(path)
+    run("cp", "/usr/bin/id", path)
+    head = read(path)[:4096]
+
+    def rewriting(flags):
+        fd = os.open(path, os.O_WRONLY | flags)
+        buf = mmap.mmap(-1, 4096)
+        buf.write(head)
+        os.pwrite(fd, buf, 0)
+        os.close(fd)
+
+    for way in (lambda: rewriting(os.O_DIRECT), lambda: rewriting(0), reserving):
+        os.chown(path, 1, 1234)
+        os.chmod(path, 0o4777)
+        assert "euid=1" in as_user_output(path)
+        as_user(way)
+        assert "euid" not in as_user_output(path)
     # The superuser's writes leave them, its chown does not.
     os.chmod(path, 0o6777)
     appending()
