@@ -3,8 +3,9 @@
  * write_plan.c - what a write does: the step that decides for each block where its bytes go, and records the transaction.
  *
  *	block        whole in the request                       partly
- *	hole         allocated, direct                          allocated, through the log
- *	unwritten    its own block, direct                      its own block, through the log
+ *	hole         few: allocated, through the log;           allocated, through the log
+ *	             many: allocated, direct
+ *	unwritten    likewise, its own block                    its own block, through the log
  *	written      few: its own block, through the log;       its own block, through the log
  *	             many: another block, direct
  *
@@ -20,6 +21,8 @@
 
 /* Whole overwritten blocks up to here go through the log. */
 #define LOGGED_BLOCKS ((64u << 10) / BLOCK_SIZE)
+/* And new ones of requests up to here: a commit is then one durable write, without a flush for their sake. */
+#define LOGGED_NEW ((16u << 10) / BLOCK_SIZE)
 
 static void write_txn_begin(struct write *w, struct txn *t)
 {
@@ -186,6 +189,7 @@ static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64
 	if (err)
 		return err;
 	unsigned nover = plan_old(w);
+	bool small = w->nblocks <= LOGGED_NEW;
 	bool moving = !w->in_place && nover > LOGGED_BLOCKS;
 	if (w->in_place) {
 		err = plan_log_limit(w);
@@ -194,7 +198,7 @@ static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64
 	}
 	err = plan_alloc(w, t, moving, miss, goal);
 	for (unsigned i = 0; !err && i < w->nblocks; i++)
-		w->blk[i].direct = wpart_whole(w, i) && (moving || !w->blk[i].old_written ||
+		w->blk[i].direct = wpart_whole(w, i) && (moving || (!small && !w->blk[i].old_written) ||
 							 (BUG(OVERWRITE_IN_PLACE) && !is_staged(w, i)));
 	return err;
 }

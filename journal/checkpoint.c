@@ -40,11 +40,20 @@ struct ckpt {
 	uint64_t replay_lsn;
 	unsigned old_epoch;
 
-	uint64_t in_flight;
+	uint64_t in_flight; /* bytes */
+	uint64_t unflushed; /* bytes written since the last flush */
 	int io_err;
 };
 
-#define CKPT_IOV 256
+#define CKPT_IOV 64
+
+/*
+ * What a checkpoint that nobody waits for has under way, and how much it leaves in the device's cache: a log group that somebody does wait
+ * for finds no more than that in front of it.
+ */
+#define CKPT_FLIGHT (512u << 10)
+#define CKPT_UNFLUSHED (2u << 20)
+#define CKPT_URGENT_FLIGHT (32u << 20)
 
 struct ckpt_io {
 	struct dev_io io;
@@ -59,7 +68,7 @@ static void ckpt_written(struct dev_io *io, int err)
 
 	if (err && !c->io_err)
 		c->io_err = err;
-	c->in_flight--;
+	c->in_flight -= io->len;
 	free(w);
 }
 
@@ -80,7 +89,8 @@ static int ckpt_submit(struct ckpt *c, const struct ckpt_block *b, unsigned n)
 		.niov = (int)n,
 		.done = ckpt_written,
 	};
-	c->in_flight++;
+	c->in_flight += w->io.len;
+	c->unflushed += w->io.len;
 	dev_submit(c->q, &w->io);
 	return 0;
 }
@@ -92,10 +102,35 @@ static int block_cmp(const void *a, const void *b)
 	return x->blkno < y->blkno ? -1 : x->blkno > y->blkno;
 }
 
-static void ckpt_drain(struct ckpt *c)
+static void ckpt_drain(struct ckpt *c, uint64_t limit)
 {
-	while (c->in_flight)
+	while (c->in_flight > limit)
 		dev_poll(c->q, -1);
+}
+
+/* Somebody waits for it, or soon will. */
+static bool ckpt_urgent(const struct ckpt *c)
+{
+	struct volume *v = c->v;
+
+	if (c->flags & CHECKPOINT_CLEAN || !v->log)
+		return true;
+	volume_lock(v);
+	bool waited_for = !STAILQ_EMPTY(&v->waiters);
+	volume_unlock(v);
+	return waited_for || log_used(v->log) > log_size(v->log) / 4 * 3;
+}
+
+static int ckpt_throttle(struct ckpt *c)
+{
+	bool urgent = ckpt_urgent(c);
+
+	ckpt_drain(c, urgent ? CKPT_URGENT_FLIGHT : CKPT_FLIGHT);
+	if (urgent || c->unflushed < CKPT_UNFLUSHED)
+		return 0;
+	ckpt_drain(c, 0);
+	c->unflushed = 0;
+	return dev_flush(c->q);
 }
 
 static int ckpt_write_sorted(struct ckpt *c, const struct ckpt_block *b, uint64_t n)
@@ -107,10 +142,12 @@ static int ckpt_write_sorted(struct ckpt *c, const struct ckpt_block *b, uint64_
 
 		while (run < CKPT_IOV && i + run < n && b[i + run].blkno == b[i].blkno + run)
 			run++;
-		err = ckpt_submit(c, b + i, run);
+		err = ckpt_throttle(c);
+		if (!err)
+			err = ckpt_submit(c, b + i, run);
 		i += run;
 	}
-	ckpt_drain(c);
+	ckpt_drain(c, 0);
 	return err ? err : c->io_err;
 }
 

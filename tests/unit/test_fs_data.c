@@ -83,10 +83,19 @@ static void test_append(void **state)
 		data_write(&d, 0, i * KB(32), KB(32), true);
 	assert_int_equal(data_walk(&d, 0, 0).extents, 2);
 	log_get_stats(d.r.v->log, &before);
-	data_write(&d, 0, MB(2), KB(4), true);
-	data_write(&d, 0, MB(2) + KB(4), KB(4), true);
+	data_write(&d, 0, MB(2), KB(20), true);
+	data_write(&d, 0, MB(2) + KB(20), KB(20), true);
 	log_get_stats(d.r.v->log, &after);
-	assert_true(after.append_bytes - before.append_bytes < 2 * 320);
+	assert_true(after.append_bytes - before.append_bytes < 2 * 360);
+	/* Little data goes through the log, and making it durable takes no flush. */
+	assert_int_equal(fs_sync(d.fs, d.q, d.ino[0], true), 0);
+	log_get_stats(d.r.v->log, &before);
+	data_write(&d, 0, MB(2) + KB(40), KB(16), true);
+	assert_int_equal(fs_sync(d.fs, d.q, d.ino[0], true), 0);
+	log_get_stats(d.r.v->log, &after);
+	assert_true(after.append_bytes - before.append_bytes > KB(16));
+	assert_int_equal(after.groups, before.groups + 1);
+	assert_int_equal(after.flushes, before.flushes);
 	data_check(&d);
 	/* A small overwrite costs its bytes and little more, and moves nothing. */
 	uint64_t blkno = data_walk(&d, 0, 100).blkno;
