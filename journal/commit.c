@@ -2,8 +2,9 @@
 /*
  * commit.c - group commit: from a closed group to durable_lsn and its waiters.
  *
- * The group that starts at durable_lsn, and no other, may be on its way to the device.  It is started as soon as somebody waits
- * or much has gathered, and nothing keeps it pending; whoever makes the last of these true calls commit_pick_locked().
+ * The first groups, LOG_FLYING of them, may be on their way to the device.  One is started as soon as somebody waits for it
+ * or much has gathered, and nothing keeps it pending; whoever makes the last of these true calls commit_pick_locked().  What lands
+ * before an older one is acknowledged with it, since recovery stops at the first group that is missing.
  * The I/O goes through the queue of a waiter (the leader), because that is polled until the waiter's LSN is durable; if that is another
  * thread's, the start is posted there.  So nobody who merely appends has to keep polling for the sake of others.
  *
@@ -30,16 +31,34 @@ void commit_close_locked(struct log *l)
 	STAILQ_INSERT_TAIL(&l->closed, g, link);
 }
 
-/* The caller's queue if a waiter is on it, since that needs no hand-over; else the first waiter's; else nobody waits yet. */
+/* The LSN up to which groups have been started. */
+static uint64_t started_locked(const struct log *l)
+{
+	uint64_t lsn = l->durable_lsn;
+	const struct log_group *g;
+
+	STAILQ_FOREACH(g, &l->flying, link)
+		lsn = g->end;
+	return lsn;
+}
+
+/* Among those who wait for more than has been started: the caller's queue, since that needs no hand-over; else the first one's; NULL: nobody
+ * waits yet. */
 static struct dev_queue *leader_locked(struct log *l, struct dev_queue *q)
 {
+	uint64_t started = started_locked(l);
+	struct dev_queue *first = NULL;
 	struct log_waiter *w;
 
-	STAILQ_FOREACH(w, &l->waiters, link)
+	STAILQ_FOREACH(w, &l->waiters, link) {
+		if (w->lsn <= started)
+			continue;
 		if (w->q == q)
 			return q;
-	w = STAILQ_FIRST(&l->waiters);
-	return w ? w->q : q;
+		if (!first)
+			first = w->q;
+	}
+	return first;
 }
 
 static void start_posted(struct dev_task *task)
@@ -52,9 +71,12 @@ static void start_posted(struct dev_task *task)
 struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q)
 {
 	LOCK_ASSERT_HELD(&l->lock);
-	if (l->error || l->in_flight)
+	if (l->error || l->nflying == LOG_FLYING)
 		return NULL;
-	if (STAILQ_EMPTY(&l->waiters) && l->append_lsn - l->durable_lsn <= LOG_START_BYTES)
+
+	struct dev_queue *leader = leader_locked(l, q);
+
+	if (!leader && l->append_lsn - started_locked(l) <= LOG_START_BYTES)
 		return NULL;
 	/* Even if it has to wait for holds: they are those of frames up to here, not of later ones. */
 	if (STAILQ_EMPTY(&l->closed) && l->open)
@@ -64,9 +86,10 @@ struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q)
 	if (!g || g->pending)
 		return NULL;
 	STAILQ_REMOVE_HEAD(&l->closed, link);
-	assert(g->start == l->durable_lsn);
-	l->in_flight = g;
-	g->q = leader_locked(l, q);
+	assert(g->start == started_locked(l));
+	STAILQ_INSERT_TAIL(&l->flying, g, link);
+	l->nflying++;
+	g->q = leader ? leader : q;
 	if (g->q == q)
 		return g;
 	/* Under the lock: the leader cannot have gone while its waiter is on the list. */
@@ -151,11 +174,31 @@ static void take_covered_locked(struct log *l, struct log_waiter_list *out)
 
 static void publish_locked(struct log *l, const struct log_group *g, struct log_waiter_list *covered)
 {
-	atomic_store_explicit(&l->durable_lsn, g->end, memory_order_release);
+	if (g->end > l->durable_lsn)
+		atomic_store_explicit(&l->durable_lsn, g->end, memory_order_release);
 	l->stats.groups++;
 	l->stats.group_bytes += g->end - g->start;
 	l->stats.flushes += g->has_data;
 	take_covered_locked(l, covered);
+}
+
+/* Those that have landed and have nothing in front of them; once the log has failed, all that have. */
+static void take_landed_locked(struct log *l, struct log_waiter_list *covered)
+{
+	struct log_group *g, *next;
+
+	for (g = STAILQ_FIRST(&l->flying); g; g = next) {
+		next = STAILQ_NEXT(g, link);
+		if (!g->landed && !l->error)
+			break;
+		if (!g->landed)
+			continue;
+		if (!l->error)
+			publish_locked(l, g, covered);
+		STAILQ_REMOVE(&l->flying, g, log_group, link);
+		l->nflying--;
+		group_free_locked(g);
+	}
 }
 
 /* The group's I/O has ended, or was not begun because the log had failed.  `what` is for err != 0. */
@@ -168,16 +211,13 @@ static void group_end(struct log_group *g, int err, const char *what)
 	bool first = false;
 
 	lock_take(&l->lock);
-	assert(l->in_flight == g);
-	l->in_flight = NULL;
+	assert(!g->landed);
+	g->landed = true;
 	/* In the critical section that makes room for another group: none may follow one that was lost. */
 	if (err && !BUG(LOG_ERROR_IGNORED))
 		first = fail_locked(l, &failed);
-	if (!l->error) {
-		publish_locked(l, g, &covered);
-		next = commit_pick_locked(l, q);
-	}
-	group_free_locked(g);
+	take_landed_locked(l, &covered);
+	next = commit_pick_locked(l, q);
 	lock_drop(&l->lock);
 	if (next)
 		commit_start(next, q);

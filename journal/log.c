@@ -47,6 +47,7 @@ int log_create(struct dev *dev, const struct super *sb, uint64_t lsn, const stru
 	l->append_lsn = lsn;
 	l->tail = lsn;
 	STAILQ_INIT(&l->closed);
+	STAILQ_INIT(&l->flying);
 	STAILQ_INIT(&l->waiters);
 	STAILQ_INIT(&l->spare);
 	*out = l;
@@ -316,10 +317,13 @@ void log_destroy(struct log *l)
 	/* Waits for a completion that has published its result and is about to leave the lock. */
 	lock_take(&l->lock);
 	assert(STAILQ_EMPTY(&l->waiters));
-	if (l->in_flight) {
-		/* Only a start that a failure overtook, on a queue that is no longer polled. */
-		assert(l->error && !l->in_flight->ios_left);
-		group_free_locked(l->in_flight);
+	while (!STAILQ_EMPTY(&l->flying)) {
+		struct log_group *g = STAILQ_FIRST(&l->flying);
+
+		/* Only starts that a failure overtook, on queues that are no longer polled. */
+		assert(l->error && !g->ios_left);
+		STAILQ_REMOVE_HEAD(&l->flying, link);
+		group_free_locked(g);
 	}
 	if (l->open)
 		group_free_locked(l->open);
@@ -345,8 +349,12 @@ void log_drain(struct log *l, struct dev_queue *q)
 	bool busy = true;
 
 	while (busy) {
+		struct log_group *g;
+
 		lock_take(&l->lock);
-		busy = l->in_flight && l->in_flight->q == q;
+		busy = false;
+		STAILQ_FOREACH(g, &l->flying, link)
+			busy |= !g->landed && g->q == q;
 		lock_drop(&l->lock);
 		if (busy)
 			dev_poll(q, -1);
@@ -453,9 +461,10 @@ void log_assert(struct log *l)
 	assert(group_closed_end(l->append_lsn) - l->tail <= l->size);
 	/* After a failure the group in flight has gone and left a gap. */
 	if (!l->error) {
-		if (l->in_flight) {
-			assert_group(l, l->in_flight, at);
-			at = l->in_flight->end;
+		assert(STAILQ_EMPTY(&l->flying) || !STAILQ_FIRST(&l->flying)->landed);
+		STAILQ_FOREACH(g, &l->flying, link) {
+			assert_group(l, g, at);
+			at = g->end;
 		}
 		STAILQ_FOREACH(g, &l->closed, link) {
 			assert_group(l, g, at);

@@ -3,8 +3,8 @@
  * log_impl.h - what log.c, commit.c and log_read.c share, and what their tests look at.
  *
  * A group's life: open (frames are reserved in it) -> closed (its end is known; queued behind older ones) -> in flight (flush,
- * write) -> freed.  Groups lie end to end from durable_lsn to append_lsn: the one in flight, the closed ones in LSN order, the
- * open one.  Only the first of them may be started, so durable_lsn rises in LSN order.
+ * write) -> landed (durable, but perhaps not all before it) -> freed.  Groups lie end to end from durable_lsn to append_lsn: those in flight,
+ * the closed ones, the open one, each kind in LSN order.  They are started in that order, and may land in any; durable_lsn rises only with the first.
  */
 #ifndef HOLDFAST_JOURNAL_LOG_IMPL_H
 #define HOLDFAST_JOURNAL_LOG_IMPL_H
@@ -15,6 +15,7 @@
 #define LOG_CHUNK        (256u << 10)
 #define LOG_SPARE_CHUNKS 8u		/* kept for the next groups; the rest goes back to malloc */
 #define LOG_START_BYTES  (1u << 20)	/* so much not yet durable starts a group without a waiter */
+#define LOG_FLYING	 4u		/* groups in flight at a time */
 #define LOG_IO_IOVS      256u		/* iovecs of one dev_io; IOV_MAX is 1024 */
 #define LOG_PAYLOAD_MAX  (4u << 20)
 #define GROUP_FRAME_BYTES (FRAME_OVERHEAD + (unsigned)sizeof(struct disk_group))
@@ -40,8 +41,9 @@ struct log_group_io {
 
 struct log_group {
 	struct log *log;
-	STAILQ_ENTRY(log_group) link;	/* in log->closed */
+	STAILQ_ENTRY(log_group) link;	/* in log->closed, then in log->flying */
 
+	bool landed;		/* under log->lock */
 	/* Under log->lock until started; then the leader's alone. */
 	uint64_t start, end;	/* LSNs; `end` is aligned once closed */
 	unsigned pending;	/* reasons not to write it yet: being open, copies under way, holds */
@@ -78,7 +80,8 @@ struct log {
 	uint64_t tail;		/* oldest LSN that recovery still needs: log_trim() */
 	struct log_group *open;
 	struct log_group_list closed;
-	struct log_group *in_flight;
+	struct log_group_list flying;	/* the first has not landed, unless the log has failed */
+	unsigned nflying;
 	struct log_waiter_list waiters;	/* all of them wait for more than durable_lsn */
 	int error;
 	struct log_stats stats;

@@ -139,39 +139,97 @@ static void append_does_no_io(void **state)
 	rig_close(&r);
 }
 
-/* While a group is in flight the next one forms, and all who wait for it are served by one write. */
+/* While as many groups are in flight as may be, the next one forms, and all who wait for it are served by one write. */
 static void next_group_forms_meanwhile(void **state)
 {
-	struct rig_waiter first, second[10];
+	struct rig_waiter first[LOG_FLYING], second[10];
 	struct rig_seen seen;
 	struct rig r;
 
 	(void)state;
 	rig_open(&r, LAP_BLOCKS, 6, true, 0);
-	rig_waiter_init(&first);
-	assert_int_equal(log_sync(r.l, r.q, rig_append(&r, 0, 100, NULL), &first.w), -EINPROGRESS);
-	assert_int_equal(log_append_lsn(r.l), 4096);
+	for (uint32_t i = 0; i < LOG_FLYING; i++) {
+		rig_waiter_init(&first[i]);
+		assert_int_equal(log_sync(r.l, r.q, rig_append(&r, i, 100, NULL), &first[i].w), -EINPROGRESS);
+		assert_int_equal(log_append_lsn(r.l), 4096 * (i + 1));
+	}
 	for (uint32_t i = 0; i < 10; i++) {
 		rig_waiter_init(&second[i]);
-		uint64_t end = rig_append(&r, 1 + i, 100, NULL);
+		uint64_t end = rig_append(&r, LOG_FLYING + i, 100, NULL);
 
 		assert_int_equal(log_sync(r.l, r.q, end, &second[i].w), -EINPROGRESS);
 	}
-	assert_int_equal(stats_of(&r).writes, 1);
+	assert_int_equal(stats_of(&r).writes, LOG_FLYING);
 	log_assert(r.l);
-	rig_wait(&r, &first);
-	assert_int_equal(first.err, 0);
-	assert_int_equal(log_durable_lsn(r.l), 4096);
+	rig_wait(&r, &first[0]);
+	assert_int_equal(first[0].err, 0);
+	assert_true(log_durable_lsn(r.l) >= 4096);
 	assert_int_equal(second[0].calls, 0);
 	for (uint32_t i = 0; i < 10; i++) {
 		rig_wait(&r, &second[i]);
 		assert_int_equal(second[i].err, 0);
 	}
-	assert_int_equal(stats_of(&r).writes, 2);
-	assert_int_equal(log_stats_of(&r).groups, 2);
+	assert_int_equal(stats_of(&r).writes, LOG_FLYING + 1);
+	assert_int_equal(log_stats_of(&r).groups, LOG_FLYING + 1);
 	rig_read(&r, r.dev, 0, r.salt, &seen);
-	assert_int_equal(seen.count, 11);
+	assert_int_equal(seen.count, LOG_FLYING + 10);
 	rig_close(&r);
+}
+
+/* A group that lands before an older one is acknowledged with that, not before. */
+static void groups_land_in_any_order(void **state)
+{
+	unsigned early = 0;
+
+	(void)state;
+	for (uint64_t seed = 1; seed <= 50; seed++) {
+		struct rig_waiter waiter[LOG_FLYING];
+		unsigned acknowledged = 0;
+		struct rig r;
+
+		rig_open(&r, LAP_BLOCKS, seed, false, 0);
+		for (uint32_t i = 0; i < LOG_FLYING; i++) {
+			rig_waiter_init(&waiter[i]);
+			assert_int_equal(log_sync(r.l, r.q, rig_append(&r, i, 100, NULL), &waiter[i].w), -EINPROGRESS);
+		}
+		while (acknowledged < LOG_FLYING) {
+			dev_poll(r.q, -1);
+			log_assert(r.l);
+			while (acknowledged < LOG_FLYING && waiter[acknowledged].calls)
+				assert_int_equal(waiter[acknowledged++].err, 0);
+			for (unsigned i = acknowledged; i < LOG_FLYING; i++)
+				assert_int_equal(waiter[i].calls, 0);
+			assert_int_equal(log_durable_lsn(r.l), 4096 * acknowledged);
+			early += LOG_FLYING - acknowledged > stats_of(&r).in_flight;
+		}
+		rig_close(&r);
+	}
+	assert_true(early > 10);
+}
+
+/* The second is lost: the first counts, and those behind, which may have been written, do not. */
+static void nothing_behind_a_lost_group_counts(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 30; seed++) {
+		struct rig_waiter waiter[LOG_FLYING];
+		struct rig r;
+
+		rig_open(&r, LAP_BLOCKS, seed, seed % 2, 0);
+		dev_sim_fail(r.dev, DEV_WRITE, 2, SIM_FAULT_ONCE, -EREMOTEIO, 0, UINT64_MAX);
+		for (uint32_t i = 0; i < LOG_FLYING; i++) {
+			rig_waiter_init(&waiter[i]);
+			assert_int_equal(log_sync(r.l, r.q, rig_append(&r, i, 100, NULL), &waiter[i].w), -EINPROGRESS);
+		}
+		for (unsigned i = 0; i < LOG_FLYING; i++)
+			rig_wait(&r, &waiter[i]);
+		assert_true(log_durable_lsn(r.l) <= 4096);
+		assert_int_equal(waiter[0].err, log_durable_lsn(r.l) ? 0 : -EIO);
+		for (unsigned i = 1; i < LOG_FLYING; i++)
+			assert_int_equal(waiter[i].err, -EIO);
+		assert_int_equal(r.nfailed, 1);
+		rig_close(&r);
+	}
 }
 
 static void large_group_starts_by_itself(void **state)
@@ -693,6 +751,8 @@ int main(void)
 		cmocka_unit_test(durable_costs_nothing_again),
 		cmocka_unit_test(append_does_no_io),
 		cmocka_unit_test(next_group_forms_meanwhile),
+		cmocka_unit_test(groups_land_in_any_order),
+		cmocka_unit_test(nothing_behind_a_lost_group_counts),
 		cmocka_unit_test(large_group_starts_by_itself),
 		cmocka_unit_test(seal_is_a_boundary),
 		cmocka_unit_test(held_group_waits_then_flushes_first),
