@@ -93,7 +93,9 @@ struct write_op {
 	size_t copy_room;
 	unsigned pending;
 	bool durable; /* answered only when it is */
-	size_t done; /* of a cached write: what earlier pieces of it have written */
+	size_t done; /* where write_rest() goes on: what earlier pieces have written */
+	uint64_t begin; /* the offset of the first */
+	ssize_t result; /* to answer */
 	bool direct; /* is_direct(): answered when nothing older is in the cache.  For others the kernel holds pages until they are answered */
 };
 static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
@@ -128,7 +130,7 @@ static void write_uncached(struct dev_task *task)
 {
 	struct write_op *op = (struct write_op *)((char *)task - offsetof(struct write_op, inval.done));
 
-	write_answer(op, op->io.result);
+	write_answer(op, op->result);
 }
 
 /* As durable as it has to be. */
@@ -136,10 +138,11 @@ static void write_finish(struct write_op *op, ssize_t result)
 {
 	struct call c = call_of(op->req);
 
-	if (result > 0 && op->direct) {
+	op->result = result;
+	if (op->direct && op->done) {
 		op->inval = (struct inval_job){.ino = op->io.ino,
-					       .off = op->io.off,
-					       .len = (uint64_t)result,
+					       .off = op->begin,
+					       .len = op->done,
 					       .q = c.q,
 					       .done = {.run = write_uncached}};
 		if (inval_begin(c.glue->inval, &op->inval))
@@ -156,14 +159,14 @@ static void write_durable(struct fs_sync *sync)
 }
 
 /*
- * Who hands over pages of its cache looks at errors only, and takes a short write for a whole one.  So what was left out is tried by
- * itself, until there is an error or nothing left.
+ * Who hands over pages of its cache looks at errors only, and takes a short write for a whole one; of a short direct write the kernel makes
+ * EIO.  So what was left out is tried by itself, until there is an error or nothing left.
  */
 static bool write_rest(struct write_op *op, const struct call *c)
 {
 	struct fs_io *io = &op->io;
 
-	if (!io->cached || io->result < 0)
+	if (!(io->cached || op->direct) || io->result < 0)
 		return false;
 	op->done += (size_t)io->result;
 	if ((size_t)io->result < io->len) {
@@ -247,7 +250,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 		return;
 	}
 	op->io.ino = ino;
-	op->io.off = (uint64_t)off;
+	op->io.off = op->begin = (uint64_t)off;
 	op->io.len = size;
 	op->io.cached = fi->writepage;
 	op->io.append = fi->flags & O_APPEND;

@@ -54,6 +54,32 @@ def test_twenty_rounds(make_volume):
     vol.fsck("-n", "-f", "--data")
 
 
+def test_direct(make_volume):
+    """O_DIRECT has no short writes: it is ENOSPC, or all of it.  What is there can be overwritten in a full volume."""
+    size = 1 << 20
+    vol = make_volume("64M").mkfs()
+    vol.mount()
+    fd = os.open(vol.path("f"), os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    bufs = [mmap.mmap(-1, size) for _ in range(3)]
+    for i, buf in enumerate(bufs):
+        buf[:] = bytes([i + 1]) * size
+    done = 0
+    with pytest.raises(OSError) as e:
+        while True:
+            assert os.pwrite(fd, bufs[0], done) == size
+            done += size
+    assert e.value.errno == errno.ENOSPC and done > 50 * size
+    assert os.fstat(fd).st_size == done
+    fill(vol.path("rest"))
+    for off in range(0, done, 4 * size):
+        assert os.pwrite(fd, bufs[1], off) == size
+    for off in range(0, done, size):
+        assert os.preadv(fd, [bufs[2]], off) == size and bufs[2][:] == bufs[0 if off % (4 * size) else 1][:]
+    os.close(fd)
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
+
+
 @pytest.mark.timeout(300)
 def test_many_small_files(make_volume):
     vol = make_volume("32M").mkfs()
