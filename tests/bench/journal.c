@@ -70,7 +70,7 @@ static void note(struct part *p, double start)
 	p->took[p->ops++] = now() - start;
 }
 
-static const char payload[MAX_PAYLOAD];
+_Alignas(BLOCK_SIZE) static const char payload[MAX_PAYLOAD];
 
 static void sync_all(struct part *p, uint64_t lsn)
 {
@@ -150,19 +150,21 @@ static void report(const struct part *parts, unsigned n, uint32_t len)
 	for (unsigned t = 0; t < n && parts[t].took; k += parts[t++].ops)
 		memcpy(all + k, parts[t].took, parts[t].ops * sizeof(*all));
 	qsort(all, k, sizeof(*all), compare);
-	printf("{\"ops\": %" PRIu64 ", \"seconds\": %.6f, \"bytes\": %" PRIu64 ", \"p50_us\": %.1f, \"p999_us\": %.1f}\n", ops, seconds,
-	       ops * len, all[k / 2] * 1e6, all[k * 999 / 1000] * 1e6);
+	printf("{\"ops\": %" PRIu64 ", \"seconds\": %.6f, \"bytes\": %" PRIu64
+	       ", \"p50_us\": %.1f, \"p999_us\": %.1f}\n",
+	       ops, seconds, ops * len, all[k / 2] * 1e6, all[k * 999 / 1000] * 1e6);
 	free(all);
 }
 
-/* Its blocks are there before, as an image's are that has been in use. */
+/* Its blocks are there before, as an image's are that has been in use, and not in the page cache, where writes past it would have to look for them. */
 static void make_file(const char *path)
 {
-	int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+	int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_DIRECT | O_CLOEXEC, 0600);
 
 	if (fd < 0)
 		die(path, -errno);
-	for (uint64_t off = 0; off < (REGION_AT + REGION_BLOCKS) * (uint64_t)BLOCK_SIZE; off += sizeof(payload))
+	for (uint64_t off = 0; off < (REGION_AT + REGION_BLOCKS) * (uint64_t)BLOCK_SIZE;
+	     off += sizeof(payload))
 		if (pwrite(fd, payload, sizeof(payload), (off_t)off) != sizeof(payload))
 			die(path, -EIO);
 	if (fsync(fd))
@@ -202,8 +204,11 @@ static void failed(void *arg, int err, const char *what)
 
 int main(int argc, char **argv)
 {
-	static const char usage[] = "usage: journal synced|unsynced FILE [-s SECONDS] [-t THREADS] [-b BYTES]\n";
-	struct super sb = {.nblocks = REGION_AT + REGION_BLOCKS, .journal_blkno = REGION_AT, .journal_nblocks = REGION_BLOCKS};
+	static const char usage[] =
+		"usage: journal synced|unsynced FILE [-s SECONDS] [-t THREADS] [-b BYTES]\n";
+	struct super sb = {.nblocks = REGION_AT + REGION_BLOCKS,
+			   .journal_blkno = REGION_AT,
+			   .journal_nblocks = REGION_BLOCKS};
 	struct job j = {.len = 512, .seconds = 1};
 	unsigned threads = 1;
 	int c, err;
