@@ -4,7 +4,7 @@
 
     ./setup bench [--rounds N] [--peers A,B] [--rows A|B] [--seconds S] [--quick] [--dir FOLDER] [--json FILE] [--svg FILE]
 
-docs/testing.md says what the peers and the rows are (peers.py, rows.py).  A row's figure is the median of the rounds, shown with its
+docs/performance.md says what the peers and the rows are (peers.py, rows.py).  A row's figure is the median of the rounds, shown with its
 ratio to ext4 and with the spread, half of (most - least) / median.  CPU is that of the whole machine, client, kernel and daemon, per
 operation: it means something only where nothing else runs.  Cold rows begin with a new mount and empty caches; before hot ones everything
 that they read is read.  Nothing is asserted about time; the exit status says whether everything could be done.  Run it as root on a disk with
@@ -58,12 +58,12 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr)
 
 
-def run_round(peer, table, results, progress, trouble):
+def run_round(number, peer, table, results, progress, trouble):
     peer.create()
     peer.mount()
     try:
         for row in table:
-            if not row.runs_on(peer):
+            if not row.runs_on(peer, number):
                 continue
             progress.step(f"{peer.name}: {row.name}")
             try:
@@ -180,7 +180,8 @@ def choose(args, folder):
         raise Failed(f"unknown peers: {', '.join(sorted(unknown))}")
     for cls in peer_list.ALL:
         if cls.name in wanted:
-            peer = cls(folder, 8 * GIB if args.scale >= 1 else 2 * GIB)
+            peer = cls(folder, 8 * GIB if args.scale >= 1 else 2 * GIB if args.scale >= 0.1 else GIB // 2)
+            peer.keep_caches = args.keep_caches
             why = peer.missing()
             (absent if why else chosen).append(peer if not why else f"{cls.name}: {why}")
     return chosen, absent
@@ -200,6 +201,7 @@ def main():
     parser.add_argument("--long", action="store_true", help="a directory of ten million entries, too")
     parser.add_argument("--scale", type=float, default=1.0, help="of the work; default 1")
     parser.add_argument("--quick", action="store_true", help="--scale 0.1: whether it runs, not how fast")
+    parser.add_argument("--keep-caches", action="store_true", help="cold rows only mount anew, and leave the machine's caches alone")
     parser.add_argument("--dir", default="/var/tmp", help="where images are made")
     parser.add_argument("--json", help="results to this file")
     parser.add_argument("--svg", help="a chart to this file")
@@ -216,10 +218,10 @@ def main():
         table = row_list.all_rows(tree, row_list.Sizes(args.scale, args.seconds, args.long))
         table, wanted = row_list.chosen(table, texts(args.rows) or [""], texts(args.skip))
         names = [p.name for p in chosen]
-        progress = Progress(args.rounds * sum(row.runs_on(p) for p in chosen for row in table))
-        for _ in range(args.rounds):
+        progress = Progress(sum(row.runs_on(p, i) for i in range(args.rounds) for p in chosen for row in table))
+        for i in range(args.rounds):
             for peer in chosen:
-                run_round(peer, table, results, progress, trouble)
+                run_round(i, peer, table, results, progress, trouble)
         progress.end()
         lines = summary([row for row in table if row.name in wanted], names, results)
         show(lines, names)

@@ -104,7 +104,8 @@ static struct dir *dir_new(uint64_t parent)
 }
 
 /* With one reference and no name. */
-static struct node *node_new(struct fs *fs, const struct fs_cred *cred, struct node *parent, uint32_t mode, uint64_t rdev)
+static struct node *node_new(struct fs *fs, const struct fs_cred *cred, struct node *parent, uint32_t mode,
+			     uint64_t rdev)
 {
 	uint64_t ino, generation;
 	struct node *n = node_take(fs, &ino, &generation);
@@ -116,8 +117,17 @@ static struct node *node_new(struct fs *fs, const struct fs_cred *cred, struct n
 	clock_gettime(CLOCK_REALTIME, &now);
 	*n = (struct node){
 		.refs = 1,
-		.attr = {.ino = ino, .generation = generation, .rdev = rdev, .mode = mode & ~cred->umask, .nlink = is_dir ? 2 : 1,
-			 .uid = cred->uid, .gid = cred->gid, .atime = now, .mtime = now, .ctime = now, .btime = now},
+		.attr = {.ino = ino,
+			 .generation = generation,
+			 .rdev = rdev,
+			 .mode = mode & ~cred->umask,
+			 .nlink = is_dir ? 2 : 1,
+			 .uid = cred->uid,
+			 .gid = cred->gid,
+			 .atime = now,
+			 .mtime = now,
+			 .ctime = now,
+			 .btime = now},
 	};
 	pthread_rwlock_init(&n->lock, NULL);
 	if (parent && parent->attr.mode & S_ISGID) {
@@ -234,7 +244,10 @@ static int dir_insert(struct dir *d, const char *name, size_t len, const struct 
 
 	if (!e)
 		return -ENOSPC;
-	*e = (struct entry){.ino = n->attr.ino, .seq = d->next_seq++, .hash = hash_of(name, len), .len = (uint8_t)len,
+	*e = (struct entry){.ino = n->attr.ino,
+			    .seq = d->next_seq++,
+			    .hash = hash_of(name, len),
+			    .len = (uint8_t)len,
 			    .ftype = (uint8_t)IFTODT(n->attr.mode)};
 	memcpy(e->name, name, len);
 
@@ -326,14 +339,18 @@ void fs_get_stats(struct fs *fs, struct fs_stats *out)
 int fs_statfs(struct fs *fs, struct fs_statfs *out)
 {
 	(void)fs;
-	*out = (struct fs_statfs){.blocks = STATFS_BLOCKS, .bfree = STATFS_BLOCKS / 2, .bavail = STATFS_BLOCKS / 2,
-				  .files = STATFS_BLOCKS, .ffree = STATFS_BLOCKS / 2};
+	*out = (struct fs_statfs){.blocks = STATFS_BLOCKS,
+				  .bfree = STATFS_BLOCKS / 2,
+				  .bavail = STATFS_BLOCKS / 2,
+				  .files = STATFS_BLOCKS,
+				  .ffree = STATFS_BLOCKS / 2};
 	return 0;
 }
 
 /* --- fs.h: names --- */
 
-int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len, struct fs_attr *out)
+int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len,
+	      struct fs_attr *out)
 {
 	struct dir *d = node_of(fs, parent)->dir;
 	int err = 0;
@@ -361,7 +378,8 @@ void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n)
 }
 
 /* The new node gets its name, or goes. */
-static int add(struct fs *fs, struct node *parent, const char *name, size_t len, struct node *n, struct fs_attr *out)
+static int add(struct fs *fs, struct node *parent, const char *name, size_t len, struct node *n,
+	       struct fs_attr *out)
 {
 	struct dir *d = parent->dir;
 	int err;
@@ -379,8 +397,8 @@ static int add(struct fs *fs, struct node *parent, const char *name, size_t len,
 	return 0;
 }
 
-int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
-	      uint32_t mode, uint64_t rdev, struct fs_attr *out)
+int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent,
+	      const char *name, size_t len, uint32_t mode, uint64_t rdev, struct fs_attr *out)
 {
 	struct node *p = node_of(fs, parent), *n = node_new(fs, cred, p, mode, rdev);
 
@@ -388,8 +406,8 @@ int fs_create(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, ui
 	return n ? add(fs, p, name, len, n, out) : -ENOSPC;
 }
 
-int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
-	       const char *target, struct fs_attr *out)
+int fs_symlink(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent,
+	       const char *name, size_t len, const char *target, struct fs_attr *out)
 {
 	struct node *p = node_of(fs, parent), *n = node_new(fs, cred, p, S_IFLNK | 0777, 0);
 
@@ -411,7 +429,8 @@ int fs_readlink(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf)
 	return 0;
 }
 
-int fs_tmpfile(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, uint32_t mode, struct fs_attr *out)
+int fs_tmpfile(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, uint32_t mode,
+	       struct fs_attr *out)
 {
 	struct node *n = node_new(fs, cred, node_of(fs, parent), mode, 0);
 
@@ -423,7 +442,8 @@ int fs_tmpfile(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, u
 	return 0;
 }
 
-int fs_link(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t parent, const char *name, size_t len, struct fs_attr *out)
+int fs_link(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t parent, const char *name, size_t len,
+	    struct fs_attr *out)
 {
 	struct node *p = node_of(fs, parent), *n = node_of(fs, ino);
 	int err;
@@ -490,11 +510,12 @@ static void entry_point(struct entry *e, const struct node *n)
 }
 
 /* Names of both directories are held. */
-static int move(struct fs *fs, struct node *from, const char *name, size_t len, struct node *to, const char *newname, size_t newlen,
-		unsigned flags)
+static int move(struct fs *fs, struct node *from, const char *name, size_t len, struct node *to,
+		const char *newname, size_t newlen, unsigned flags)
 {
 	struct entry *old = *dir_find(from->dir, name, len), *new = *dir_find(to->dir, newname, newlen);
-	struct node *moved = old ? node_of(fs, old->ino) : NULL, *replaced = new ? node_of(fs, new->ino) : NULL;
+	struct node *moved = old ? node_of(fs, old->ino) : NULL,
+		    *replaced = new ? node_of(fs, new->ino) : NULL;
 
 	if (!old || (flags & RENAME_EXCHANGE && !new))
 		return -ENOENT;
@@ -534,11 +555,13 @@ static int move(struct fs *fs, struct node *from, const char *name, size_t len, 
 	return 0;
 }
 
-int fs_rename(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent, const char *name, size_t len,
-	      uint64_t newparent, const char *newname, size_t newlen, unsigned flags)
+int fs_rename(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, uint64_t parent,
+	      const char *name, size_t len, uint64_t newparent, const char *newname, size_t newlen,
+	      unsigned flags)
 {
 	struct node *from = node_of(fs, parent), *to = node_of(fs, newparent);
-	struct dir *first = parent < newparent ? from->dir : to->dir, *second = parent < newparent ? to->dir : from->dir;
+	struct dir *first = parent < newparent ? from->dir : to->dir,
+		   *second = parent < newparent ? to->dir : from->dir;
 	int err;
 
 	(void)q;
@@ -558,7 +581,11 @@ int fs_rename(struct fs *fs, struct dev_queue *q, const struct fs_cred *cred, ui
 static int fill_dots(struct node *n, uint64_t cookie, fs_fill_fn *fill, void *arg)
 {
 	for (uint64_t i = cookie; i < FIRST_SEQ - 1; i++) {
-		struct fs_dirent e = {.name = "..", .len = i + 1, .ino = i ? n->dir->parent : n->attr.ino, .ftype = DT_DIR, .cookie = i + 1};
+		struct fs_dirent e = {.name = "..",
+				      .len = i + 1,
+				      .ino = i ? n->dir->parent : n->attr.ino,
+				      .ftype = DT_DIR,
+				      .cookie = i + 1};
 
 		if (fill(arg, &e))
 			return 1;
@@ -566,7 +593,8 @@ static int fill_dots(struct node *n, uint64_t cookie, fs_fill_fn *fill, void *ar
 	return 0;
 }
 
-int fs_readdir(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t cookie, bool plus, fs_fill_fn *fill, void *arg)
+int fs_readdir(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t cookie, bool plus, fs_fill_fn *fill,
+	       void *arg)
 {
 	struct node *n = node_of(fs, ino);
 	struct dir *d = n->dir;
@@ -582,7 +610,11 @@ int fs_readdir(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t cookie
 		if (!e)
 			continue;
 
-		struct fs_dirent out = {.name = e->name, .len = e->len, .ino = e->ino, .ftype = e->ftype, .cookie = e->seq,
+		struct fs_dirent out = {.name = e->name,
+					.len = e->len,
+					.ino = e->ino,
+					.ftype = e->ftype,
+					.cookie = e->seq,
 					.attr = plus ? &attr : NULL};
 
 		if (plus)
@@ -623,7 +655,8 @@ static void set_times(struct node *n, unsigned set, const struct fs_attr *in)
 		n->attr.ctime = in->ctime;
 }
 
-int fs_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, const struct fs_attr *in, struct fs_attr *out)
+int fs_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, const struct fs_attr *in,
+	       struct fs_attr *out)
 {
 	struct node *n = node_of(fs, ino);
 	int err = 0;

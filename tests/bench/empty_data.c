@@ -63,7 +63,8 @@ static void zero(struct contents *c, uint64_t off, uint64_t end)
 {
 	while (off < end && off / PIECE < c->npieces) {
 		uint64_t i = off / PIECE, stop = (i + 1) * PIECE < end ? (i + 1) * PIECE : end;
-		size_t at = off % PIECE, room = piece_room(c, i), to = stop - i * PIECE < room ? stop - i * PIECE : room;
+		size_t at = off % PIECE, room = piece_room(c, i),
+		       to = stop - i * PIECE < room ? stop - i * PIECE : room;
 
 		if (c->piece[i] && at < to)
 			memset(c->piece[i] + at, 0, to - at);
@@ -113,7 +114,8 @@ void fs_read(struct fs *fs, struct dev_queue *q, struct fs_io *io)
 	while (off < end) {
 		uint64_t i = off / PIECE;
 		size_t at = off % PIECE, len = end - off < PIECE - at ? end - off : PIECE - at;
-		size_t there = i < c->npieces && c->piece[i] && piece_room(c, i) > at ? piece_room(c, i) - at : 0;
+		size_t there =
+			i < c->npieces && c->piece[i] && piece_room(c, i) > at ? piece_room(c, i) - at : 0;
 
 		there = there < len ? there : len;
 		if (there)
@@ -150,7 +152,7 @@ static ssize_t write_pieces(struct node *n, const char *from, uint64_t off, size
 void fs_write(struct fs *fs, struct dev_queue *q, struct fs_io *io)
 {
 	struct node *n = node_of(fs, io->ino);
-	void (*release)(struct fs_io *io) = io->release;
+	void (*release)(struct fs_io * io) = io->release;
 
 	(void)q;
 	pthread_rwlock_wrlock(&n->lock);

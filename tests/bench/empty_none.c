@@ -7,7 +7,8 @@
 
 /* --- extended attributes and flags --- */
 
-int fs_setxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, const void *val, size_t len, int flags)
+int fs_setxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *name, const void *val,
+		size_t len, int flags)
 {
 	return -EOPNOTSUPP;
 }
@@ -34,7 +35,8 @@ int fs_get_flags(struct fs *fs, struct dev_queue *q, uint64_t ino, uint32_t *fla
 	return 0;
 }
 
-int fs_set_flags(struct fs *fs, struct dev_queue *q, uint32_t uid, uint64_t ino, uint32_t mask, uint32_t flags)
+int fs_set_flags(struct fs *fs, struct dev_queue *q, uint32_t uid, uint64_t ino, uint32_t mask,
+		 uint32_t flags)
 {
 	return -EOPNOTSUPP;
 }
@@ -118,7 +120,7 @@ bool fs_writers(struct fs *fs, uint64_t *cursor, uint64_t *ino, unsigned n, unsi
 
 void fs_copy_range(struct fs *fs, struct dev_queue *q, struct fs_copy *c)
 {
-	void (*release)(struct fs_copy *c) = c->release;
+	void (*release)(struct fs_copy * c) = c->release;
 
 	c->result = -EOPNOTSUPP;
 	c->done(c);

@@ -40,16 +40,12 @@ def is_mounted(path):
         return any(line.split()[4] == path for line in f)
 
 
-def drop_caches():
-    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
-        f.write("3\n")
-
-
 class Peer:
     name = ""
     needs = ()  # programs
     is_filesystem = True
     lasts = True  # what is on it is there after a new mount
+    keep_caches = False
 
     def __init__(self, folder, size, inodes=None, journal=None):
         """`inodes`: room for so many, where that has to be said; `journal`: bytes of it, where that can be."""
@@ -76,6 +72,7 @@ class Peer:
     def beside(self, name, size, **more):
         """Another one of the kind, made but not mounted, for as long as this one lasts or until take_away()."""
         other = type(self)(os.path.join(self.top, name), size, **more)
+        other.keep_caches = self.keep_caches
         self.others[name] = other
         other.create()
         return other
@@ -103,12 +100,17 @@ class Peer:
         """Of a daemon, or None."""
 
     def cold(self):
-        """Nothing of it is in memory afterwards, neither in the kernel's nor in a daemon's."""
-        run("sync", "-f", self.dir)
-        self.umount()
-        run("sync", "-f", self.folder)
-        drop_caches()
-        self.mount()
+        """Nothing of it is in memory afterwards, neither in the kernel's nor in a daemon's.
+
+        A new mount of what does not last would have nothing on it."""
+        if self.lasts:
+            self.umount()
+        if not self.keep_caches:
+            run("sync", "-f", self.folder if self.lasts else self.dir)
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
+                f.write("3\n")
+        if self.lasts:
+            self.mount()
 
     def crash(self):
         """What is not on the disk is lost; it is mounted no more."""
@@ -202,11 +204,6 @@ class Empty(Holdfast):
 
     def __init__(self, folder, size, **more):
         super().__init__(folder, min(size, 64 << 20), **more)
-
-    def cold(self):
-        """A new mount would have nothing on it."""
-        run("sync", "-f", self.dir)
-        drop_caches()
 
 
 class EmptyDev(Empty):

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every row of the benchmark runs, with next to no work in it.  What it says of time means nothing here, and is not looked at."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import BUILD, LONG, SANITIZED, TOP
+
+BENCH = os.path.join(TOP, "tests", "bench")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(bool(SANITIZED), reason="only the plain build has the benchmark's programs")
+def test_every_row_runs(tmp_path):
+    """On a volume, on the filesystem in memory, on the journal alone and on the file beside them: nothing fails, and every row that can be has a figure."""
+    sys.path.insert(0, BENCH)
+    try:
+        import peers  # pylint: disable=import-outside-toplevel
+        import rows  # pylint: disable=import-outside-toplevel
+    finally:
+        sys.path.remove(BENCH)
+    names = ["holdfast-dev", "empty-dev", "disk", "journal"]
+    # PostgreSQL takes seconds to be set up, and is not installed for the short tests.
+    skip = "" if LONG else "pgbench"
+    out = os.path.join(tmp_path, "out.json")
+    with subprocess.Popen([sys.executable, os.path.join(BENCH, "bench.py"), "--rounds", "1", "--scale", "0.001", "--seconds", "0.02", "--long",
+                           "--keep-caches", "--dir", tmp_path, "--peers", ",".join(names), "--json", out, *(["--skip", skip] if skip else [])],
+                          env=dict(os.environ, HOLDFAST_BUILD=BUILD), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as bench:
+        try:
+            text = bench.communicate()[0]
+        finally:
+            # It unmounts then.
+            bench.terminate()
+    assert bench.returncode == 0, text
+    with open(out, encoding="utf-8") as f:
+        said = json.load(f)
+    assert said["failed"] == [] and len(said["goals"]) > 60
+    figures = {(line["row"], name): peer["median"] for line in said["rows"] for name, peer in line["peers"].items()}
+    assert all(f > 0 for f in figures.values())
+    kinds = [kind for kind in peers.ALL if kind.name in names]
+    table = rows.all_rows(rows.Tree(str(tmp_path), 20), rows.Sizes(0.001, 0.02, True))
+    expected = {(row.name, kind.name) for row in table for kind in kinds if row.runs_on(kind) and not (skip and skip in row.name)}
+    assert set(figures) == expected and len(expected) > 110
