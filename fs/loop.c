@@ -19,6 +19,7 @@
 #include "fs/loop_pool.h"
 #include "fs/mount_options.h"
 #include "fs/ring.h"
+#include "fs/spin.h"
 
 #define PAYLOAD_AT 4096u /* of a WRITE, in a request's memory */
 #define WRITE_HEADER (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
@@ -54,6 +55,8 @@ struct worker {
 	bool polls; /* that is under way */
 	bool readable;
 	uint64_t busy;
+	int phase; /* as seen by the worker */
+	struct spin spin; /* what became of waiting awake for the only thing begun */
 	struct request *current; /* what the next message is read to, or is being handled */
 	uint32_t setxattr_flags; /* of the message that is being handled */
 	bool kills_priv; /* that does */
@@ -451,19 +454,39 @@ static int serve(struct worker *w)
 
 /* --- workers -------------------------------------------------------------------------------------- */
 
-static void wait_for_something(struct worker *w)
+/* At what is there, without waiting.  True: something was. */
+static bool look_epoll(struct worker *w, int timeout_ms)
 {
-	if (w->ring) {
-		dev_poll(w->q, -1);
-		return;
-	}
-
 	struct epoll_event ev[2];
-	int n = epoll_wait(w->epfd, ev, 2, -1);
+	int n = epoll_wait(w->epfd, ev, 2, timeout_ms);
 
 	for (int i = 0; i < n; i++)
 		if (ev[i].data.ptr == w->q)
 			dev_poll(w->q, 0);
+	return n > 0;
+}
+
+static bool look(void *arg)
+{
+	struct worker *w = arg;
+
+	return (w->ring ? dev_poll(w->q, 0) > 0 : look_epoll(w, 0)) || w->loop->phase != w->phase;
+}
+
+static void wait_for_something(struct worker *w)
+{
+	uint64_t since;
+
+	/* A look may have consumed the wake that follows a change of phase. */
+	if (w->busy == 1 && (spin_until(&w->spin, look, w) || w->loop->phase != w->phase))
+		return;
+	since = w->busy == 1 ? spin_now() : 0;
+	if (w->ring)
+		dev_poll(w->q, -1);
+	else
+		look_epoll(w, -1);
+	if (since)
+		spin_slept(&w->spin, since);
 }
 
 static int wait_for_gate(struct loop *l)
@@ -529,6 +552,7 @@ static void *worker_main(void *arg)
 	if (phase == RUN)
 		start_listening(w);
 	for (; phase != QUIT; phase = l->phase) {
+		w->phase = phase;
 		if (phase == DRAIN) {
 			stop_listening(w);
 			note_drained(w);
@@ -629,6 +653,12 @@ int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_
 	}
 	*out = l;
 	return 0;
+}
+
+void loop_set_spin(struct loop *l, unsigned limit_us)
+{
+	for (unsigned i = 0; i < l->nworkers; i++)
+		spin_init(&l->workers[i].spin, limit_us);
 }
 
 int loop_start(struct loop *l, struct fs *fs)
