@@ -100,6 +100,33 @@ def test_upper_layer(vol, folder, lower_is):
 
 
 @overlay
+def test_one_of_several_names_goes(vol, folder):
+    """The overlay may lose sight of the others, as the manual says.  Nothing is lost, and with the next overlay all is there."""
+    for name in ("lower", "upper", "work"):
+        os.mkdir(vol.path(name))
+    options = f"lowerdir={vol.path('lower')},upperdir={vol.path('upper')},workdir={vol.path('work')}"
+    with mounted(os.path.join(folder, "merged"), options) as top:
+        for name in ("first", "other"):
+            write(os.path.join(top, name + "1"), name.encode())
+            os.link(os.path.join(top, name + "1"), os.path.join(top, name + "2"))
+    with mounted(os.path.join(folder, "merged"), options) as top:
+        for name, gone in (("first", "first1"), ("other", "other2")):
+            os.stat(os.path.join(top, name + "1"))
+            os.stat(os.path.join(top, name + "2"))
+            os.unlink(os.path.join(top, gone))
+        assert read(os.path.join(top, "other1")) == b"other"
+        try:
+            assert read(os.path.join(top, "first2")) == b"first"
+        except OSError as e:
+            assert e.errno == errno.ESTALE
+        assert sorted(os.listdir(vol.path("upper"))) == ["first2", "other1"]
+    with mounted(os.path.join(folder, "merged"), options) as top:
+        assert sorted(os.listdir(top)) == ["first2", "other1"]
+        for name in ("first2", "other1"):
+            assert read(os.path.join(top, name)) == name[:-1].encode() and os.stat(os.path.join(top, name)).st_nlink == 1
+
+
+@overlay
 def test_lower_layer(vol, folder):
     make_lower(vol.path())
     base = os.path.join(folder, "memory")
