@@ -23,6 +23,7 @@ int tree_create(const struct super *sb, struct alloc *alloc, const struct disk_p
 	t->alloc = alloc;
 	t->diag = d;
 	t->limit = cache_nodes;
+	t->ahead_credit = TREE_AHEAD_CREDIT;
 	memcpy(t->uuid, sb->uuid, UUID_BYTES);
 	if (cache_create(t) || cache_reserve(t, 1)) {
 		tree_destroy(t);

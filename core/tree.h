@@ -69,6 +69,18 @@ bool tree_wants(struct tree *t, const struct miss *miss);
  * node that is no longer wanted, is harmless.  -ENOMEM; -EUCLEAN: empty, but not the root. */
 int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block);
 
+/*
+ * Read-ahead of leaves.  tree_ahead(): the leaf that *miss, which the tree wants, asked for, and its neighbours that are worth being read with
+ * it: one node pointer after the other of the same parent, none in memory, and their first copies follow each other on the device.  What
+ * each would have been missed as, in that order; *self is the one of *miss.  Returns their number, 1: only that one.
+ *
+ * tree_ahead_arrived() is tree_node_arrived() for a neighbour, to be called before the one that was missed.  Whether such leaves are used before
+ * they are evicted decides whether more are read.
+ */
+#define TREE_AHEAD 16u
+unsigned tree_ahead(struct tree *t, const struct miss *miss, struct miss *out, unsigned *self);
+void tree_ahead_arrived(struct tree *t, const struct miss *miss, const void *block);
+
 /* Copies the node that *ptr names as it is on the device, if that is in memory. */
 bool tree_copy_cached(struct tree *t, const struct disk_ptr *ptr, void *block);
 

@@ -90,6 +90,7 @@ static struct node *node_alloc(struct tree *t)
 	t->nfree--;
 	page_unpoison(n->page);
 	n->detached = false;
+	n->ahead = false;
 	return n;
 }
 
@@ -183,6 +184,8 @@ static void cache_evict(struct tree *t)
 
 		clean_remove(t, n);
 		hash_remove(t, n);
+		if (n->ahead)
+			cache_ahead_wasted(t);
 		node_free(t, n);
 		t->evictions++;
 	}
@@ -199,20 +202,31 @@ void tree_let_go(struct tree *t)
 	cache_evict(t);
 }
 
-bool tree_wants(struct tree *t, const struct miss *miss)
+const struct disk_ptr *tree_missed(struct tree *t, const struct miss *miss, struct node **parent,
+				   unsigned *index)
 {
 	const struct disk_ptr *ptr = &t->root;
 	unsigned level = t->level;
-	struct node *n;
 
+	*parent = NULL;
 	if (miss->level > level)
-		return false;
+		return NULL;
 	for (; level > miss->level; level--) {
-		if (tree_node_get(t, ptr, level, &n))
-			return false;
-		ptr = page_ptr(n->page, page_child(n->page, &miss->lo, false));
+		if (tree_node_get(t, ptr, level, parent))
+			return NULL;
+		*index = page_child((*parent)->page, &miss->lo, false);
+		ptr = page_ptr((*parent)->page, *index);
 	}
-	return get64(ptr->blkno[0]) == get64(miss->ptr.blkno[0]) &&
+	return ptr;
+}
+
+bool tree_wants(struct tree *t, const struct miss *miss)
+{
+	struct node *parent;
+	unsigned index;
+	const struct disk_ptr *ptr = tree_missed(t, miss, &parent, &index);
+
+	return ptr && get64(ptr->blkno[0]) == get64(miss->ptr.blkno[0]) &&
 	       get64(ptr->generation) == get64(miss->ptr.generation) &&
 	       get32(ptr->csum) == get32(miss->ptr.csum) && !cache_find(t, get64(ptr->blkno[0]));
 }
@@ -227,7 +241,7 @@ bool tree_copy_cached(struct tree *t, const struct disk_ptr *ptr, void *block)
 	return true;
 }
 
-int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block)
+static int node_arrived(struct tree *t, const struct miss *miss, const void *block, bool ahead)
 {
 	const struct disk_node *page = block;
 	uint64_t addr = get64(miss->ptr.blkno[0]);
@@ -244,10 +258,25 @@ int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block
 	n = node_alloc(t);
 	memcpy(n->page, page, BLOCK_SIZE);
 	n->addr = addr;
+	n->ahead = ahead;
 	hash_insert(t, n);
 	clean_add(t, n);
 	cache_evict(t);
 	return 0;
+}
+
+int tree_node_arrived(struct tree *t, const struct miss *miss, const void *block)
+{
+	return node_arrived(t, miss, block, false);
+}
+
+void tree_ahead_arrived(struct tree *t, const struct miss *miss, const void *block)
+{
+	const struct disk_node *page = block;
+
+	/* What is wrong with it is told to who wants it. */
+	if (page_nitems(page))
+		(void)node_arrived(t, miss, block, true);
 }
 
 /* --- dirty nodes ------------------------------------------------------------------------------ */

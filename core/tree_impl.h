@@ -4,6 +4,7 @@
  *
  *   tree.c          create, descend, lookups, cursors
  *   tree_cache.c    nodes in memory: slabs, hash table, eviction, copying on write
+ *   tree_ahead.c    which leaves are read together with one that is missing
  *   tree_node.c     one page: insert, delete, resize, split, merge
  *   tree_prepare.c  what a mutation needs and costs
  *   tree_insert.c   put, patch, splits
@@ -27,9 +28,12 @@ struct node {
 	uint64_t stamp;		/* tree->clock when it was last moved in the list of clean nodes */
 	enum node_state state;
 	bool detached;		/* frozen, and replaced by a newer version: not in the hash table */
+	bool ahead;		/* read ahead, and not used yet */
 	TAILQ_ENTRY(node) link;	/* free, clean (least recently used first) or frozen */
 };
 TAILQ_HEAD(node_list, node);
+
+#define TREE_AHEAD_CREDIT 256u	/* at first, and at most */
 
 struct slab;
 SLIST_HEAD(slab_list, slab);
@@ -53,6 +57,7 @@ struct tree {
 	bool prune;		/* a leaf may be empty */
 	bool held;		/* nothing is evicted */
 	struct tree_frozen_node *frozen_array;	/* of the freeze that is not thawed yet */
+	uint32_t ahead_credit;	/* see tree_ahead.c */
 
 	uint64_t lookups, misses, splits, merges, copies, evictions;
 };
@@ -171,6 +176,11 @@ static inline struct node *cache_find(const struct tree *t, uint64_t addr)
 	return n;
 }
 
+/* A node that was read ahead is wanted. */
+void cache_ahead_used(struct tree *t, struct node *n);
+/* One is evicted that never was. */
+void cache_ahead_wasted(struct tree *t);
+
 /* Marks a clean node as recently used.  Those that are so already (within an eighth of the limit) stay where they are. */
 static inline void cache_touch(struct tree *t, struct node *n)
 {
@@ -221,12 +231,17 @@ static inline int tree_node_get(struct tree *t, const struct disk_ptr *ptr, unsi
 		return -ENOENT;
 	if (__builtin_expect(n->page->level != level, 0))
 		return tree_wrong_level(t, n, level);
+	if (__builtin_expect(n->ahead, 0))
+		cache_ahead_used(t, n);
 	cache_touch(t, n);
 	return 0;
 }
 
 /* Fills *miss: the node at `level` on the way to *key (see page_child() for `before`).  -EAGAIN. */
 int tree_miss(struct tree *t, const struct key *key, bool before, unsigned level, struct miss *miss);
+
+/* The tree's pointer to what *miss asked for as it is now, its parent (NULL: it is the root) and place there; NULL: the way is not in memory. */
+const struct disk_ptr *tree_missed(struct tree *t, const struct miss *miss, struct node **parent, unsigned *index);
 
 /* The path to *key, all of it in memory, is made dirty.  With `lower`, *key is about to be inserted. */
 void tree_dirty_path(struct tree *t, const struct key *key, bool lower, struct path *path);

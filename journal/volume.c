@@ -3,6 +3,7 @@
  * volume.c - what an open volume does besides transactions and checkpoints: failing for good, serving misses, keeping track of
  * readers.
  */
+#include "journal/ahead.h"
 #include "journal/volume_impl.h"
 
 #include <stdio.h>
@@ -307,6 +308,14 @@ static bool provide_is_wanted(struct volume *v, const struct miss *miss)
 	return miss->kind == MISS_NODE ? tree_wants(v->tree, miss) : alloc_wants(v->alloc, miss->group);
 }
 
+static void provide_ahead_done(struct provide *p, bool arrived, int err)
+{
+	if (arrived)
+		provide_finish(p, err);
+	else
+		meta_read_start(&p->read, p->waiter.q);
+}
+
 /*
  * The lock was let go between the step and here.  A bitmap that has arrived since may be on its way to its other slot, which then
  * holds anything yet.  A node that the tree still points to cannot be handed out from now on until this
@@ -318,6 +327,7 @@ static void provide_block(struct provide *p, struct dev_queue *q)
 	struct volume *v = p->v;
 	struct meta_read *r = &p->read;
 	const struct miss *m = &p->miss;
+	struct ahead *ahead = NULL;
 
 	volume_lock(v);
 	if (!provide_is_wanted(v, m)) {
@@ -337,6 +347,8 @@ static void provide_block(struct provide *p, struct dev_queue *q)
 		r->verify = provide_verify_node;
 		r->done = provide_node_done;
 		r->what = "tree node";
+		if (!p->loud)
+			ahead = ahead_plan(v, m);
 	} else {
 		alloc_bitmap_where(v->alloc, m->group, &p->slot, &p->csum);
 		for (unsigned i = 0; i < 2; i++)
@@ -347,7 +359,11 @@ static void provide_block(struct provide *p, struct dev_queue *q)
 	}
 	r->no_repair = volume_no_repair(v);
 	volume_unlock(v);
-	meta_read_start(r, q);
+	p->waiter.q = q;
+	if (ahead)
+		ahead_start(ahead, q, p, provide_ahead_done);
+	else
+		meta_read_start(r, q);
 }
 
 static void provide_no_memory(struct dev_task *task)
