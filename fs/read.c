@@ -13,6 +13,9 @@
 #include "core/crc32c.h"
 #include "fs/data.h"
 
+/* So much of what follows is read at a time, and verified while the rest is on its way. */
+#define PIECE_BLOCKS 64u
+
 enum rkind { R_ZERO, R_MEMORY, R_DEVICE };
 
 struct rblock {
@@ -26,6 +29,7 @@ struct rblock {
 struct rrun {
 	struct dev_io io;
 	struct read *r;
+	unsigned first, n;	/* in read.blk */
 };
 
 struct read {
@@ -37,11 +41,12 @@ struct read {
 	unsigned pending;
 	unsigned epoch;
 	int err;
+	bool bad;		/* some block did not verify */
 	size_t len;		/* bytes to be returned */
 	struct provide provide;
-	struct rblock *blk;
-	struct rrun *run;
 	bool counted;
+	struct rblock *blk;	/* in the same memory */
+	struct rrun *run;	/* likewise */
 };
 
 static void read_go(struct read *r);
@@ -58,8 +63,6 @@ static void read_end(struct read *r, ssize_t result)
 	io->result = result < 0 ? fs_verdict(r->fs, (int)result) : result;
 	if (result >= 0)
 		io->data = (uint8_t *)io->buf + (io->off & (BLOCK_SIZE - 1));
-	free(r->blk);
-	free(r->run);
 	free(r);
 	io->done(io);
 }
@@ -195,21 +198,20 @@ static int read_step(struct read *r, struct miss *miss)
 
 /* --- the device -------------------------------------------------------------------------------- */
 
-/* True if every block is what its extent says; else those that are not are remembered. */
-static bool read_verify(struct read *r)
+/* Blocks that are not what their extents say are remembered. */
+static void run_verify(const struct rrun *run)
 {
-	bool good = true;
+	struct read *r = run->r;
 
-	for (unsigned i = 0; i < r->nblocks; i++) {
+	for (unsigned i = run->first; i < run->first + run->n; i++) {
 		struct rblock *b = &r->blk[i];
 
-		if (b->kind != R_DEVICE || BUG(DATA_NOT_VERIFIED) || crc32c(0, block_buf(r, i), BLOCK_SIZE) == b->csum)
+		if (BUG(DATA_NOT_VERIFIED) || crc32c(0, block_buf(r, i), BLOCK_SIZE) == b->csum)
 			continue;
 		b->bad_blkno = b->blkno;
 		b->bad_csum = b->csum;
-		good = false;
+		r->bad = true;
 	}
-	return good;
 }
 
 static void read_arrived(struct read *r)
@@ -220,19 +222,22 @@ static void read_arrived(struct read *r)
 			diag(r->fs->v->diag, DIAG_ERR, "%s: inode %llu: data at byte %llu could not be read",
 			     r->fs->v->dev->path, (unsigned long long)r->io->ino, (unsigned long long)r->io->off);
 		read_end(r, -EIO);
-	} else if (read_verify(r)) {
-		read_end(r, (ssize_t)r->len);
-	} else {
+	} else if (r->bad) {
 		read_go(r);
+	} else {
+		read_end(r, (ssize_t)r->len);
 	}
 }
 
 static void run_done(struct dev_io *io, int err)
 {
-	struct read *r = ((struct rrun *)((char *)io - offsetof(struct rrun, io)))->r;
+	struct rrun *run = (struct rrun *)((char *)io - offsetof(struct rrun, io));
+	struct read *r = run->r;
 
 	if (err)
 		r->err = err;
+	else
+		run_verify(run);
 	if (--r->pending == 0)
 		read_arrived(r);
 }
@@ -242,7 +247,7 @@ static unsigned run_length(const struct read *r, unsigned i)
 {
 	unsigned n = 0;
 
-	while (i + n < r->nblocks && r->blk[i + n].kind == R_DEVICE && r->blk[i + n].blkno == r->blk[i].blkno + n)
+	while (n < PIECE_BLOCKS && i + n < r->nblocks && r->blk[i + n].kind == R_DEVICE && r->blk[i + n].blkno == r->blk[i].blkno + n)
 		n++;
 	return n;
 }
@@ -257,6 +262,8 @@ static unsigned runs_make(struct read *r)
 			continue;
 		struct rrun *run = &r->run[nruns++];
 		run->r = r;
+		run->first = i;
+		run->n = n;
 		dev_io_rw(&run->io, DEV_READ, 0, r->blk[i].blkno << BLOCK_SHIFT, block_buf(r, i),
 			  (uint64_t)n << BLOCK_SHIFT, run_done);
 	}
@@ -267,6 +274,7 @@ static void read_submit(struct read *r)
 {
 	unsigned nruns = runs_make(r);
 
+	r->bad = false;
 	r->pending = nruns;
 	for (unsigned i = 0; i < nruns; i++)
 		dev_submit(r->q, &r->run[i].io);
@@ -321,23 +329,20 @@ static int read_new(struct fs *fs, struct dev_queue *q, struct fs_io *io, struct
 {
 	uint64_t len = io->len < FS_IO_MAX ? io->len : FS_IO_MAX;
 	uint64_t n = BLOCKS_OF((io->off & (BLOCK_SIZE - 1)) + len);
-	struct read *r = calloc(1, sizeof(*r));
+	size_t head = sizeof(struct read) + n * sizeof(struct rblock);
+	struct read *r = malloc(head + n * sizeof(struct rrun));
 
 	if (!r)
 		return -ENOMEM;
+	memset(r, 0, head);
 	r->fs = fs;
 	r->q = q;
 	r->io = io;
 	r->first = io->off >> BLOCK_SHIFT;
-	r->blk = calloc(n ? n : 1, sizeof(*r->blk));
-	r->run = malloc((n ? n : 1) * sizeof(*r->run));
+	r->blk = (struct rblock *)(r + 1);
+	r->run = (struct rrun *)((char *)r + head);
 	*out = r;
-	if (r->blk && r->run)
-		return 0;
-	free(r->blk);
-	free(r->run);
-	free(r);
-	return -ENOMEM;
+	return 0;
 }
 
 void fs_read(struct fs *fs, struct dev_queue *q, struct fs_io *io)

@@ -204,6 +204,34 @@ static void test_read_error(void **state)
 	data_destroy(&d);
 }
 
+/* A large read goes to the device in pieces: whichever has the bad block, all of it fails, and nothing else does. */
+static void test_large_reads(void **state)
+{
+	static const uint64_t at[] = {0, 63, 64, 100, 191, 192, 255};
+	uint8_t *buf = malloc(MB(1));
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(16), 128, 0, 1);
+	data_write(&d, 0, 0, MB(1), true);
+	assert_int_equal(fs_sync(d.fs, d.q, 0, false), 0);
+	data_checkpoint(&d);
+	for (unsigned i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+		uint64_t blkno = data_walk(&d, 0, at[i]).blkno;
+
+		dev_sim_fail(d.r.dev, DEV_READ, 1, SIM_FAULT_ONCE, -EIO, blkno << BLOCK_SHIFT, BLOCK_SIZE);
+		assert_int_equal(fs_pread(d.fs, d.q, d.ino[0], buf, MB(1), 0), -EIO);
+		assert_true(data_same(&d, &d.m[0], 0, 0, MB(1)));
+		dev_sim_flip(d.r.dev, (blkno << BLOCK_SHIFT) + 77, 3);
+		assert_int_equal(fs_pread(d.fs, d.q, d.ino[0], buf, MB(1), 0), -EIO);
+		assert_int_equal(data_stats(&d).csum_errors, i + 1);
+		dev_sim_flip(d.r.dev, (blkno << BLOCK_SHIFT) + 77, 3);
+		assert_true(data_same(&d, &d.m[0], 0, 0, MB(1)));
+	}
+	data_destroy(&d);
+	free(buf);
+}
+
 /* Data that could not be brought home: the write was accepted, but nothing is ever said to be durable again. */
 static void test_write_error(void **state)
 {
@@ -436,6 +464,7 @@ int main(void)
 		cmocka_unit_test(test_full_random),
 		cmocka_unit_test(test_bit_flip),
 		cmocka_unit_test(test_read_error),
+		cmocka_unit_test(test_large_reads),
 		cmocka_unit_test(test_write_error),
 		cmocka_unit_test(test_power_cut),
 	};
