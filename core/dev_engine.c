@@ -254,7 +254,8 @@ int engine_poll(struct engine_queue *q, int timeout_ms, const struct engine_hook
 		if (hooks->reap)
 			ran += hooks->reap(q);
 		ran += engine_run_inbox(q, &woken);
-		int limit = hooks->kick ? hooks->kick(q) : -1;
+		bool waits = !ran && !woken && timeout_ms;
+		int limit = hooks->kick ? hooks->kick(q, waits) : -1;
 		q->polling = false;
 
 		if (timeout_ms > 0)

@@ -66,8 +66,8 @@ static inline struct engine_queue *engine_queue_of(struct dev_queue *q)
 struct engine_hooks {
 	/* Runs the callbacks of what the engine itself knows to be complete; returns how many. */
 	int (*reap)(struct engine_queue *q);
-	/* Last thing before a wait or return.  Returns the longest wait in ms, -1 for any. */
-	int (*kick)(struct engine_queue *q);
+	/* Last thing before a return, or before a wait, if `waits`.  Returns the longest wait in ms, -1 for any. */
+	int (*kick)(struct engine_queue *q, bool waits);
 	/* Waits, -1 for any time, instead of waiting for `efd`; which is then neither read nor emptied. */
 	void (*wait)(struct engine_queue *q, int64_t wait_ms);
 };

@@ -318,7 +318,21 @@ static void watch(struct uring_queue *q)
 	q->watching = true;
 }
 
-static int kick(struct engine_queue *base)
+/*
+ * Is only I/O of the device to be handed over?  Then the answer takes its time, and one system call may hand over and wait.  What goes to guests
+ * may wake those who have the next thing for us, so a look before waiting is worth its call.
+ */
+static bool sends_slots_only(const struct uring_queue *q)
+{
+	const struct io_uring_sq *sq = &q->ring.sq;
+
+	for (unsigned i = sq->sqe_tail - count_unsent(q); i != sq->sqe_tail; i++)
+		if ((sq->sqes[(i & sq->ring_mask) << 1].user_data & TAG_MASK) != TAG_SLOT)
+			return false;
+	return count_unsent(q) > 0;
+}
+
+static int kick(struct engine_queue *base, bool waits)
 {
 	struct uring_queue *q = (struct uring_queue *)base;
 	int64_t left;
@@ -327,6 +341,9 @@ static int kick(struct engine_queue *base)
 		fill_slots(q);
 		if (q->shared && !q->watching)
 			watch(q);
+		/* Then wait_in_ring() does it. */
+		if (waits && q->shared && sends_slots_only(q))
+			return -1;
 		send_unsent(q);
 	}
 	if (!q->dead)
@@ -340,6 +357,21 @@ static int kick(struct engine_queue *base)
 	return 0;
 }
 
+/* Hands over what is there, and waits for a completion.  True: done, or not worth another try before the next look. */
+static bool send_and_wait(struct uring_queue *q, int64_t wait_ms, struct __kernel_timespec *ts)
+{
+	struct io_uring_cqe *cqe;
+	int rc = wait_ms < 0 ? io_uring_submit_and_wait(&q->ring, 1)
+			     : io_uring_submit_and_wait_timeout(&q->ring, &cqe, 1, ts, NULL);
+
+	if (rc >= 0 || rc == -EINTR || rc == -ETIME)
+		return true;
+	if (is_passing(rc))
+		return false;
+	ring_died(q, rc);
+	return true;
+}
+
 /* Of a shared queue.  Any error is as good as a completion: the caller looks again. */
 static void wait_in_ring(struct engine_queue *base, int64_t wait_ms)
 {
@@ -348,6 +380,13 @@ static void wait_in_ring(struct engine_queue *base, int64_t wait_ms)
 	struct pollfd p = {.fd = base->efd, .events = POLLIN};
 	struct io_uring_cqe *cqe;
 
+	if (!q->dead && count_unsent(q)) {
+		if (send_and_wait(q, wait_ms, &ts))
+			return;
+		/* Some time later, then. */
+		wait_ms = wait_ms < 0 || wait_ms > STUCK_RETRY_MS ? STUCK_RETRY_MS : wait_ms;
+		ts = (struct __kernel_timespec){.tv_nsec = wait_ms * 1000000};
+	}
 	/* After a submission the answer to it may be there already: then no second system call. */
 	if (io_uring_cq_ready(&q->ring))
 		return;
