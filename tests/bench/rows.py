@@ -82,6 +82,8 @@ def busy_seconds():
 def work(workload, *args, timeout=STEP_SECONDS):
     def do(peer):
         out = json.loads(run(WORK, workload, peer.dir, *args, timeout=timeout))
+        if not out["ops"]:
+            raise Failed("not one operation ended in the time that it had")
         return {"ops": out["ops"], "seconds": out["seconds"], "bytes": out["bytes"], "p50_us": out["p50_us"], "p999_us": out["p999_us"]}
     return do
 
