@@ -59,14 +59,17 @@ class Progress:
 
 
 def run_round(number, peer, table, results, progress, trouble):
-    peer.create()
-    peer.mount()
     try:
+        peer.create()
+        peer.mount()
         for row in table:
             if not row.runs_on(peer, number):
                 continue
             progress.step(f"{peer.name}: {row.name}")
             try:
+                # Else the disk below would be measured.
+                if peer.is_filesystem and not peer_list.is_mounted(peer.dir):
+                    raise Failed("is not mounted any more")
                 if row.cold:
                     peer.cold()
                 if row.warm:
@@ -79,6 +82,8 @@ def run_round(number, peer, table, results, progress, trouble):
                 continue
             results.setdefault((peer.name, row.name), []).append(dict(out, figure=row.figure(out)))
         peer.umount()
+    except Failed as e:
+        trouble.append(f"{peer.name}: {e}")
     finally:
         peer.clean_up()
 
