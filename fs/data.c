@@ -238,7 +238,7 @@ static void data_go(struct data_task *t)
 	do {
 		miss = (struct miss){.kind = MISS_NONE};
 		volume_lock(v);
-		err = t->step(t->fs, t->q, t->arg, &miss);
+		err = volume_is_shut(v) ? -EIO : t->step(t->fs, t->q, t->arg, &miss);
 		if (err == -EAGAIN)
 			v->stats.retries++;
 		volume_unlock(v);

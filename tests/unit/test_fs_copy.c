@@ -366,6 +366,11 @@ static void test_errors(void **state)
 	assert_int_equal(copy(&d, 0, 0, 1, 0, 10), -EROFS);
 	d.r.cfg.flags = 0;
 	data_reopen(&d);
+	/* Not even nothing. */
+	assert_int_equal(copy(&d, 0, KB(50), 1, 0, 10), 0);
+	assert_int_equal(fs_shutdown(d.fs, d.q, true), 0);
+	assert_int_equal(copy(&d, 0, KB(50), 1, 0, 10), -EIO);
+	assert_int_equal(copy(&d, 0, 0, 1, 0, 10), -EIO);
 	data_destroy(&d);
 }
 
