@@ -16,7 +16,8 @@
 
 #include "core/alloc.h"
 
-enum state { FREE, USED, PENDING, FROZEN, FIXED, NSTATES };
+/* HELD: free, and being trimmed. */
+enum state { FREE, USED, PENDING, FROZEN, HELD, FIXED, NSTATES };
 
 struct rig {
 	struct super sb;
@@ -78,7 +79,7 @@ static void rig_check(const struct rig *r)
 	alloc_get_space(r->a, &s);
 	assert_int_equal(s.nblocks, r->sb.nblocks);
 	assert_int_equal(s.nfree, r->count[FREE]);
-	assert_int_equal(s.npending, r->count[PENDING] + r->count[FROZEN]);
+	assert_int_equal(s.npending, r->count[PENDING] + r->count[FROZEN] + r->count[HELD]);
 	assert_int_equal(s.reserved, r->reserved);
 }
 
@@ -264,11 +265,11 @@ static void rig_freeze(struct rig *r)
 	for (uint64_t b = 0; b < r->sb.nblocks; b++) {
 		if (r->model[b] == PENDING)
 			r->model[b] = FROZEN;
-		r->frozen_model[b] = r->model[b] == FROZEN ? FREE : r->model[b];
+		r->frozen_model[b] = r->model[b] == FROZEN || r->model[b] == HELD ? FREE : r->model[b];
 	}
 	r->count[FROZEN] += r->count[PENDING];
 	r->count[PENDING] = 0;
-	assert_int_equal(r->freeze.nfree, r->count[FREE] + r->count[FROZEN]);
+	assert_int_equal(r->freeze.nfree, r->count[FREE] + r->count[FROZEN] + r->count[HELD]);
 	disk_check(r, &r->freeze, r->frozen_model);
 }
 
@@ -478,6 +479,82 @@ static void step_reserve(struct rig *r)
 	}
 }
 
+struct trim_seen {
+	struct rig *r;
+	uint64_t next, end;	/* runs lie here, ascending */
+	uint64_t total;
+};
+
+static void trim_run(void *arg, uint64_t blkno, uint64_t n)
+{
+	struct trim_seen *t = arg;
+
+	assert_true(n && blkno >= t->next && blkno + n <= t->end);
+	t->next = blkno + n;
+	t->total += n;
+	model_move(t->r, blkno, n, FREE, HELD);
+}
+
+/* In what was passed over no run of at least `minlen` free blocks is left. */
+static void check_passed(const struct rig *r, uint64_t from, uint64_t to, uint64_t minlen)
+{
+	uint64_t run = 0;
+
+	for (uint64_t b = from; b < to; b++) {
+		run = r->model[b] == FREE ? run + 1 : 0;
+		assert_true(run < minlen);
+	}
+}
+
+static void step_trim_begin(struct rig *r)
+{
+	uint64_t begin = super_data_begin(&r->sb), end = super_data_end(&r->sb), n;
+	uint64_t first = begin + rig_random(r, end - begin), minlen = rig_random(r, 3) ? 1 : 1 + rig_random(r, 40);
+	uint64_t max = 1 + rig_random(r, 3000), next = first;
+	struct trim_seen t = {.r = r, .next = first, .end = end};
+	struct miss miss = {0};
+	struct alloc_space s;
+
+	alloc_get_space(r->a, &s);
+	uint64_t kept = s.reserved + s.emergency + s.cached, most = s.nfree > kept ? (s.nfree - kept) / 8 : 0;
+	int err = RETRY(r, &miss, alloc_trim_begin(r->a, &next, end, minlen, max, &miss, trim_run, &t, &n));
+
+	if (r->count[HELD] > t.total) {
+		assert_true(err == -EBUSY && next == first);
+		return;
+	}
+	assert_int_equal(err, 0);
+	assert_int_equal(n, t.total);
+	assert_true(n <= max && n <= most);
+	assert_true(next > first && next <= end && next >= t.next);
+	/* Where so little may be taken that it is nothing, the rest is left out. */
+	if (n)
+		check_passed(r, first, next, minlen);
+}
+
+static void step_trim_end(struct rig *r)
+{
+	uint64_t from, to = 0;
+
+	if (!r->count[HELD])
+		return;
+	alloc_trim_end(r->a);
+	for (from = 0; from < r->sb.nblocks; from = to) {
+		for (to = from; to < r->sb.nblocks && r->model[to] == r->model[from]; to++)
+			;
+		if (r->model[from] == HELD)
+			model_move(r, from, to - from, HELD, FREE);
+	}
+}
+
+static void step_trim(struct rig *r)
+{
+	if (r->count[HELD] && rig_random(r, 3))
+		step_trim_end(r);
+	else
+		step_trim_begin(r);
+}
+
 static void step_checkpoint(struct rig *r)
 {
 	if (r->is_freezing) {
@@ -493,7 +570,7 @@ static void step_checkpoint(struct rig *r)
 static void random_history(uint64_t nblocks, uint64_t seed, unsigned nsteps)
 {
 	struct rig r;
-	unsigned nreopened = 0;
+	unsigned nreopened = 0, ntrims = 0;
 
 	rig_open(&r, nblocks);
 	r.rng ^= seed * UINT64_C(0x2545f4914f6cdd1d);
@@ -513,6 +590,8 @@ static void random_history(uint64_t nblocks, uint64_t seed, unsigned nsteps)
 			step_reserve(&r);
 		else if (what < 92 && r.reserved > 0)
 			rig_node_block(&r, what & 1);
+		else if (what < 95)
+			step_trim(&r), ntrims += r.count[HELD] > 0;
 		else if (what == 99 && rig_random(&r, 6) == 0)
 			rig_reopen(&r), nreopened++;
 		else if (what >= 95)
@@ -522,7 +601,7 @@ static void random_history(uint64_t nblocks, uint64_t seed, unsigned nsteps)
 			alloc_assert(r.a);
 	}
 	alloc_assert(r.a);
-	assert_true(nreopened > 0 && r.nloads > nreopened / 2 && r.generation > 10);
+	assert_true(nreopened > 0 && r.nloads > nreopened / 2 && r.generation > 10 && ntrims > 10);
 	rig_close(&r);
 }
 
