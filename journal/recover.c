@@ -39,7 +39,18 @@ static void super_repair(struct dev_queue *q, const struct super *sb, unsigned b
 	}
 }
 
-/* Tries all copies; *bad: those that do not agree with the first good one. */
+/* Does it say the same, save for what an open volume may change? */
+static bool super_is_version(const struct super *one, const struct super *sb)
+{
+	struct super same = *one;
+
+	same.incompat = sb->incompat;
+	memcpy(same.label, sb->label, sizeof(same.label));
+	return memcmp(&same, sb, sizeof(same)) == 0;
+}
+
+/* Tries all copies; *bad: those that do not agree with the first good one.  A feature counts if any copy has it: it is never taken back, and
+ * the first copy may be one that a device has not written. */
 static int super_find(struct dev_queue *q, const struct diag *d, struct super *sb, unsigned *bad, void *block)
 {
 	uint64_t nblocks = q->dev->size >> BLOCK_SHIFT;
@@ -62,6 +73,10 @@ static int super_find(struct dev_queue *q, const struct diag *d, struct super *s
 		} else if (err || memcmp(&one, sb, sizeof(one)) != 0) {
 			*bad |= 1u << copy;
 			worst = super_worse(worst, err);
+			if (!err && super_is_version(&one, sb) && one.incompat & ~sb->incompat) {
+				sb->incompat |= one.incompat;
+				*bad = (2u << copy) - 1;
+			}
 		}
 	}
 	if (found)

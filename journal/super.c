@@ -3,7 +3,8 @@
  * super.c - changes the superblock of an open volume: its label, its features.
  *
  * Copy after copy, each durable before the next.  A power cut in between leaves old and new ones, and at most one that is torn; the first
- * good one counts (volume_open() puts it over the others), so it is all or nothing.  One change at a time: `super_busy`, also held by who
+ * good one counts (volume_open() puts it over the others), so it is all or nothing.  A volume at rest is woken first: where the root is
+ * clean all copies are the same.  One change at a time: `super_busy`, also held by who
  * compares the copies on the device with volume.sb (scrub).
  */
 #include "journal/volume_impl.h"
@@ -35,7 +36,7 @@ void volume_super_end(struct volume *v)
 	volume_unlock(v);
 }
 
-static int write_copies(struct volume *v, struct dev_queue *q, const struct super *sb)
+int super_write(struct dev_queue *q, const struct super *sb)
 {
 	auto_free void *block = dev_alloc(BLOCK_SIZE, false);
 	int err = block ? 0 : -ENOMEM;
@@ -43,9 +44,6 @@ static int write_copies(struct volume *v, struct dev_queue *q, const struct supe
 	for (unsigned copy = 0; copy < SUPER_COPIES && !err; copy++) {
 		super_encode(sb, copy, block);
 		err = dev_write(q, super_blkno(sb->nblocks, copy) * BLOCK_SIZE, block, BLOCK_SIZE, DEV_DURABLE);
-		/* Nobody knows which copies say what: as with a checkpoint, the next mount finds out. */
-		if (err)
-			volume_fail(v, err, "superblock");
 	}
 	return err;
 }
@@ -53,8 +51,10 @@ static int write_copies(struct volume *v, struct dev_queue *q, const struct supe
 static int change(struct volume *v, struct dev_queue *q, const char *label, uint32_t incompat)
 {
 	struct super sb;
-	int err;
+	int err = volume_wake(v, q);
 
+	if (err)
+		return err;
 	volume_lock(v);
 	err = volume_writable(v);
 	sb = v->sb;
@@ -66,7 +66,10 @@ static int change(struct volume *v, struct dev_queue *q, const char *label, uint
 		memset(sb.label, 0, sizeof(sb.label));
 		memcpy(sb.label, label, strnlen(label, LABEL_BYTES - 1));
 	}
-	err = write_copies(v, q, &sb);
+	err = super_write(q, &sb);
+	/* Nobody knows which copies say what: as with a checkpoint, the next mount finds out. */
+	if (err && err != -ENOMEM)
+		volume_fail(v, err, "superblock");
 	if (err)
 		return err;
 	volume_lock(v);

@@ -253,6 +253,8 @@ int volume_service(struct volume *v, struct dev_queue *q);
 int volume_set_label(struct volume *v, struct dev_queue *q, const char *label);
 /* The same for features that what is to be changed next needs. */
 int volume_add_feature(struct volume *v, struct dev_queue *q, uint32_t incompat);
+/* Copy after copy, each durable before the next: of a volume that nobody has open.  Waits, serving q.  -EIO, -ENOMEM. */
+int super_write(struct dev_queue *q, const struct super *sb);
 /* Between these two nobody changes the superblock.  begin waits, serving q. */
 void volume_super_begin(struct volume *v, struct dev_queue *q);
 void volume_super_end(struct volume *v);

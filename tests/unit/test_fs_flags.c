@@ -390,6 +390,59 @@ static void power_cuts(void **state)
 	assert_true(seen.old && seen.new);
 }
 
+static bool root_is_clean(struct names *n)
+{
+	auto_free struct disk_root *root = dev_alloc(BLOCK_SIZE, false);
+
+	assert_int_equal(volume_read_root(n->q, &n->r.v->sb, NULL, false, root), 0);
+	return get64(root->flags) & ROOT_CLEAN;
+}
+
+/* Where the root is clean all copies are the same: so a volume at rest is woken first. */
+static void changes_wake_a_volume_at_rest(void **state)
+{
+	struct names n;
+
+	(void)state;
+	names_create(&n, 8 << 20, 0);
+	uint64_t f = make(&n, INO_ROOT, "f", S_IFREG | 0644);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(volume_rest(n.r.v, n.q), 0);
+		assert_true(root_is_clean(&n));
+		if (i == 0)
+			assert_int_equal(volume_set_label(n.r.v, n.q, "another"), 0);
+		else
+			assert_int_equal(volume_add_feature(n.r.v, n.q, FEATURE_INCOMPAT_INODE_FLAGS), 0);
+		assert_false(root_is_clean(&n));
+	}
+	assert_int_equal(set(&n, f, INODE_NODUMP), 0);
+	names_destroy(&n);
+}
+
+/* A device that says it has written, and has not, takes back a label, but no feature. */
+static void feature_of_any_copy_counts(void **state)
+{
+	(void)state;
+	for (unsigned old = 0; old < SUPER_COPIES; old++) {
+		uint8_t block[BLOCK_SIZE];
+		struct names n;
+
+		names_create(&n, 8 << 20, 0);
+		uint64_t f = make(&n, INO_ROOT, "f", S_IFREG | 0644);
+		struct super before = n.r.v->sb;
+		assert_int_equal(volume_set_label(n.r.v, n.q, "another"), 0);
+		assert_int_equal(set(&n, f, INODE_SYNC), 0);
+		super_encode(&before, old, block);
+		dev_sim_poke(n.r.dev, super_blkno(before.nblocks, old) * BLOCK_SIZE, block, BLOCK_SIZE);
+		names_reopen(&n);
+		assert_int_equal(n.r.v->sb.incompat, FEATURE_INCOMPAT_INODE_FLAGS);
+		assert_string_equal(n.r.v->sb.label, old ? "another" : "rig");
+		assert_true(fs_must_sync(n.fs, n.q, f, false));
+		copies_agree(&n);
+		names_destroy(&n);
+	}
+}
+
 static void label_of_a_failing_device(void **state)
 {
 	struct names n;
@@ -416,6 +469,8 @@ int main(void)
 		cmocka_unit_test(settling),
 		cmocka_unit_test(synchronous),
 		cmocka_unit_test(power_cuts),
+		cmocka_unit_test(changes_wake_a_volume_at_rest),
+		cmocka_unit_test(feature_of_any_copy_counts),
 		cmocka_unit_test(label_of_a_failing_device),
 	};
 
