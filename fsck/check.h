@@ -21,6 +21,7 @@ enum fsck_severity { FSCK_INFO, FSCK_ERROR };
 #define FSCK_CODES(X)                                                                                                  \
 	X(SUPER_COPY, "FS101", "super-copy", FSCK_ERROR, "a copy of the superblock is damaged or unreadable")          \
 	X(SUPER_DIFFERS, "FS102", "super-differs", FSCK_ERROR, "a copy of the superblock says something else")         \
+	X(SUPER_INTERRUPTED, "FS103", "super-interrupted", FSCK_INFO, "a change of the label or the features was interrupted; the next mount ends it") \
 	X(ROOT_COPY, "FS111", "root-copy", FSCK_ERROR, "a copy of a checkpoint root is damaged or unreadable")         \
 	X(ROOT_SLOT, "FS112", "root-slot", FSCK_ERROR, "one of the two checkpoint roots is lost")                      \
 	X(ROOT_LOST, "FS113", "root-lost", FSCK_ERROR, "both checkpoint roots are lost")                               \
@@ -45,6 +46,7 @@ enum fsck_severity { FSCK_INFO, FSCK_ERROR };
 	X(INODE_NBLOCKS, "FS403", "inode-nblocks", FSCK_ERROR, "an inode counts other blocks than its extents have")   \
 	X(INODE_INLINE, "FS404", "inode-inline", FSCK_ERROR, "inline contents contradict the inode")                   \
 	X(INODE_SYMLINK, "FS405", "inode-symlink", FSCK_ERROR, "a symlink's target is not as long as the inode says")  \
+	X(INODE_FLAGS, "FS406", "inode-flags", FSCK_ERROR, "inodes have flags, and the superblock does not say that any may") \
 	X(EXTENT_OVERLAP, "FS411", "extent-overlap", FSCK_ERROR, "extents of a file overlap")                          \
 	X(EXTENT_BEYOND, "FS412", "extent-beyond", FSCK_ERROR, "written blocks behind the end of a file")              \
 	X(XATTR_INCOMPLETE, "FS421", "xattr-incomplete", FSCK_ERROR, "parts of an extended attribute are missing")     \

@@ -76,6 +76,7 @@ struct check {
 	struct list entries;		/* struct entry_rec */
 	struct list orphans;		/* uint64_t, ascending */
 	uint64_t next_orphan;		/* index: the first that no inode has been met for */
+	uint64_t nflagged, first_flagged;	/* inodes with INODE_USER_FLAGS; the first of them */
 
 	struct item_state *items;	/* of the inode that is being walked */
 	struct data_reader *data;

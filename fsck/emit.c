@@ -154,6 +154,7 @@ int emit_inode(struct rebuilder *r, const struct fix_inode *rec, const struct di
 		out.parent = put64(rec->parent);
 	if (rec->ftype == DT_REG || rec->ftype == DT_LNK)
 		out.flags = put64((get64(di->flags) & INODE_USER_FLAGS) | (rec->flags & FIX_INLINE ? INODE_INLINE : 0));
+	r->flagged |= get64(out.flags) & INODE_USER_FLAGS;
 	return emit(r, &key, &out, sizeof(out));
 }
 

@@ -6,6 +6,7 @@
  */
 #include "core/acl.h"
 #include "fsck/items.h"
+#include "journal/volume.h"
 
 #include <dirent.h>
 #include <stdlib.h>
@@ -86,6 +87,8 @@ static int item_inode(struct check *c, struct item_state *s, const void *val)
 	rec->ftype = IFTODT(item_mode(s));
 	rec->flags = s->orphan ? REC_ORPHAN : 0;
 	count_kind(c, item_mode(s));
+	if (get64(s->di.flags) & INODE_USER_FLAGS && !c->nflagged++)
+		c->first_flagged = s->ino;
 	if (s->ino >= get64(c->root->next_ino))
 		found(c, FSCK_ROOT_NEXT_INO, AT_INO(s->ino), "inode %llu exists, but the next number to be given out is %llu",
 		      (unsigned long long)s->ino, (unsigned long long)get64(c->root->next_ino));
@@ -222,6 +225,28 @@ int items_begin(struct check *c)
 	return 0;
 }
 
+/* The checksums of their nodes are right, so they are meant, and it is the superblock that has been left behind. */
+static int judge_feature(struct check *c)
+{
+	struct super sb = c->sb;
+
+	if (!c->nflagged || sb.incompat & FEATURE_INCOMPAT_INODE_FLAGS)
+		return 0;
+	found(c, FSCK_INODE_FLAGS, AT_INO(c->first_flagged), "inode %llu: has flags, as %llu others, and the superblock does not say that any may",
+	      (unsigned long long)c->first_flagged, (unsigned long long)c->nflagged - 1);
+	if (!c->opts->heal)
+		return 0;
+	sb.incompat |= FEATURE_INCOMPAT_INODE_FLAGS;
+	int err = super_write(c->q, &sb);
+	/* A copy that cannot be written stays a finding. */
+	if (err)
+		return err == -EIO ? 0 : err;
+	c->sb = c->res->sb = sb;
+	c->res->nhealed++;
+	c->res->healed[FSCK_INODE_FLAGS]++;
+	return 0;
+}
+
 int items_end(struct check *c)
 {
 	uint64_t n = c->recs.n, want = get64(c->root->ninodes);
@@ -235,7 +260,7 @@ int items_end(struct check *c)
 	if (c->res->norphans)
 		found(c, FSCK_ORPHAN_PENDING, AT_NOWHERE, "%llu unlinked or truncated files are to be cleaned up by the next mount",
 		      (unsigned long long)c->res->norphans);
-	return 0;
+	return judge_feature(c);
 }
 
 void items_free(struct check *c)

@@ -10,6 +10,7 @@
  * Until the root of step 4 is durable the present one counts, and nothing that it refers to has been touched.
  */
 #include "fsck/rebuild_impl.h"
+#include "journal/volume.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +142,17 @@ static void root_begin(const struct rebuilder *r, struct disk_root *root)
 	root->last_error_sec = old->last_error_sec;
 }
 
+/* Before the root: no inode may have flags that the superblock does not announce. */
+static int add_feature(struct rebuilder *r)
+{
+	struct super sb = *r->sb;
+
+	if (!r->flagged || sb.incompat & FEATURE_INCOMPAT_INODE_FLAGS)
+		return 0;
+	sb.incompat |= FEATURE_INCOMPAT_INODE_FLAGS;
+	return super_write(r->q, &sb);
+}
+
 static int write_all(struct rebuilder *r, struct disk_root *root)
 {
 	unsigned level;
@@ -155,6 +167,8 @@ static int write_all(struct rebuilder *r, struct disk_root *root)
 		err = r->src->settle(r->src, &r->used);
 	if (!err)
 		err = newspace_write(r, root);
+	if (!err)
+		err = add_feature(r);
 	if (!err)
 		err = dev_flush(r->q);
 	return err ? err : newspace_write_roots(r, root);

@@ -158,6 +158,7 @@ struct rebuilder {
 	struct blockset used;		/* blocks of extents, later of nodes */
 	uint64_t cursor[2];		/* where to look for blocks for the copies of the next node */
 	uint64_t generation;
+	bool flagged;			/* an inode has INODE_USER_FLAGS */
 };
 
 static inline struct fix_inode *rec_at(struct rebuilder *r, uint64_t index)

@@ -13,6 +13,7 @@ enum repair_way repair_way(enum fsck_code code)
 	switch (code) {
 	case FSCK_SUPER_COPY:
 	case FSCK_SUPER_DIFFERS:
+	case FSCK_INODE_FLAGS:
 	case FSCK_ROOT_COPY:
 	case FSCK_TABLE_COPY:
 	case FSCK_BITMAP_COPY:

@@ -2,6 +2,9 @@
 /*
  * roots.c - the superblock's three copies, and the two root slots of two copies each.
  *
+ * A change of the superblock writes copy after copy.  All that it holds is in one sector, so a power cut leaves the new version in the first
+ * copies and the old one in the others, and a root that is not clean.
+ *
  * A checkpoint writes copy 0 of a slot, then copy 1.  So a power cut may leave one copy of one slot torn, or the second one older
  * than the first; that heals with the next checkpoint, and is damage only on a volume that was unmounted cleanly.
  */
@@ -15,7 +18,56 @@
 
 /* --- superblocks ------------------------------------------------------------------------------- */
 
-static int check_super_copy(struct check *c, unsigned copy, void *block)
+struct supers {
+	struct super sb[SUPER_COPIES];
+	bool ok[SUPER_COPIES];
+};
+
+static bool same_super(const struct super *a, const struct super *b)
+{
+	return memcmp(a, b, sizeof(*a)) == 0;
+}
+
+/* May it be what was there before `sb`, by an open volume's hand? */
+static bool is_older_super(const struct super *old, const struct super *sb)
+{
+	struct super same = *old;
+
+	same.incompat = sb->incompat;
+	memcpy(same.label, sb->label, sizeof(same.label));
+	return same_super(&same, sb) && !(old->incompat & ~sb->incompat);
+}
+
+static bool is_clean(struct check *c, void *block)
+{
+	return volume_read_root(c->q, &c->sb, NULL, false, block) || get64(((struct disk_root *)block)->flags) & ROOT_CLEAN;
+}
+
+/* Are they as a power cut in the middle of a change leaves them? */
+static bool is_interrupted(struct check *c, const struct supers *s, void *block)
+{
+	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
+		if (!s->ok[copy])
+			return false;
+	}
+	static_assert(SUPER_COPIES == 3, "two versions, of which one is in the middle");
+	return same_super(&s->sb[0], &c->sb) && is_older_super(&s->sb[2], &s->sb[0]) &&
+	       (same_super(&s->sb[1], &s->sb[0]) || same_super(&s->sb[1], &s->sb[2])) && !is_clean(c, block);
+}
+
+static void read_supers(struct check *c, struct supers *s, void *block)
+{
+	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
+		uint64_t blkno = super_blkno(c->sb.nblocks, copy);
+		struct catcher k;
+
+		catcher_init(&k);
+		s->ok[copy] = !check_read(c, blkno, block, &k) &&
+			      !super_decode(block, blkno, c->q->dev->size >> BLOCK_SHIFT, &k.diag, &s->sb[copy]);
+	}
+}
+
+static int check_super_copy(struct check *c, unsigned copy, enum fsck_code differs, void *block)
 {
 	uint64_t blkno = super_blkno(c->sb.nblocks, copy);
 	struct catcher k;
@@ -36,10 +88,10 @@ static int check_super_copy(struct check *c, unsigned copy, void *block)
 		found(c, FSCK_SUPER_COPY, AT_BLOCK(blkno), "superblock copy %u at block %llu: %s", copy,
 		      (unsigned long long)blkno, catcher_reason(&k));
 	else
-		found(c, FSCK_SUPER_DIFFERS, AT_BLOCK(blkno), "superblock copy %u at block %llu differs from the first good one",
-		      copy, (unsigned long long)blkno);
+		found(c, differs, AT_BLOCK(blkno), "superblock copy %u at block %llu differs from what counts", copy,
+		      (unsigned long long)blkno);
 	super_encode(&c->sb, copy, block);
-	return check_heal(c, err ? FSCK_SUPER_COPY : FSCK_SUPER_DIFFERS, blkno, block);
+	return check_heal(c, err ? FSCK_SUPER_COPY : differs, blkno, block);
 }
 
 static int check_features(struct check *c)
@@ -65,10 +117,13 @@ int check_supers(struct check *c)
 	if (err)
 		return err;
 	auto_free void *block = dev_alloc(BLOCK_SIZE, false);
-	if (!block)
+	auto_free struct supers *s = calloc(1, sizeof(*s));
+	if (!block || !s)
 		return -ENOMEM;
+	read_supers(c, s, block);
+	enum fsck_code differs = is_interrupted(c, s, block) ? FSCK_SUPER_INTERRUPTED : FSCK_SUPER_DIFFERS;
 	for (unsigned copy = 0; !err && copy < SUPER_COPIES; copy++)
-		err = check_super_copy(c, copy, block);
+		err = check_super_copy(c, copy, differs, block);
 	return err;
 }
 

@@ -19,7 +19,7 @@ def cases():
 
 
 # Of these the findings are worth knowing, and no damage.
-INFO = {"FS114", "FS124", "FS512", "FS711", "FS712", "FS801"}
+INFO = {"FS103", "FS114", "FS124", "FS512", "FS711", "FS712", "FS801"}
 
 
 def build(vol, name):

@@ -19,6 +19,19 @@ static void hit_super_differs(struct bench *b)
 	block_poke(b, super_blkno(sb.nblocks, 2), block);
 }
 
+/* The device has not written the first copy, or it has come back from somewhere. */
+static void hit_super_feature(struct bench *b)
+{
+	struct super sb = bench_super(b);
+	uint8_t block[BLOCK_SIZE];
+
+	sb.incompat = FEATURE_INCOMPAT_INODE_FLAGS;
+	for (unsigned copy = 1; copy < SUPER_COPIES; copy++) {
+		super_encode(&sb, copy, block);
+		block_poke(b, super_blkno(sb.nblocks, copy), block);
+	}
+}
+
 static void hit_root_copy(struct bench *b)
 {
 	struct disk_root root = bench_root(b);
@@ -241,6 +254,18 @@ static void hit_nblocks(struct bench *b)
 {
 	bench_open(b);
 	inode_add(b, b->data, 0, 0, 1);
+	bench_close(b);
+}
+
+static void hit_inode_flags(struct bench *b)
+{
+	struct key key = key_make(b->data, ITEM_INODE, 0);
+	struct disk_inode di;
+
+	bench_open(b);
+	assert_int_equal(item_get(b, key, (uint8_t *)&di), sizeof(di));
+	di.flags = put64(get64(di.flags) | INODE_IMMUTABLE | INODE_NODUMP);
+	item_put(b, key, &di, sizeof(di));
 	bench_close(b);
 }
 
@@ -522,6 +547,18 @@ static void make_crash(struct bench *b)
 	crash(b);
 }
 
+static void make_super_interrupted(struct bench *b)
+{
+	crash(b);
+	struct super sb = bench_super(b);
+	uint8_t block[BLOCK_SIZE];
+
+	strcpy(sb.label, "new");
+	sb.incompat = FEATURE_INCOMPAT_INODE_FLAGS;
+	super_encode(&sb, 0, block);
+	block_poke(b, super_blkno(sb.nblocks, 0), block);
+}
+
 static void make_torn(struct bench *b)
 {
 	log_flip(b, crash(b) + 2 * BLOCK_SIZE + 100);
@@ -588,6 +625,8 @@ const struct hit hits[] = {
 	{"nothing", nothing, 0, MENDS, 0},
 	{"superblock copy", hit_super, SET(SUPER_COPY), MENDS, 0},
 	{"superblock differs", hit_super_differs, SET(SUPER_DIFFERS), MENDS, 0},
+	{"superblock feature", hit_super_feature, SET(SUPER_DIFFERS), MENDS, 0},
+	{"superblock interrupted", make_super_interrupted, SET(SUPER_INTERRUPTED) | SET(LOG_PENDING), MENDS, 0},
 	{"root copy", hit_root_copy, SET(ROOT_COPY), MENDS, 0},
 	{"older root lost", hit_root_slot, SET(ROOT_SLOT), MENDS, 0},
 	{"all roots lost", hit_root_lost, SET(ROOT_LOST), NO_ROOT, 0},
@@ -612,6 +651,7 @@ const struct hit hits[] = {
 	{"stray item", hit_item_stray, SET(ITEM_STRAY), LOSES, 0},
 	{"item kind", hit_item_kind, SET(ITEM_KIND), LOSES, 0},
 	{"nblocks", hit_nblocks, SET(INODE_NBLOCKS), MENDS, 0},
+	{"inode flags", hit_inode_flags, SET(INODE_FLAGS), MENDS, 0},
 	{"inline", hit_inline, SET(INODE_INLINE), MENDS, 0},
 	{"symlink", hit_symlink, SET(INODE_SYMLINK), MENDS, 0},
 	{"overlap", hit_overlap, SET(EXTENT_OVERLAP), MENDS, 0},

@@ -471,6 +471,89 @@ static void test_random(void **state)
 	rig_destroy(&late.r);
 }
 
+/* --- flags ------------------------------------------------------------------------------------- */
+
+static void set_flags(struct bench *b, struct fs *fs, uint64_t ino, uint32_t flags)
+{
+	assert_int_equal(fs_set_flags(fs, b->r.q, 0, ino, INODE_USER_FLAGS, flags), 0);
+}
+
+static void check_flags(struct bench *b, struct fs *fs, uint64_t ino, uint32_t want)
+{
+	uint32_t flags;
+
+	assert_int_equal(fs_get_flags(fs, b->r.q, ino, &flags), 0);
+	assert_int_equal(flags, want);
+}
+
+/* As it was before any inode had flags, in all copies. */
+static void forget_feature(struct bench *b)
+{
+	struct super sb = bench_super(b);
+
+	assert_int_equal(sb.incompat, FEATURE_INCOMPAT_INODE_FLAGS);
+	sb.incompat = 0;
+	assert_int_equal(super_write(b->r.q, &sb), 0);
+}
+
+/* Neither the flags nor what the superblock must say of them gets lost; where it does not say so, it does afterwards. */
+static void flags_round(const struct bench *from, bool roots, bool feature)
+{
+	struct fs_config cfg = {0};
+	struct bench b;
+	struct told t;
+	struct fs *fs;
+
+	bench_clone(&b, from);
+	if (!feature)
+		forget_feature(&b);
+	if (roots) {
+		destroy_roots(&b);
+	} else {
+		struct nodes all = nodes_all(&b);
+
+		for (unsigned i = 1; i < all.n; i++)
+			if (all.node[i].level == 1)
+				destroy_node(&b, &all.node[i]);
+		free(all.node);
+	}
+	assert_int_equal(repair(&b, true, &t), 0);
+	assert_int_equal(bench_check(&b, true), 0);
+	assert_int_equal(b.res.nerrors, 0);
+	assert_int_equal(bench_super(&b).incompat, FEATURE_INCOMPAT_INODE_FLAGS);
+	bench_open(&b);
+	assert_int_equal(fs_open(b.r.v, b.r.q, &cfg, &fs), 0);
+	check_flags(&b, fs, b.data, INODE_IMMUTABLE | INODE_NODUMP);
+	check_flags(&b, fs, b.tiny, INODE_APPEND | INODE_SYNC);
+	check_flags(&b, fs, b.dir, INODE_DIRSYNC | INODE_APPEND);
+	check_flags(&b, fs, b.sym, INODE_NOATIME);
+	check_flags(&b, fs, b.twin, 0);
+	fs_close(fs, b.r.q);
+	bench_close(&b);
+	rig_destroy(&b.r);
+}
+
+static void test_flags(void **state)
+{
+	struct history *h = *state;
+	struct fs_config cfg = {0};
+	struct bench b;
+	struct fs *fs;
+
+	bench_clone(&b, &h->b);
+	bench_open(&b);
+	assert_int_equal(fs_open(b.r.v, b.r.q, &cfg, &fs), 0);
+	set_flags(&b, fs, b.data, INODE_IMMUTABLE | INODE_NODUMP);
+	set_flags(&b, fs, b.tiny, INODE_APPEND | INODE_SYNC);
+	set_flags(&b, fs, b.dir, INODE_DIRSYNC | INODE_APPEND);
+	set_flags(&b, fs, b.sym, INODE_NOATIME);
+	fs_close(fs, b.r.q);
+	bench_close(&b);
+	for (unsigned i = 0; i < 4; i++)
+		flags_round(&b, i & 1, i & 2);
+	rig_destroy(&b.r);
+}
+
 static int setup(void **state)
 {
 	struct history *h = malloc(sizeof(*h));
@@ -500,6 +583,7 @@ int main(void)
 		cmocka_unit_test(test_roots_and_journal),
 		cmocka_unit_test(test_nodes_and_journal),
 		cmocka_unit_test(test_roots_and_top),
+		cmocka_unit_test(test_flags),
 		cmocka_unit_test(test_cut),
 		cmocka_unit_test(test_random),
 	};
