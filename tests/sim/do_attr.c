@@ -66,8 +66,10 @@ static void set_attr(struct sim *s, const struct op *op, struct target *t, unsig
 	if (!judge(s, rc, (grows ? 8 : 4) + acl_blocks(s, t->ino, MODEL_ACL_ACCESS)))
 		return;
 	same_rc(s, rc, model_setattr(s->model, t->ino, set, &to));
-	if (!rc)
-		same_attr(s, t->ino, &out);
+	if (rc)
+		return;
+	same_attr(s, t->ino, &out);
+	obey(s, t->ino, false);
 }
 
 static void do_setattr(struct sim *s, const struct op *op)
@@ -181,6 +183,8 @@ static void do_setxattr(struct sim *s, const struct op *op)
 	pattern(s->lab->other, len, 0, op->label);
 	if (judge(s, rc, 8 + len / 1024))
 		same_rc(s, rc, model_setxattr(s->model, t.ino, name, s->lab->other, len, flags));
+	if (!rc)
+		obey(s, t.ino, false);
 	target_drop(s, &t);
 }
 
@@ -195,6 +199,8 @@ static void remove_xattr(struct sim *s, const struct op *op, const char *name)
 	trace(s, "inode %llu %.30s: %d", (unsigned long long)t.ino, name, rc);
 	if (judge(s, rc, 0))
 		same_rc(s, rc, model_removexattr(s->model, t.ino, name));
+	if (!rc)
+		obey(s, t.ino, false);
 	target_drop(s, &t);
 }
 
@@ -261,7 +267,7 @@ static void do_setacl(struct sim *s, const struct op *op)
 	trace(s, "inode %llu %s ACL, %zu bytes, flags %x: %d", (unsigned long long)t.ino, deflt ? "default" : "access", len, flags, rc);
 	if (judge(s, rc, 8 + len / 1024)) {
 		same_rc(s, rc, model_setacl(s->model, t.ino, deflt, buf, len, flags));
-		rc = fs_getattr(s->fs, s->q, t.ino, &attr);
+		rc = s->shut ? -EIO : fs_getattr(s->fs, s->q, t.ino, &attr);
 		if (judge(s, rc, 0))
 			same_attr(s, t.ino, &attr);
 	}

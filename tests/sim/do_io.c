@@ -18,7 +18,7 @@
 
 /* --- where and how much ------------------------------------------------------------------------ */
 
-static size_t draw_len(struct sim *s, uint64_t random)
+size_t draw_len(struct sim *s, uint64_t random)
 {
 	const struct profile *p = s->plan->profile;
 	unsigned dice = (unsigned)(random % (unsigned)(p->small + p->medium + p->large));
@@ -37,7 +37,7 @@ static size_t draw_len(struct sim *s, uint64_t random)
 	return len;
 }
 
-static uint64_t draw_off(struct sim *s, const struct op *op, const struct minode *i)
+uint64_t draw_off(struct sim *s, const struct op *op, const struct minode *i)
 {
 	uint64_t span = s->plan->profile->span, r = op->r[2] >> 8, size = i->size < span ? i->size : span;
 
@@ -67,12 +67,33 @@ struct wr {
 	uint8_t *mem;
 	uint32_t label;
 	bool answered, lent, released, waited;
+	bool forced;		/* whatever the flags say */
+	bool early;		/* began before a shutdown */
 };
 
 static void wr_free(struct wr *w)
 {
 	free(w->mem);
 	free(w);
+}
+
+/* Acknowledged before it came, by who keeps the times: is never refused. */
+static bool is_promised(const struct wr *w)
+{
+	return w->io.cached && w->s->plan->cached_bytes;
+}
+
+static void wr_forbidden(struct sim *s, const struct wr *w)
+{
+	const struct minode *i = model_get(s->model, w->io.ino);
+
+	if (w->forced && i && minode_check_free(i))
+		s->cov->cached_forced++;
+	if (w->io.append && i && i->flags & INODE_APPEND && w->io.result > 0)
+		s->cov->flag_append++;
+	if (w->io.result > 0 && i && w->io.must_sync != !!(i->flags & INODE_SYNC))
+		violation(s, "flags", "inode %llu: a write is %sto be made durable", (unsigned long long)w->io.ino,
+			  w->io.must_sync ? "" : "not ");
 }
 
 /* Takes the model to where the write has taken the order. */
@@ -84,6 +105,8 @@ static void wr_model(struct wr *w)
 	uint32_t label = s->model->label;
 	uint64_t want = 12 + io->len / MODEL_PAGE;
 
+	if (is_promised(w) && (io->result == -ENOSPC || (io->result >= 0 && n < io->len)) && !world_is_cut(s))
+		violation(s, "cached", "%zd of %zu bytes, which were acknowledged before", io->result, io->len);
 	if (!judge(s, io->result < 0 ? (int)io->result : 0, want))
 		return;
 	if (n > io->len || (io->result >= 0 && !n && io->len))
@@ -93,7 +116,10 @@ static void wr_model(struct wr *w)
 	s->cov->shortened += n < io->len;
 	s->model->label = w->label;
 	s->model->now = s->clock;
-	same_rc(s, io->result < 0 ? (int)io->result : 0, model_write(s->model, io->ino, io->buf, n, io->off));
+	unsigned how = (io->append ? MODEL_APPEND : 0) | (is_promised(w) ? MODEL_KEEP_TIMES : 0) | (w->forced ? MODEL_FORCED : 0);
+
+	wr_forbidden(s, w);
+	same_rc(s, io->result < 0 ? (int)io->result : 0, model_write(s->model, io->ino, io->buf, n, io->off, how));
 	s->model->label = label;
 }
 
@@ -105,8 +131,9 @@ static void wr_done(struct fs_io *io)
 	w->answered = true;
 	s->nunanswered--;
 	s->write_ends = true;
+	s->earlier_ends = w->early;
 	wr_model(w);
-	s->write_ends = false;
+	s->write_ends = s->earlier_ends = false;
 	if (!w->waited)
 		trace(s, " <write %u: %zd>", w->label, io->result);
 	if (w->waited)
@@ -127,7 +154,7 @@ static void wr_release(struct fs_io *io)
 		wr_free(w);
 }
 
-static void start_write(struct sim *s, const struct op *op, uint64_t ino, uint64_t off, size_t len)
+void start_write(struct sim *s, const struct op *op, uint64_t ino, uint64_t off, size_t len)
 {
 	struct wr *w = calloc(1, sizeof(*w));
 
@@ -141,6 +168,11 @@ static void start_write(struct sim *s, const struct op *op, uint64_t ino, uint64
 	w->lent = op->kind == OP_WRITE_LENT || (op->kind != OP_WRITE && op->r[4] % 2);
 	w->waited = op->kind != OP_WRITE_ASYNC;
 	w->io = (struct fs_io){.ino = ino, .off = off, .len = len, .done = wr_done};
+	w->early = !s->shut;
+	w->io.append = op->kind == OP_APPEND && op->r[2] % 2;
+	w->io.cached = op->kind == OP_CACHED || op->kind == OP_WRITEBACK;
+	bool settle = op->kind == OP_CACHED && op->r[0] % 4 == 0 && fs_settle_begin(s->fs, ino);
+	w->forced = w->io.cached && (settle || s->plan->cached_bytes);
 	w->io.buf = w->mem + (w->lent && op->r[4] % 16 ? off % MODEL_PAGE : op->r[4] % 8);
 	w->io.release = w->lent ? wr_release : NULL;
 	pattern(w->io.buf, len, off, op->label);
@@ -153,10 +185,16 @@ static void start_write(struct sim *s, const struct op *op, uint64_t ino, uint64
 	if (!waited)
 		return;
 	world_wait(s, &w->done);
+	if (settle)
+		fs_settle_end(s->fs, ino);
 	trace(s, ": %zd", w->io.result);
+	bool must_sync = w->io.result > 0 && w->io.must_sync;
+
 	w->waited = false;
 	if (!w->lent || w->released)
 		wr_free(w);
+	if (must_sync)
+		obey(s, ino, false);
 }
 
 static void do_write(struct sim *s, const struct op *op)
@@ -225,7 +263,7 @@ static void cp_piece(struct fs_copy *c, uint64_t done, uint64_t n, bool hole)
 		return;
 	}
 	model_read(in, s->lab->other, (size_t)n, c->off_in + done);
-	same_rc(s, 0, model_write(s->model, c->ino_out, s->lab->other, (size_t)n, c->off_out + done));
+	same_rc(s, 0, model_write(s->model, c->ino_out, s->lab->other, (size_t)n, c->off_out + done, 0));
 }
 
 static void cp_done(struct fs_copy *c)
@@ -265,7 +303,8 @@ static int copy_rules(struct sim *s, const struct fs_copy *c, uint64_t *most)
 	if (err || c->off_in >= in->size)
 		return err;
 	*most = len < in->size - c->off_in ? len : in->size - c->off_in;
-	return model_file_check(s->model, c->ino_out);
+	err = model_file_check(s->model, c->ino_out);
+	return err ? err : minode_check_free(model_get(s->model, c->ino_out));
 }
 
 /* Not all of it: there was no room, or a fault, or it is a comb. */
@@ -542,6 +581,9 @@ static void do_fallocate(struct sim *s, const struct op *op)
 		target_drop(s, &t);
 		return;
 	}
+	/* Else it would be seen at any of its steps. */
+	if (several)
+		lazy_flush(s, t.ino);
 	int rc = fs_fallocate(s->fs, s->q, t.ino, mode, off, len);
 
 	trace(s, "inode %llu, mode %d, %llu bytes at %llu%s: %d", (unsigned long long)t.ino, mode, (unsigned long long)len,
@@ -552,7 +594,9 @@ static void do_fallocate(struct sim *s, const struct op *op)
 		same_rc(s, rc, model_fallocate(s->model, t.ino, mode, off, len));
 		if (s->model->nrec > n && several)
 			may_be_partly(s, t.ino, mode, off, len);
-	} else if (several && (world_is_cut(s) || !tree_partly(s, t.ino, mode, off, len))) {
+		if (!rc)
+			obey(s, t.ino, false);
+	} else if (several && !s->shut && (world_is_cut(s) || !tree_partly(s, t.ino, mode, off, len))) {
 		/* Some of its steps may have been done. */
 		if (!model_fallocate(s->model, t.ino, mode, off, len))
 			may_be_partly(s, t.ino, mode, off, len);

@@ -9,6 +9,12 @@
 
 static void do_release(struct sim *s, uint64_t random);
 
+void forget(struct sim *s, uint64_t ino)
+{
+	fs_forget(s->fs, s->q, ino, 1);
+	lazy_look(s);
+}
+
 static struct fs_cred cred_of(const struct op *op)
 {
 	return (struct fs_cred){.uid = 1000 + op->label % 7, .gid = 100 + op->label % 3, .umask = op->label % 5 ? 0 : 027};
@@ -53,7 +59,7 @@ static void made(struct sim *s, int rc, int want, const struct fs_attr *attr)
 	if (rc)
 		return;
 	same_attr(s, attr->ino, attr);
-	fs_forget(s->fs, s->q, attr->ino, 1);
+	forget(s, attr->ino);
 }
 
 static uint64_t new_ino(struct sim *s, int rc, const struct fs_attr *attr)
@@ -81,6 +87,8 @@ static void do_create(struct sim *s, const struct op *op)
 	if (!judge(s, rc, 8 + acl_blocks(s, dir, MODEL_ACL_DEFAULT)))
 		return;
 	made(s, rc, model_create(s->model, &mcred, dir, name, len, mode, op->r[4] % 5000, new_ino(s, rc, &attr)), &attr);
+	if (!rc)
+		obey(s, dir, true);
 }
 
 /* Held from the beginning; who is in its place is let go. */
@@ -124,6 +132,8 @@ static void do_symlink(struct sim *s, const struct op *op)
 	if (!judge(s, rc, 12))
 		return;
 	made(s, rc, model_symlink(s->model, &mcred, dir, name, len, target, new_ino(s, rc, &attr)), &attr);
+	if (!rc)
+		obey(s, dir, true);
 }
 
 static void do_link(struct sim *s, const struct op *op)
@@ -138,9 +148,14 @@ static void do_link(struct sim *s, const struct op *op)
 		return;
 	int rc = fs_link(s->fs, s->q, t.ino, dir, name, len, &attr);
 
+	const struct minode *i = model_get(s->model, t.ino);
+
 	trace(s, "inode %llu \"%.*s\" in %llu: %d", (unsigned long long)t.ino, (int)len, name, (unsigned long long)dir, rc);
+	s->cov->flag_link += rc == -EPERM && i && !S_ISDIR(i->mode);
 	if (judge(s, rc, 8))
 		made(s, rc, model_link(s->model, t.ino, dir, name, len), &attr);
+	if (!rc)
+		obey(s, dir, true);
 	target_drop(s, &t);
 }
 
@@ -152,11 +167,15 @@ static bool is_held(const struct sim *s, uint64_t ino)
 		if (s->held[i].ino == ino)
 			return true;
 	}
+	for (unsigned i = 0; i < s->ncached; i++) {
+		if (s->cached[i].ino == ino)
+			return true;
+	}
 	return false;
 }
 
 /* Unlinked and not held: it is gone. */
-static void forget_orphan(struct sim *s, uint64_t ino)
+void forget_orphan(struct sim *s, uint64_t ino)
 {
 	const struct minode *i = model_get(s->model, ino);
 
@@ -211,6 +230,8 @@ static void do_remove(struct sim *s, const struct op *op)
 	target_drop(s, &t);
 	if (gone)
 		forget_orphan(s, gone);
+	if (!rc)
+		obey(s, t.dir, true);
 }
 
 /* --- renaming ---------------------------------------------------------------------------------- */
@@ -251,6 +272,10 @@ static void do_rename(struct sim *s, const struct op *op)
 				    s->v->next_ino - 1));
 	if (replaced)
 		forget_orphan(s, replaced);
+	if (rc)
+		return;
+	obey(s, from.dir, true);
+	obey(s, to.dir, true);
 }
 
 /* --- looking ----------------------------------------------------------------------------------- */
@@ -270,7 +295,7 @@ static void do_lookup(struct sim *s, const struct op *op)
 	if (rc)
 		return;
 	same_attr(s, ino, &attr);
-	fs_forget(s->fs, s->q, ino, 1);
+	forget(s, ino);
 }
 
 struct listing {
@@ -301,7 +326,7 @@ static int list_one(void *arg, const struct fs_dirent *e)
 	l->sum += mentry_hash(e->name, e->len, want->ino, want->type);
 	if (e->attr) {
 		same_attr(l->s, e->ino, e->attr);
-		fs_forget(l->s->fs, l->s->q, e->ino, 1);
+		forget(l->s, e->ino);
 	}
 	return 0;
 }
@@ -382,7 +407,7 @@ static void do_release(struct sim *s, uint64_t random)
 		return;
 	drain(s);
 	h->ino = 0;
-	fs_forget(s->fs, s->q, ino, 1);
+	forget(s, ino);
 	trace(s, "inode %llu", (unsigned long long)ino);
 	forget_orphan(s, ino);
 }

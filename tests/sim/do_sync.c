@@ -31,8 +31,10 @@ void drain(struct sim *s)
 void drain_all(struct sim *s)
 {
 	drain(s);
-	while (s->nlate || s->nlent)
-		dev_poll(s->q, -1);
+	while (s->nlate || s->nlent || s->ntrims) {
+		if (!dev_poll(s->q, s->ntrims ? 10 : -1) && !s->crew)
+			(void)volume_service(s->v, s->q);
+	}
 }
 
 static void do_wait(struct sim *s, const struct op *op)
@@ -58,7 +60,7 @@ static unsigned promise(struct sim *s, uint64_t ino, bool datasync)
 	return datasync ? i->changed_data : i->changed;
 }
 
-static void synced(struct sim *s, int rc, unsigned n)
+void synced(struct sim *s, int rc, unsigned n)
 {
 	if (!judge(s, rc, 0))
 		return;
@@ -73,6 +75,8 @@ static void do_fsync(struct sim *s, const struct op *op)
 
 	if (!t.ino || !target_take(s, &t))
 		return;
+	if (!data)
+		lazy_flush(s, t.ino);
 	unsigned n = promise(s, t.ino, data);
 	int rc = fs_sync(s->fs, s->q, t.ino, data);
 
@@ -83,6 +87,7 @@ static void do_fsync(struct sim *s, const struct op *op)
 
 static void do_syncfs(struct sim *s)
 {
+	lazy_flush(s, 0);
 	unsigned n = s->model->nrec;
 	int rc = fs_sync(s->fs, s->q, 0, false);
 
@@ -104,7 +109,9 @@ static void late_done(struct fs_sync *sync)
 
 	trace(s, " <sync %u: %d, %u changes>", l->label, sync->result, l->promise);
 	s->nlate--;
+	s->earlier_ends = true;
 	synced(s, sync->result, l->promise);
+	s->earlier_ends = false;
 	free(l);
 }
 
@@ -118,6 +125,8 @@ static void do_sync_late(struct sim *s, const struct op *op)
 	if (!l)
 		abort();
 	*l = (struct late){.sync = {.ino = t.ino, .datasync = data, .done = late_done}, .s = s, .label = op->label};
+	if (!data)
+		lazy_flush(s, t.ino);
 	l->promise = promise(s, t.ino, data);
 	s->nlate++;
 	trace(s, "inode %llu", (unsigned long long)t.ino);
@@ -143,10 +152,10 @@ static bool root_is_clean(struct sim *s)
 /* What a remount to read-only does; the next change ends it. */
 static void do_rest(struct sim *s)
 {
-	unsigned n = s->model->nrec;
-
 	drain_all(s);
 	fs_settle(s->fs, s->q);
+	lazy_look(s);
+	unsigned n = s->model->nrec;
 	int rc = volume_rest(s->v, s->q);
 
 	trace(s, "rest: %d, %u of %u changes", rc, n, s->model->nrec);
@@ -193,6 +202,7 @@ void do_sync(struct sim *s, const struct op *op)
 		break;
 	case OP_SERVICE:
 		fs_service(s->fs, s->q);
+		lazy_look(s);
 		break;
 	default:
 		do_wait(s, op);
@@ -221,6 +231,19 @@ static void op_run(struct sim *s, const struct op *op)
 	case OP_SETATTR:
 	case OP_TRUNCATE:
 		do_attr(s, op);
+		break;
+	case OP_GETFLAGS:
+	case OP_SETFLAGS:
+		do_flags(s, op);
+		break;
+	case OP_CACHED:
+	case OP_WRITEBACK:
+		do_cached(s, op);
+		break;
+	case OP_TRIM:
+	case OP_LABEL:
+	case OP_SHUTDOWN:
+		do_volume(s, op);
 		break;
 	case OP_SETXATTR:
 	case OP_GETXATTR:

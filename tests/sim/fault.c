@@ -345,6 +345,8 @@ static bool is_about_contents(const struct sim *s)
 	case OP_RESERVE:
 	case OP_PUNCH:
 	case OP_ZERO:
+	case OP_CACHED:
+	case OP_WRITEBACK:
 		return true;
 	default:
 		return false;

@@ -46,6 +46,9 @@ static uint64_t usable(const struct sim *s)
 bool space_is_short(struct sim *s, uint64_t want)
 {
 	uint64_t used = s->model->nblocks, all = usable(s);
+	uint64_t kept = s->plan->cached_bytes ? fs_cached_reserve(s->plan->cached_bytes) : 0;
+
+	all -= kept < all ? kept : all;
 
 	/* Each of many small extents may cost a node of the tree, and its copy. */
 	if (s->plan->geo.comb)
@@ -79,10 +82,17 @@ void no_space(struct sim *s, uint64_t want)
 
 bool judge(struct sim *s, int rc, uint64_t want)
 {
-	if (rc >= 0)
+	if (rc >= 0) {
+		if (s->shut && !s->earlier_ends && s->op && s->op->kind != OP_GETATTR)
+			violation(s, "shut", "success after a shutdown");
 		return true;
+	}
 	if (world_is_cut(s))
 		return false;
+	if (s->shut && rc == -EIO) {
+		s->cov->shut_refused++;
+		return false;
+	}
 	if (faults_excuse(s, rc)) {
 		s->cov->errors++;
 		return false;
@@ -99,8 +109,61 @@ static const char *rc_text(int rc)
 	return rc < 0 ? strerrorname_np(-rc) : "success";
 }
 
+/* -EPERM, and right: which flag has been met where. */
+static void note_forbidden(struct sim *s)
+{
+	struct coverage *cov = s->cov;
+
+	switch (s->op ? s->op->kind : OP_KINDS) {
+	case OP_WRITE:
+	case OP_WRITE_LENT:
+	case OP_WRITE_ASYNC:
+	case OP_APPEND:
+	case OP_OVERWRITE:
+	case OP_COPY:
+	case OP_CACHED:
+		cov->flag_write++;
+		break;
+	case OP_TRUNCATE:
+	case OP_RESERVE:
+	case OP_PUNCH:
+	case OP_ZERO:
+		cov->flag_size++;
+		break;
+	case OP_SETATTR:
+		cov->flag_attr++;
+		break;
+	case OP_SETXATTR:
+	case OP_REMOVEXATTR:
+	case OP_SETACL:
+	case OP_REMOVEACL:
+		cov->flag_xattr++;
+		break;
+	case OP_CREATE:
+	case OP_MKDIR:
+	case OP_MKNOD:
+	case OP_SYMLINK:
+	case OP_TMPFILE:
+		cov->flag_make++;
+		break;
+	case OP_UNLINK:
+	case OP_RMDIR:
+		cov->flag_remove++;
+		break;
+	case OP_RENAME:
+	case OP_EXCHANGE:
+	case OP_WHITEOUT:
+		cov->flag_rename++;
+		break;
+	default:
+		break;
+	}
+}
+
 void same_rc(struct sim *s, int rc, int want)
 {
+	if (rc == want && rc == -EPERM)
+		note_forbidden(s);
 	if (rc != want)
 		violation(s, "result", "%s where %s is right", rc_text(rc), rc_text(want));
 }
@@ -171,7 +234,7 @@ void same_atime(struct sim *s, uint64_t ino)
 	const struct minode *i = model_get(s->model, ino);
 	struct fs_attr attr;
 
-	if (s->plan->atime == FS_NOATIME || !model_atime_due(s->model, i, s->plan->atime == FS_STRICTATIME))
+	if (s->shut || s->plan->atime == FS_NOATIME || !model_atime_due(s->model, i, s->plan->atime == FS_STRICTATIME))
 		return;
 	int rc = fs_getattr(s->fs, s->q, ino, &attr);
 
@@ -182,7 +245,7 @@ void same_atime(struct sim *s, uint64_t ino)
 		return;
 	same_rc(s, rc, 0);
 	if (attr.atime.tv_sec == s->clock.tv_sec && attr.atime.tv_nsec == s->clock.tv_nsec)
-		model_atime(s->model, ino);
+		lazy_read(s, ino);
 	same_attr(s, ino, &attr);
 }
 

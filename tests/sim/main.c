@@ -61,7 +61,7 @@ static _Noreturn void worker(struct work *w, struct job *job)
 	for (uint64_t seed = job->next; seed <= w->last && seed >= w->first && !is_time_up(w); seed += w->njobs) {
 		atomic_store(&slot->seed, seed);
 		memset(&slot->verdict, 0, sizeof(slot->verdict));
-		alarm(SEED_SECONDS);
+		proc_limit();
 		struct plan *plan = plan_make(seed, w->profile, w->faults);
 
 		run_plan(lab, plan, &slot->verdict, NULL);

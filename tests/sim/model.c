@@ -116,7 +116,8 @@ uint64_t minode_hash(const struct minode *i)
 	h = hash_mix(h, i->gid);
 	h = hash_mix(h, i->rdev);
 	h = hash_mix(h, i->size);
-	h = hash_time(h, &i->atime);
+	h = hash_mix(h, i->flags);
+	h = hash_time(h, i->lazy ? &i->stored_atime : &i->atime);
 	h = hash_time(h, &i->mtime);
 	h = hash_time(h, &i->ctime);
 	h = hash_time(h, &i->btime);
@@ -331,6 +332,8 @@ void model_commit(struct model *m)
 void minode_touch(struct model *m, struct minode *i, bool data)
 {
 	i->changed = m->nrec + 1;
+	/* Every change stores all of it. */
+	i->lazy = false;
 	if (data)
 		i->changed_data = m->nrec + 1;
 }
@@ -376,6 +379,9 @@ void model_rebase(struct model *m)
 			m->tab[ino] = NULL;
 		} else if (i) {
 			i->changed = i->changed_data = 0;
+			if (i->lazy)
+				i->atime = i->stored_atime;
+			i->lazy = false;
 		}
 	}
 	history_begin(m);

@@ -80,8 +80,12 @@ struct minode {
 	uint64_t ino;
 	uint64_t label;		/* of the operation that made it: what stays the same when others are left out */
 	uint32_t mode, nlink, uid, gid;
+	uint32_t flags;		/* of chattr(1) */
 	uint64_t rdev, size, parent;
 	struct timespec atime, mtime, ctime, btime;
+	/* The time of access is newer than what is stored, which is this; the hash has what is stored. */
+	bool lazy;
+	struct timespec stored_atime;
 	struct blob *target;	/* symlinks */
 	struct mvec *blocks, *entries, *xattrs;	/* NULL: none */
 	uint64_t sum;		/* of the hashes of their elements */
@@ -189,15 +193,30 @@ struct mattr {
 int model_setattr(struct model *m, uint64_t ino, unsigned set, const struct mattr *to);
 bool model_atime_due(const struct model *m, const struct minode *i, bool strict);
 void model_atime(struct model *m, uint64_t ino);
+/* The same, in memory only; then it is stored, or lost. */
+void model_atime_lazy(struct model *m, uint64_t ino);
+void model_atime_store(struct model *m, uint64_t ino);
+void model_atime_lose(struct model *m, uint64_t ino);
 int model_setxattr(struct model *m, uint64_t ino, const char *name, const void *value, size_t len, int flags);
 int model_removexattr(struct model *m, uint64_t ino, const char *name);
 const struct mxattr *model_xattr(const struct minode *i, const char *name);
 /* ACLs are attributes; these of which others follow. */
+/* For user `uid`: those in `mask` become what `flags` says. */
+int model_setflags(struct model *m, uint32_t uid, uint64_t ino, uint32_t mask, uint32_t flags);
+/* 0, or -EPERM: a change that an immutable inode does not allow; one that an append-only inode does not allow either. */
+int minode_check_mutable(const struct minode *i);
+int minode_check_free(const struct minode *i);
+/* Those that something of this mode inherits from its directory. */
+uint32_t minode_inherited_flags(const struct minode *dir, uint32_t mode);
 #define MODEL_ACL_ACCESS  "system.posix_acl_access"
 #define MODEL_ACL_DEFAULT "system.posix_acl_default"
 int model_setacl(struct model *m, uint64_t ino, bool deflt, const void *value, size_t len, int flags);
 
-int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint64_t off);
+/* `how`: of a descriptor that only appends; whoever has the data in a cache keeps the times; it was acknowledged before, whatever the flags say. */
+#define MODEL_APPEND	 1u
+#define MODEL_KEEP_TIMES 2u
+#define MODEL_FORCED	 4u
+int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint64_t off, unsigned how);
 /* A hole is copied to [off, off + len): what is there goes, and the file becomes so long at least. */
 void model_copy_hole(struct model *m, uint64_t ino, uint64_t off, uint64_t len);
 /* Fills buf; returns how many bytes there are. */

@@ -106,6 +106,8 @@ int model_setacl(struct model *m, uint64_t ino, bool deflt, const void *value, s
 	const struct minode *had = model_get(m, ino);
 	if (!had)
 		return -ESTALE;
+	if (minode_check_free(had))
+		return -EPERM;
 	if (model_xattr(had, name) ? flags & XATTR_CREATE : flags & XATTR_REPLACE)
 		return flags & XATTR_CREATE && model_xattr(had, name) ? -EEXIST : -ENODATA;
 	if (S_ISLNK(had->mode))

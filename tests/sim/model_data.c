@@ -141,7 +141,14 @@ int model_file_check(const struct model *m, uint64_t ino)
 	return S_ISREG(i->mode) ? 0 : S_ISDIR(i->mode) ? -EISDIR : -EINVAL;
 }
 
-int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint64_t off)
+static int check_write(const struct minode *i, uint64_t off, unsigned how)
+{
+	if (how & MODEL_FORCED)
+		return 0;
+	return how & MODEL_APPEND && off == i->size ? minode_check_mutable(i) : minode_check_free(i);
+}
+
+int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint64_t off, unsigned how)
 {
 	const uint8_t *bytes = buf;
 	int err;
@@ -153,6 +160,8 @@ int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint
 	if (!len)
 		return 0;
 	err = model_file_check(m, ino);
+	if (!err)
+		err = check_write(model_get(m, ino), off, how);
 	if (err)
 		return err;
 	struct minode *i = model_edit(m, ino);
@@ -166,7 +175,8 @@ int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint
 	if (off + len > i->size)
 		i->size = off + len;
 	note_small(i);
-	i->mtime = i->ctime = m->now;
+	if (!(how & MODEL_KEEP_TIMES))
+		i->mtime = i->ctime = m->now;
 	minode_touch(m, i, true);
 	model_commit(m);
 	return 0;
@@ -261,6 +271,8 @@ int model_fallocate(struct model *m, uint64_t ino, int mode, uint64_t off, uint6
 	if (off > SIZE_LIMIT || len > SIZE_LIMIT - off)
 		return -EFBIG;
 	err = model_file_check(m, ino);
+	if (!err)
+		err = what ? minode_check_free(model_get(m, ino)) : minode_check_mutable(model_get(m, ino));
 	if (err)
 		return err;
 	struct minode *i = model_edit(m, ino);
@@ -329,6 +341,14 @@ static void attr_set(struct model *m, struct minode *i, unsigned set, const stru
 	i->ctime = set & FS_SET_CTIME ? to->ctime : m->now;
 }
 
+/* utimes(2) without times is appending's business as well. */
+static int check_attr(const struct minode *i, unsigned set)
+{
+	const unsigned now = FS_SET_ATIME_NOW | FS_SET_MTIME_NOW, times = now | FS_SET_ATIME | FS_SET_MTIME | FS_SET_CTIME;
+
+	return (set & now) == now && !(set & ~times) ? minode_check_mutable(i) : minode_check_free(i);
+}
+
 int model_setattr(struct model *m, uint64_t ino, unsigned set, const struct mattr *to)
 {
 	const unsigned known = FS_SET_MODE | FS_SET_UID | FS_SET_GID | FS_SET_SIZE | FS_SET_ATIME | FS_SET_MTIME |
@@ -342,6 +362,8 @@ int model_setattr(struct model *m, uint64_t ino, unsigned set, const struct matt
 		err = to->size > SIZE_LIMIT ? -EFBIG : model_file_check(m, ino);
 	else if (!model_get(m, ino))
 		err = -ESTALE;
+	if (!err)
+		err = check_attr(model_get(m, ino), set);
 	if (err)
 		return err;
 	struct minode *i = model_edit(m, ino);
@@ -363,6 +385,8 @@ static int time_cmp(const struct timespec *a, const struct timespec *b)
 
 bool model_atime_due(const struct model *m, const struct minode *i, bool strict)
 {
+	if (i->flags & INODE_NOATIME)
+		return false;
 	if (strict)
 		return time_cmp(&i->atime, &m->now) != 0;
 	return time_cmp(&i->atime, &i->mtime) <= 0 || time_cmp(&i->atime, &i->ctime) <= 0 ||
@@ -376,6 +400,80 @@ void model_atime(struct model *m, uint64_t ino)
 	i->atime = m->now;
 	minode_touch(m, i, false);
 	model_commit(m);
+}
+
+void model_atime_lazy(struct model *m, uint64_t ino)
+{
+	struct minode *i = model_edit(m, ino);
+
+	if (!i->lazy)
+		i->stored_atime = i->atime;
+	i->lazy = true;
+	i->atime = m->now;
+	model_commit(m);
+}
+
+void model_atime_store(struct model *m, uint64_t ino)
+{
+	minode_touch(m, model_edit(m, ino), false);
+	model_commit(m);
+}
+
+void model_atime_lose(struct model *m, uint64_t ino)
+{
+	struct minode *i = model_edit(m, ino);
+
+	i->atime = i->stored_atime;
+	i->lazy = false;
+	model_commit(m);
+}
+
+/* --- flags ------------------------------------------------------------------------------------- */
+
+int minode_check_mutable(const struct minode *i)
+{
+	return i->flags & INODE_IMMUTABLE ? -EPERM : 0;
+}
+
+int minode_check_free(const struct minode *i)
+{
+	return i->flags & (INODE_IMMUTABLE | INODE_APPEND) ? -EPERM : 0;
+}
+
+static uint32_t allowed_flags(uint32_t mode)
+{
+	uint32_t flags = INODE_NODUMP | INODE_NOATIME;
+
+	if (S_ISREG(mode) || S_ISDIR(mode))
+		flags |= INODE_SYNC | INODE_IMMUTABLE | INODE_APPEND;
+	return S_ISDIR(mode) ? flags | INODE_DIRSYNC : flags;
+}
+
+uint32_t minode_inherited_flags(const struct minode *dir, uint32_t mode)
+{
+	return dir->flags & (INODE_SYNC | INODE_NODUMP | INODE_NOATIME | INODE_DIRSYNC) & allowed_flags(mode);
+}
+
+int model_setflags(struct model *m, uint32_t uid, uint64_t ino, uint32_t mask, uint32_t flags)
+{
+	const struct minode *had = model_get(m, ino);
+
+	if (flags & ~mask || flags & ~allowed_flags(S_IFDIR))
+		return -EOPNOTSUPP;
+	if (!had)
+		return -ESTALE;
+	if (flags & ~allowed_flags(had->mode))
+		return -EOPNOTSUPP;
+	flags |= had->flags & ~mask;
+	if (uid && (uid != had->uid || (flags ^ had->flags) & (INODE_IMMUTABLE | INODE_APPEND)))
+		return -EPERM;
+	struct minode *i = model_edit(m, ino);
+
+	i->flags = flags;
+	i->ctime = m->now;
+	minode_touch(m, i, false);
+	model_commit(m);
+	return 0;
 }
 
 /* --- extended attributes ----------------------------------------------------------------------- */
@@ -433,6 +531,8 @@ int model_setxattr(struct model *m, uint64_t ino, const char *name, const void *
 		return -EINVAL;
 	if (!model_get(m, ino))
 		return -ESTALE;
+	if (minode_check_free(model_get(m, ino)))
+		return -EPERM;
 	int at = xattr_index(model_get(m, ino), name);
 
 	if (at >= 0 && flags & XATTR_CREATE)
@@ -456,6 +556,8 @@ int model_removexattr(struct model *m, uint64_t ino, const char *name)
 		return -ERANGE;
 	if (!model_get(m, ino))
 		return -ESTALE;
+	if (minode_check_free(model_get(m, ino)))
+		return -EPERM;
 	int at = xattr_index(model_get(m, ino), name);
 
 	if (at < 0)

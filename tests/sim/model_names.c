@@ -119,7 +119,7 @@ static int check_free(const struct minode *dir, const char *name, size_t len)
 
 	if (err)
 		return err;
-	return is_dots(name, len) || model_find(dir, name, len) ? -EEXIST : 0;
+	return is_dots(name, len) || model_find(dir, name, len) ? -EEXIST : minode_check_mutable(dir);
 }
 
 /* A new inode with one link, and the group of a setgid directory. */
@@ -132,6 +132,7 @@ static struct minode *born(struct model *m, const struct mcred *cred, const stru
 	i->uid = cred->uid;
 	i->gid = inherit ? dir->gid : cred->gid;
 	i->nlink = is_dir ? 2 : 1;
+	i->flags = minode_inherited_flags(dir, mode);
 	i->first_loose = true;
 	i->atime = i->mtime = i->ctime = i->btime = m->now;
 	minode_touch(m, i, true);
@@ -165,6 +166,8 @@ int model_tmpfile(struct model *m, const struct mcred *cred, uint64_t parent, ui
 {
 	int err = check_dir(model_get(m, parent));
 
+	if (!err)
+		err = minode_check_mutable(model_get(m, parent));
 	if (err)
 		return err;
 	const struct minode *dir = model_get(m, parent);
@@ -213,7 +216,7 @@ int model_link(struct model *m, uint64_t ino, uint64_t parent, const char *name,
 		return err;
 	if (!i)
 		return -ESTALE;
-	if (S_ISDIR(i->mode))
+	if (S_ISDIR(i->mode) || minode_check_free(i))
 		return -EPERM;
 	/* Without a name, but there: somebody holds it, and it may have one. */
 	err = check_free(model_get(m, parent), name, len);
@@ -240,6 +243,14 @@ static void drop_link(struct model *m, uint64_t ino)
 	minode_touch(m, i, false);
 }
 
+/* An entry goes from its directory. */
+static int check_gone(const struct minode *dir, const struct minode *i)
+{
+	int err = minode_check_free(dir);
+
+	return err ? err : minode_check_free(i);
+}
+
 int model_remove(struct model *m, uint64_t parent, const char *name, size_t len, bool is_rmdir)
 {
 	int err = check_name(name, len);
@@ -255,6 +266,9 @@ int model_remove(struct model *m, uint64_t parent, const char *name, size_t len,
 
 	if (!e)
 		return -ENOENT;
+	err = check_gone(model_get(m, parent), model_get(m, e->ino));
+	if (err)
+		return err;
 	if ((e->type == S_IFDIR) != is_rmdir)
 		return is_rmdir ? -ENOTDIR : -EISDIR;
 	if (is_rmdir && model_get(m, e->ino)->size)
@@ -320,6 +334,15 @@ static void place_look(const struct model *m, struct place *p)
 	p->e = e ? *e : (struct mentry){0};
 }
 
+static int rename_flags(const struct model *m, const struct place *from, const struct place *to)
+{
+	int err = check_gone(model_get(m, from->dir), model_get(m, from->e.ino));
+
+	if (err)
+		return err;
+	return to->e.ino ? check_gone(model_get(m, to->dir), model_get(m, to->e.ino)) : minode_check_mutable(model_get(m, to->dir));
+}
+
 static int rename_rules(const struct model *m, const struct place *from, const struct place *to, unsigned flags)
 {
 	bool exchange = flags & RENAME_EXCHANGE;
@@ -334,8 +357,12 @@ static int rename_rules(const struct model *m, const struct place *from, const s
 		return -EINVAL;
 	if (from->dir != to->dir && exchange && to->e.type == S_IFDIR && is_below(m, from->dir, to->e.ino))
 		return -EINVAL;
-	if (!to->e.ino || exchange || from->e.ino == to->e.ino)
+	if (from->e.ino == to->e.ino)
 		return 0;
+	int err = rename_flags(m, from, to);
+
+	if (err || !to->e.ino || exchange)
+		return err;
 	if (from->e.type == S_IFDIR && to->e.type != S_IFDIR)
 		return -ENOTDIR;
 	if (from->e.type != S_IFDIR && to->e.type == S_IFDIR)

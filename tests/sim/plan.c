@@ -21,6 +21,10 @@ static const struct geometry comb_geometries[] = {
 	{2560, 128, 4096, true, false},
 	{4096, 256, 512, true, false},
 };
+/* Devices for those who keep room: with hardly any for others, and with more. */
+static const uint32_t roomy[] = {1160, 1280, 1536, 2048};
+/* Room is kept for 8, 16 or 64 pages at a time. */
+static const uint32_t cached_bytes[] = {32 << 10, 64 << 10, 256 << 10};
 static const uint32_t caches[] = {128 << 10, 256 << 10, 1 << 20, 4 << 20, 0};
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -80,12 +84,15 @@ static void draw_boot(struct life *l, uint64_t *rng)
 static void draw_life(struct plan *p, struct life *l, uint32_t label, uint64_t *rng)
 {
 	unsigned room = p->profile->ops, n = 4 + (unsigned)(sim_random(rng) % room), cut_at;
-	bool cut = sim_random(rng) % 8 != 0;
+	bool cut = sim_random(rng) % 8 != 0, shut = sim_random(rng) % 12 == 0;
 
 	draw_boot(l, rng);
 	cut_at = (unsigned)(sim_random(rng) % (n + 1));
-	l->op = need(calloc(2 * n + 3, sizeof(*l->op)));
+	unsigned shut_at = (unsigned)(sim_random(rng) % (n + 1));
+	l->op = need(calloc(2 * n + 4, sizeof(*l->op)));
 	for (unsigned i = 0; i <= n; i++) {
+		if (i == shut_at && shut)
+			l->op[l->nops++] = draw_op(OP_SHUTDOWN, label++, rng);
 		if (i == cut_at && cut) {
 			struct op *op = &l->op[l->nops++];
 
@@ -121,6 +128,18 @@ static void draw_geometry(struct plan *p, uint64_t *rng)
 	}
 }
 
+/* Whoever keeps room for what is acknowledged needs a volume with some left. */
+static void draw_cached(struct plan *p, uint64_t *rng)
+{
+	uint64_t r = sim_random(rng);
+
+	if (r % (p->profile->devices == DEVICES_TINY ? 2 : 5) && p->profile->weight[OP_CACHED] < 16)
+		return;
+	p->cached_bytes = cached_bytes[(r >> 8) % COUNT(cached_bytes)];
+	if (p->geo.nblocks < 2048)
+		p->geo = (struct geometry){roomy[(r >> 16) % COUNT(roomy)], 128, p->geo.sector, false, p->geo.used};
+}
+
 /* What is full and what wraps breaks most. */
 static const struct profile *draw_profile(uint64_t *rng)
 {
@@ -147,6 +166,8 @@ struct plan *plan_make(uint64_t seed, const struct profile *profile, bool faults
 	p->cache_bytes = caches[sim_random(&rng) % COUNT(caches)];
 	p->flags = sim_random(&rng) % 4 ? 0 : VOLUME_DISCARD;
 	p->atime = sim_random(&rng) % 4 ? FS_RELATIME : sim_random(&rng) % 2 ? FS_NOATIME : FS_STRICTATIME;
+	p->lazytime = sim_random(&rng) % 4 == 0;
+	draw_cached(p, &rng);
 	p->nlives = 1 + (unsigned)(sim_random(&rng) % LIVES_MAX);
 	p->life = need(calloc(p->nlives, sizeof(*p->life)));
 	for (unsigned i = 0; i < p->nlives; i++)

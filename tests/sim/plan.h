@@ -15,9 +15,11 @@
 	X(CREATE) X(TMPFILE) X(MKDIR) X(MKNOD) X(SYMLINK) X(LINK) X(UNLINK) X(RMDIR)                                   \
 	X(RENAME) X(EXCHANGE) X(WHITEOUT) X(LOOKUP) X(READDIR) X(READLINK) X(STATFS)                                                                     \
 	X(GETATTR) X(SETATTR) X(TRUNCATE) X(SETXATTR) X(GETXATTR) X(LISTXATTR) X(REMOVEXATTR) X(SETACL) X(REMOVEACL)     \
+	X(GETFLAGS) X(SETFLAGS)                                                                                        \
 	X(WRITE) X(WRITE_LENT) X(WRITE_ASYNC) X(APPEND) X(OVERWRITE) X(COPY) X(READ) X(LSEEK)                          \
-	X(RESERVE) X(PUNCH) X(ZERO)                                                                                    \
+	X(RESERVE) X(PUNCH) X(ZERO) X(CACHED) X(WRITEBACK)                                                             \
 	X(FSYNC) X(FDATASYNC) X(SYNCFS) X(SYNC_LATE) X(CHECKPOINT) X(SERVICE) X(WAIT)                                  \
+	X(TRIM) X(LABEL) X(SHUTDOWN)                                                                                   \
 	X(HOLD) X(RELEASE)                                                                                             \
 	X(CUT) X(FAULT)
 
@@ -65,6 +67,8 @@ struct plan {
 	uint32_t cache_bytes;
 	unsigned flags;		/* VOLUME_* */
 	unsigned atime;		/* enum fs_atime */
+	bool lazytime;
+	uint32_t cached_bytes;	/* that the kernel may have acknowledged; 0: it caches nothing */
 	struct life *life;
 	unsigned nlives;
 };

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +41,14 @@ void __assert_fail(const char *what, const char *file, unsigned line, const char
 	abort();
 }
 
+void proc_limit(void)
+{
+	const struct itimerval busy = {.it_value.tv_sec = SEED_SECONDS};
+
+	setitimer(ITIMER_PROF, &busy, NULL);
+	alarm(10 * SEED_SECONDS);
+}
+
 bool proc_verdict(struct verdict *v, int status)
 {
 	if (WIFEXITED(status) && !WEXITSTATUS(status))
@@ -47,7 +56,7 @@ bool proc_verdict(struct verdict *v, int status)
 	if (v->failed)
 		return true;
 	v->failed = true;
-	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+	if (WIFSIGNALED(status) && (WTERMSIG(status) == SIGALRM || WTERMSIG(status) == SIGPROF))
 		snprintf(v->kind, sizeof(v->kind), "hang");
 	else if (WIFSIGNALED(status))
 		snprintf(v->kind, sizeof(v->kind), "signal %d", WTERMSIG(status));
@@ -63,7 +72,7 @@ static _Noreturn void child(struct slot *slot, const struct plan *plan, FILE *ou
 	struct lab *lab = lab_new(&slot->cov);
 
 	proc_assertions(&slot->verdict);
-	alarm(SEED_SECONDS);
+	proc_limit();
 	if (!out && !freopen("/dev/null", "w", stderr))
 		_exit(2);
 	run_plan(lab, plan, &slot->verdict, out);

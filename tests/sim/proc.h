@@ -7,7 +7,7 @@
 
 #include "tests/sim/sim.h"
 
-#define SEED_SECONDS 60	/* no seed takes that long; sanitizers included */
+#define SEED_SECONDS 60	/* of processor time: no seed takes that long; sanitizers included */
 
 /* Shared with a child. */
 struct slot {
@@ -19,6 +19,9 @@ struct slot {
 };
 
 struct slot *slots_new(unsigned n);
+
+/* From now on this process has SEED_SECONDS; of a machine that does other things meanwhile, ten times as long. */
+void proc_limit(void);
 
 /* Assertions of the code under test say here what they have to say.  Of this process, and those that it forks. */
 void proc_assertions(struct verdict *v);

@@ -11,6 +11,9 @@
 
 #include "core/crc32c.h"
 
+/* So many operations are still tried. */
+#define SHUT_OPS 6u
+
 static void show_diag(void *arg, enum diag_level level, const char *line)
 {
 	trace(arg, " [%d %s]", (int)level, line);
@@ -93,6 +96,7 @@ static bool boot(struct sim *s, const struct life *l)
 	}
 	s->cov->replayed += s->v->recovery.frames > 0;
 	s->cov->torn += s->v->recovery.tail.kind == LOG_TAIL_TORN;
+	label_judge(s);
 	tree_judge(s);
 	/* The mount has made a checkpoint of it. */
 	s->acked = s->model->nrec;
@@ -105,7 +109,7 @@ static void end_life(struct sim *s, const struct life *l)
 	/* Some go on striking while it closes, and in the next mount. */
 	if (l->settle[0] & 1)
 		faults_withdraw(s);
-	if (world_is_cut(s) || !l->close) {
+	if (world_is_cut(s) || (!l->close && !(s->shut && l->settle[0] & 2))) {
 		set_label(s, "the power goes");
 		world_cut(s);
 	} else {
@@ -120,6 +124,8 @@ static void end_life(struct sim *s, const struct life *l)
 			return;
 		if (rc)
 			violation(s, "close", "%s", strerror(-rc));
+		if (s->shut)
+			return;
 		s->acked = s->model->nrec;
 		tree_fsck(s, true);
 		return;
@@ -133,12 +139,17 @@ static bool live(struct sim *s, const struct life *l)
 	uint64_t size, start;
 
 	faults_new_life(s);
+	s->was_shut = s->shut;
+	s->shut = false;
+	s->shut_ops = 0;
 	if (!boot(s, l))
 		return false;
 	size = log_size(s->v->log);
 	start = log_append_lsn(s->v->log);
-	for (unsigned i = 0; i < l->nops && !world_is_cut(s); i++)
+	for (unsigned i = 0; i < l->nops && !world_is_cut(s) && s->shut_ops < SHUT_OPS; i++) {
 		do_op(s, &l->op[i]);
+		s->shut_ops += s->shut;
+	}
 	s->cov->laps += log_append_lsn(s->v->log) / size - start / size;
 	s->cov->lives++;
 	end_life(s, l);

@@ -115,7 +115,7 @@ static void tie_cut(struct shrink *k)
 
 static void simplify(struct shrink *k)
 {
-	for (unsigned what = 0; what < 8; what++) {
+	for (unsigned what = 0; what < 10; what++) {
 		struct plan *p = plan_copy(k->best);
 
 		for (unsigned i = 0; i < p->nlives; i++) {
@@ -138,6 +138,10 @@ static void simplify(struct shrink *k)
 			p->flags = 0;
 		if (what == 7)
 			p->atime = FS_NOATIME;
+		if (what == 8)
+			p->lazytime = false;
+		if (what == 9)
+			p->cached_bytes = 0;
 		try(k, p);
 	}
 }

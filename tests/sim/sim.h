@@ -8,6 +8,7 @@
  * target.c    what an operation is about: picks from the model
  * fault.c     what else may go wrong, and what is excused then
  * do_*.c      operations, on both, and the comparison of what they say
+ * lazy.c      when a time of access that was kept in memory has been stored
  * walk.c      the whole tree: walked and hashed.  tree.c: compared with the model after each number of changes
  * run.c       lives one after the other
  * shrink.c    fewer operations with the same failure
@@ -54,6 +55,32 @@
 	X(compared, "trees compared")                                                                                  \
 	X(fscks, "fsck runs")                                                                                          \
 	X(looks, "read-only mounts")                                                                                   \
+	X(flags, "changes of flags")                                                                                   \
+	X(flag_write, "writes that a flag forbids")                                                                    \
+	X(flag_size, "truncations and fallocates that a flag forbids")                                                 \
+	X(flag_attr, "changes of attributes that a flag forbids")                                                      \
+	X(flag_xattr, "changes of xattrs that a flag forbids")                                                         \
+	X(flag_make, "new names that a flag forbids")                                                                  \
+	X(flag_link, "links that a flag forbids")                                                                      \
+	X(flag_remove, "removals that a flag forbids")                                                                 \
+	X(flag_rename, "renames that a flag forbids")                                                                  \
+	X(flag_append, "appends to append-only files")                                                                 \
+	X(flag_sync, "changes made durable for a flag")                                                                \
+	X(trims, "trims")                                                                                              \
+	X(trimmed, "blocks trimmed")                                                                                   \
+	X(labels, "labels set")                                                                                        \
+	X(label_cut, "cuts while a label is set")                                                                      \
+	X(shuts, "shutdowns")                                                                                          \
+	X(shut_lost, "shutdowns that took unsynced changes")                                                           \
+	X(shut_refused, "operations refused after a shutdown")                                                         \
+	X(lazy, "times of access kept in memory")                                                                      \
+	X(lazy_stored, "of them stored later")                                                                         \
+	X(lazy_lost, "of them lost with the power or a shutdown")                                                      \
+	X(cached, "writes acknowledged before they came")                                                              \
+	X(cached_tight, "of them that came when others had less than 100 blocks")                                      \
+	X(cached_held, "of them that waited until all were told")                                                      \
+	X(cached_refused, "writes not acknowledged for want of room")                                                  \
+	X(cached_forced, "of them that came to a file with a forbidding flag")                                         \
 	X(faults, "faults that struck")                                                                                \
 	X(errors, "operations that failed for a fault")                                                                \
 	X(refused, "mounts refused for a fault")                                                                       \
@@ -92,6 +119,15 @@ struct held {
 	uint64_t label;		/* of the operation that took it */
 };
 
+/* A write that was acknowledged, and is still to come; holds a reference. */
+struct cached {
+	uint64_t ino, off;
+	uint32_t len, label;
+};
+#define CACHED_MAX 24u
+#define LAZY_MAX   64u
+#define LABELS_MAX 256u
+
 /* What a process keeps from one seed to the next: nothing that has a say, only what it need not make again. */
 struct lab {
 	struct image *images;
@@ -122,10 +158,24 @@ struct sim {
 	unsigned life;
 	unsigned acked;		/* so many changes must survive */
 	struct held held[HELD_MAX];
+	struct cached cached[CACHED_MAX];
+	unsigned ncached;
+	unsigned told_in;	/* polls until all have been told that space is low; 0: nobody is to be told */
+	bool told;		/* from now on who acknowledges asks before */
+	uint64_t lazy[LAZY_MAX];	/* inodes whose time of access is in memory, longest first */
+	unsigned nlazy;
+	unsigned label, label_maybe;	/* the volume's, see label_text(); and the one that it may have been given */
+	unsigned nlabels;
+	bool labelling;
+	bool shut, was_shut;	/* in this life; in the one before */
+	unsigned shut_ops;	/* since then */
 	unsigned nunanswered, nlent, nlate;
+	unsigned ntrims;
+	bool trims_met;		/* there has been more than one at a time */
 	bool cut_seen;		/* by us */
 	bool opening, closing;
 	bool write_ends;	/* an asynchronous one, in the middle of another operation */
+	bool earlier_ends;	/* something that began before it: a write or a sync */
 	uint64_t idle_polls;
 
 	/* Faults other than power cuts: see fault.c. */
@@ -197,7 +247,7 @@ unsigned faults_floor(const struct sim *s);
 
 /* --- target.c ----------------------------------------------------------------------------------- */
 
-enum pick { PICK_FILE, PICK_DIR, PICK_LINK, PICK_ANY, PICK_NODIR };
+enum pick { PICK_FILE, PICK_DIR, PICK_LINK, PICK_ANY, PICK_NODIR, PICK_FLAGGED };
 
 struct target {
 	uint64_t ino;		/* 0: there is none */
@@ -229,6 +279,27 @@ void do_xattr(struct sim *s, const struct op *op);
 uint64_t acl_blocks(const struct sim *s, uint64_t ino, const char *name);
 void do_io(struct sim *s, const struct op *op);
 void do_sync(struct sim *s, const struct op *op);
+void do_flags(struct sim *s, const struct op *op);
+void do_volume(struct sim *s, const struct op *op);
+void do_cached(struct sim *s, const struct op *op);
+
+/* do_io.c: where and how much; one write, waited for unless it is an OP_WRITE_ASYNC. */
+size_t draw_len(struct sim *s, uint64_t random);
+uint64_t draw_off(struct sim *s, const struct op *op, const struct minode *i);
+void start_write(struct sim *s, const struct op *op, uint64_t ino, uint64_t off, size_t len);
+/* do_names.c: gives a reference back; the inode is gone if it was the last of an unlinked one. */
+void forget(struct sim *s, uint64_t ino);
+void forget_orphan(struct sim *s, uint64_t ino);
+/* do_flags.c: the inode has been changed (`names`: its entries): makes that durable if a flag says so. */
+void obey(struct sim *s, uint64_t ino, bool names);
+/* do_cached.c: everything that was acknowledged comes; or is lost. */
+void cached_all(struct sim *s);
+void cached_low(void *sim);
+void cached_poll(struct sim *s);
+/* do_volume.c: after a mount. */
+void label_judge(struct sim *s);
+/* do_sync.c */
+void synced(struct sim *s, int rc, unsigned n);
 
 /* What the real one says is final for the model too: false if the operation has failed for a reason that the model does not know.
  * `want`: blocks that it may need. */
@@ -250,6 +321,17 @@ void drain_all(struct sim *s);
 /* The file may have been read: takes over whether its time of access changed. */
 void same_atime(struct sim *s, uint64_t ino);
 void pattern(void *buf, size_t len, uint64_t off, uint64_t label);
+
+/* --- lazy.c ------------------------------------------------------------------------------------- */
+
+/* It has just been read: its new time of access is in memory only, or stored. */
+void lazy_read(struct sim *s, uint64_t ino);
+/* Which of those in memory have been stored meanwhile?  To be called wherever some may have been. */
+void lazy_look(struct sim *s);
+/* Stores what the inode (0: all of them) has in memory, as whoever is asked for a sync does. */
+void lazy_flush(struct sim *s, uint64_t ino);
+/* What is in memory is lost; or will be stored before anything else happens. */
+void lazy_end(struct sim *s, bool stored);
 
 /* --- walk.c ------------------------------------------------------------------------------------- */
 

@@ -15,6 +15,13 @@ struct race {
 	bool any;
 };
 
+static bool has_flags(const struct sim *s, uint64_t ino)
+{
+	const struct minode *i = model_get(s->model, ino);
+
+	return i && i->flags;
+}
+
 static bool is_wanted(uint32_t mode, enum pick what)
 {
 	switch (what) {
@@ -54,7 +61,7 @@ static void race_entries(struct sim *s, struct race *r, enum pick what)
 		for (unsigned k = 0; k < dir->entries->n; k++) {
 			const struct mentry *e = &dir->entries->entry[k];
 
-			if (!is_wanted(e->type, what) || !race_run(r, hash_mix(dir->label, e->name->hash)))
+			if (!is_wanted(e->type, what) || (what == PICK_FLAGGED && !has_flags(s, e->ino)) || !race_run(r, hash_mix(dir->label, e->name->hash)))
 				continue;
 			r->winner = (struct target){.ino = e->ino, .dir = ino, .len = e->name->len};
 			memcpy(r->winner.name, e->name->data, e->name->len);
@@ -67,7 +74,7 @@ static void race_held(struct sim *s, struct race *r, enum pick what)
 	for (unsigned i = 0; i < HELD_MAX; i++) {
 		const struct minode *inode = s->held[i].ino ? model_get(s->model, s->held[i].ino) : NULL;
 
-		if (inode && is_wanted(inode->mode, what) && race_run(r, s->held[i].label + (UINT64_C(1) << 40)))
+		if (inode && is_wanted(inode->mode, what) && (what != PICK_FLAGGED || inode->flags) && race_run(r, s->held[i].label + (UINT64_C(1) << 40)))
 			r->winner = (struct target){.ino = inode->ino};
 	}
 }
@@ -78,7 +85,7 @@ struct target target_pick(struct sim *s, enum pick what, uint64_t random)
 
 	race_entries(s, &r, what);
 	race_held(s, &r, what);
-	if ((what == PICK_ANY || what == PICK_DIR) && race_run(&r, 1))
+	if ((what == PICK_ANY || what == PICK_DIR || (what == PICK_FLAGGED && has_flags(s, MODEL_ROOT))) && race_run(&r, 1))
 		r.winner = (struct target){.ino = MODEL_ROOT};
 	return r.winner;
 }
@@ -104,6 +111,7 @@ bool target_take(struct sim *s, struct target *t)
 
 	if (!t->dir)
 		return true;
+	lazy_look(s);
 	int rc = fs_lookup(s->fs, s->q, t->dir, t->name, t->len, &attr);
 
 	if (!judge(s, rc, 0))
@@ -117,7 +125,7 @@ bool target_take(struct sim *s, struct target *t)
 void target_drop(struct sim *s, struct target *t)
 {
 	if (t->taken)
-		fs_forget(s->fs, s->q, t->ino, 1);
+		forget(s, t->ino);
 	t->taken = false;
 }
 

@@ -22,6 +22,7 @@ static uint64_t readable_hash(const struct walk *w, const struct minode *want, c
 
 	if (got->bad) {
 		i.sum = 0;
+		i.flags = 0;
 		i.target = NULL;
 		return minode_hash(&i);
 	}
@@ -41,6 +42,7 @@ static uint64_t found_hash(const struct wnode *got)
 	if (!got->bad)
 		return got->i.hash;
 	i.sum = 0;
+	i.flags = 0;
 	i.target = NULL;
 	return minode_hash(&i);
 }
@@ -93,6 +95,7 @@ static int describe(char *out, size_t room, const struct minode *want, const str
 	FIELD(nlink, "%u", unsigned);
 	FIELD(uid, "%u", unsigned);
 	FIELD(gid, "%u", unsigned);
+	FIELD(flags, "%x", unsigned);
 	FIELD(size, "%llu", unsigned long long);
 	FIELD(parent, "%llu", unsigned long long);
 	TIME(atime);
@@ -234,6 +237,9 @@ static bool uses_fit(const struct model *m, const struct walk *w)
 
 		if (i && !blocks_fit(i, w->node[k].sectors, &least, &most))
 			return false;
+		/* One block of these may be kept in another way; not more. */
+		if (i && S_ISREG(i->mode) && (w->node[k].sectors + 8 < least * 8 || w->node[k].sectors > most * 8 + 8))
+			return false;
 	}
 	return true;
 }
@@ -291,6 +297,7 @@ void tree_judge(struct sim *s)
 	trace(s, "       %u of %u changes are there, %u were acknowledged%s\n", n, all, s->acked,
 	      whole ? "" : "; not all of it can be read");
 	s->cov->cut_lost += n < all;
+	s->cov->shut_lost += n < all && s->was_shut;
 	s->cov->cut_beyond += n > s->acked;
 	model_rebase(s->model);
 	s->acked = 0;

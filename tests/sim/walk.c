@@ -174,6 +174,16 @@ static void add_target(struct walk *w, struct wnode *n)
 	n->target_hash = hash_bytes(1, target, strlen(target));
 }
 
+static void add_flags(struct walk *w, struct wnode *n)
+{
+	int rc = fs_get_flags(w->s->fs, w->s->q, n->i.ino, &n->i.flags);
+
+	if (!metadata_ok(w, rc, n->i.ino, "flags"))
+		n->bad = true;
+	else if (n->i.flags && !(w->s->v->sb.incompat & FEATURE_INCOMPAT_INODE_FLAGS) && !faults_damage(w->s))
+		violation(w->s, "flags", "inode %llu has flags, and the volume does not say so", (unsigned long long)n->i.ino);
+}
+
 /* --- all of them ------------------------------------------------------------------------------- */
 
 static void walk_add(struct walk *w, const struct fs_attr *a)
@@ -254,6 +264,7 @@ static void walk_one(struct walk *w, unsigned at, bool below)
 	else if (S_ISLNK(w->node[at].i.mode))
 		add_target(w, &w->node[at]);
 	add_xattrs(w, &w->node[at]);
+	add_flags(w, &w->node[at]);
 	w->node[at].i.hash = wnode_hash(&w->node[at]);
 	w->hash += w->node[at].i.hash;
 }

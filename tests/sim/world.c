@@ -112,7 +112,7 @@ static void image_comb(struct fs *fs, struct dev_queue *q, struct model *m, cons
 		}
 		pattern(page, sizeof(page), off, label);
 		must(fs_pwrite(fs, q, attr.ino, page, sizeof(page), off) == sizeof(page) ? 0 : -EIO);
-		must(model_write(m, attr.ino, page, sizeof(page), off));
+		must(model_write(m, attr.ino, page, sizeof(page), off, 0));
 	}
 	fs_forget(fs, q, attr.ino, 1);
 }
@@ -130,7 +130,7 @@ static void image_use(struct volume *v, struct fs *fs, struct dev_queue *q, stru
 	while (log_append_lsn(v->log) + USED_LEFT < 2 * log_size(v->log)) {
 		pattern(page, sizeof(page), 0, log_append_lsn(v->log));
 		must(fs_pwrite(fs, q, attr.ino, page, sizeof(page), 0) == sizeof(page) ? 0 : -EIO);
-		must(model_write(m, attr.ino, page, sizeof(page), 0));
+		must(model_write(m, attr.ino, page, sizeof(page), 0, 0));
 	}
 	fs_forget(fs, q, attr.ino, 1);
 }
@@ -226,6 +226,7 @@ static void note_cut(struct sim *s)
 	cov->cut_flight += s->nlent > 0;
 	cov->cut_orphans += count_orphans(s) > 0;
 	cov->cut_checkpoint += s->v && s->v->checkpoint_running;
+	cov->label_cut += s->labelling;
 	s->verdict->cut_op = s->op ? s->op->label : 0;
 	s->verdict->cut_writes = (uint32_t)(dev_sim_writes(s->dev) - s->op_writes);
 }
@@ -237,6 +238,7 @@ static int hook_poll(struct dev_queue *q, int timeout_ms)
 
 	if (!s->cut_seen && dev_sim_is_cut(s->dev))
 		note_cut(s);
+	cached_poll(s);
 	if (ran)
 		s->idle_polls = 0;
 	else if (++s->idle_polls > IDLE_LIMIT)
@@ -316,7 +318,15 @@ int world_open(struct sim *s, unsigned flags)
 		.arg = s,
 	};
 	struct fs_config cfg = {
-		.atime = (enum fs_atime)s->plan->atime, .clock = sim_clock, .clock_arg = s, .service_arg = s};
+		.atime = (enum fs_atime)s->plan->atime,
+		.lazytime = s->plan->lazytime,
+		.clock = sim_clock,
+		.clock_arg = s,
+		.service_arg = s,
+		.cached_bytes = flags & VOLUME_READ_ONLY ? 0 : s->plan->cached_bytes,
+		.space_low = cached_low,
+		.low_arg = s,
+	};
 	bool crew = s->plan->background && !(flags & VOLUME_READ_ONLY);
 	int err;
 
@@ -338,6 +348,11 @@ int world_open(struct sim *s, unsigned flags)
 		s->fs = NULL;
 	if (!err && crew)
 		crew_serve(s->crew);
+	/* Nobody can write yet. */
+	if (!err && s->told_in) {
+		s->told_in = 1;
+		cached_poll(s);
+	}
 	s->opening = false;
 	return err;
 }
@@ -347,14 +362,19 @@ int world_close(struct sim *s)
 {
 	int err = 0;
 
+	if (s->fs && !s->shut && !world_is_cut(s))
+		cached_all(s);
 	s->closing = true;
 	if (s->fs) {
 		drain_all(s);
 		if (s->crew)
 			crew_end_service(s->crew);
+		lazy_end(s, !s->shut && !world_is_cut(s));
 		fs_close(s->fs, s->q);
 	}
 	s->fs = NULL;
+	s->ncached = s->told_in = 0;
+	s->told = false;
 	if (s->crew)
 		crew_end(s->crew);
 	s->crew = NULL;
@@ -367,6 +387,8 @@ int world_close(struct sim *s)
 		err = volume_close(s->v, s->q);
 	}
 	s->v = NULL;
+	/* The next mount finds the device as it is. */
+	atomic_store(&s->dev->shut, false);
 	s->closing = false;
 	memset(s->held, 0, sizeof(s->held));
 	return err;
@@ -400,6 +422,7 @@ void world_service(struct sim *s)
 	}
 	(void)volume_service(s->v, s->q);
 	fs_service(s->fs, s->q);
+	lazy_look(s);
 }
 
 void world_wait(struct sim *s, struct dev_event *ev)
