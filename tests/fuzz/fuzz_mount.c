@@ -141,9 +141,13 @@ static void look_inode(struct walk *w, uint64_t ino)
 {
 	char target[MAX_SYMLINK + 1];
 	struct fs_attr attr;
+	uint32_t flags;
 
 	if (fs_getattr(w->fs, w->q, ino, &attr))
 		return;
+	if (!fs_get_flags(w->fs, w->q, ino, &flags))
+		assert(!(flags & ~inode_user_mask(attr.mode)));
+	(void)fs_must_sync(w->fs, w->q, ino, true);
 	if (S_ISDIR(attr.mode))
 		look_dir(w, ino);
 	if (S_ISREG(attr.mode))
@@ -270,6 +274,18 @@ static void call_contents(struct walk *w, enum call call, const struct call_args
 	}
 }
 
+/* Flags come and go, whatever the image had; what it says of them then holds. */
+static void call_flags(struct walk *w, const struct call_args *a)
+{
+	uint32_t want = (uint32_t)a->off & INODE_USER_FLAGS, flags;
+
+	if (fs_set_flags(w->fs, w->q, a->len & 1 ? 0 : 1, a->ino, INODE_USER_FLAGS, want))
+		return;
+	assert(w->v->sb.incompat & FEATURE_INCOMPAT_INODE_FLAGS || !want);
+	if (!fs_get_flags(w->fs, w->q, a->ino, &flags))
+		assert(flags == want);
+}
+
 static void call(struct walk *w, const struct edit *e)
 {
 	enum call call = (enum call)(e->what % NCALLS);
@@ -278,7 +294,11 @@ static void call(struct walk *w, const struct edit *e)
 	call_args(w, e, &a);
 	switch (call) {
 	case CALL_SYNC:
-		(void)fs_sync(w->fs, w->q, 0, false);
+		/* In here, so that what older inputs do stays the same, but for this bit. */
+		if (e->len & 0x20)
+			call_flags(w, &a);
+		else
+			(void)fs_sync(w->fs, w->q, 0, false);
 		break;
 	case CALL_CHECKPOINT:
 		(void)volume_checkpoint(w->v, w->q, CHECKPOINT_FORCE);
