@@ -246,6 +246,8 @@ void alloc_get_space(const struct alloc *a, struct alloc_space *out)
 
 void alloc_keep_cached(struct alloc *a, uint64_t n)
 {
+	if (BUG(CACHED_ROOM_NOT_KEPT))
+		n = 0;
 	a->cached = n;
 }
 

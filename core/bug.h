@@ -43,6 +43,9 @@
 	X(DISCARD_BEFORE_ROOT, "discard-before-root", "freed blocks are discarded while the old root needs them") \
 	X(CLEAN_ROOT_LEFT, "clean-root-left", "what changes a volume at rest does not wait for a root that is not clean") \
 	X(NEXT_INO_NOT_SAVED, "next-ino-not-saved", "the root does not keep the next inode number") \
+	/* The volume. */ \
+	X(LABEL_NOT_DURABLE, "label-not-durable", "the superblock is written without durability") \
+	X(SHUT_FORGOTTEN, "shut-forgotten", "after a shutdown, what is in memory is still served") \
 	/* Free space. */ \
 	X(BITMAP_SLOT_NOT_FLIPPED, "bitmap-slot-not-flipped", "a bitmap is written over its current version") \
 	X(TABLE_SLOT_NOT_FLIPPED, "table-slot-not-flipped", "an allocation table is written over its current version") \
@@ -50,6 +53,8 @@
 	X(NFREE_MISCOUNTED, "nfree-miscounted", "the root's count of free blocks lacks those just freed") \
 	X(OLD_NODE_LEAKED, "old-node-leaked", "the second copy of a replaced node is never freed") \
 	X(DATA_TAKES_PROMISED, "data-takes-promised", "data is given the blocks that were promised to nodes") \
+	X(CACHED_ROOM_NOT_KEPT, "cached-room-not-kept", "no room is kept for writes that were acknowledged before they come") \
+	X(TRIM_RELEASED_EARLY, "trim-released-early", "blocks are handed out again while they are being discarded") \
 	/* Contents. */ \
 	X(DATA_NOT_VERIFIED, "data-not-verified", "a read does not compare checksums") \
 	X(SECOND_COPY_NOT_TRIED, "second-copy-not-tried", "a bad copy of metadata is final") \
@@ -67,6 +72,8 @@
 	X(ACL_IN_TWO, "acl-in-two", "an access ACL and the mode change in two transactions") \
 	X(ACL_LEFT_BY_CHMOD, "acl-left-by-chmod", "chmod leaves the access ACL") \
 	X(DEFAULT_ACL_STALE, "default-acl-stale", "that a directory has a default ACL now is not noted") \
+	X(FLAGS_NOT_IN_RENAME, "flags-not-in-rename", "a rename asks nobody for flags that forbid it") \
+	X(LAZY_TIME_DROPPED, "lazy-time-dropped", "an inode is forgotten with a time of access that is only in memory") \
 	X(CHANGE_NOT_NOTED, "change-not-noted", "an inode's last LSN is not kept: fsync returns early") \
 	X(FDATASYNC_IGNORES_SIZE, "fdatasync-ignores-size", "fdatasync does not wait for a truncation")
 /* clang-format on */

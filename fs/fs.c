@@ -29,7 +29,7 @@ static int run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, 
 		struct miss miss = {.kind = MISS_NONE};
 
 		volume_lock(fs->v);
-		int err = volume_is_shut(fs->v) && !shut_too ? -EIO : step(fs, q, arg, &miss);
+		int err = volume_is_shut(fs->v) && !shut_too && !BUG(SHUT_FORGOTTEN) ? -EIO : step(fs, q, arg, &miss);
 		if (err == -EAGAIN)
 			fs->v->stats.retries++;
 		volume_unlock(fs->v);
@@ -315,7 +315,7 @@ void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n)
 {
 	volume_lock(fs->v);
 	struct inode *inode = inode_find(fs, ino);
-	if (inode && inode->lazy && n >= inode->nlookup && !inode->orphan) {
+	if (inode && inode->lazy && n >= inode->nlookup && !inode->orphan && !BUG(LAZY_TIME_DROPPED)) {
 		volume_unlock(fs->v);
 		fs_flush_times(fs, q, ino);
 		volume_lock(fs->v);

@@ -178,7 +178,7 @@ static int check_rules(struct fs *fs, struct rename *r, const struct plan *p, st
 	if (!to && r->flags & RENAME_EXCHANGE)
 		return -ENOENT;
 	int err = check_loops(fs, r, p, miss);
-	if (!err && from != to)
+	if (!err && from != to && !BUG(FLAGS_NOT_IN_RENAME))
 		err = check_flags(p);
 	if (err || !to || r->flags & RENAME_EXCHANGE || from == to)
 		return err;

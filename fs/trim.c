@@ -7,6 +7,7 @@
  */
 #include <stdlib.h>
 
+#include "core/bug.h"
 #include "fs/fs_impl.h"
 
 #define PART_BLOCKS (32u << 20 >> BLOCK_SHIFT)
@@ -42,7 +43,8 @@ static void trim_later(struct fs_trim *t)
 static void part_over(struct fs_trim *t)
 {
 	volume_lock(t->fs->v);
-	alloc_trim_end(t->fs->v->alloc);
+	if (!BUG(TRIM_RELEASED_EARLY))
+		alloc_trim_end(t->fs->v->alloc);
 	volume_unlock(t->fs->v);
 	if (t->err)
 		trim_end(t, t->err);
@@ -142,6 +144,8 @@ static void trim_go(struct fs_trim *t)
 	}
 	volume_lock(v);
 	int err = trim_step(t, &miss, &n);
+	if (n && BUG(TRIM_RELEASED_EARLY))
+		alloc_trim_end(v->alloc);
 	volume_unlock(v);
 	if (err == -EAGAIN)
 		volume_provide_start(v, t->q, &miss, &t->provide, trim_provided);

@@ -7,6 +7,7 @@
  * clean all copies are the same.  One change at a time: `super_busy`, also held by who
  * compares the copies on the device with volume.sb (scrub).
  */
+#include "core/bug.h"
 #include "journal/volume_impl.h"
 
 #include <stdlib.h>
@@ -43,7 +44,8 @@ int super_write(struct dev_queue *q, const struct super *sb)
 
 	for (unsigned copy = 0; copy < SUPER_COPIES && !err; copy++) {
 		super_encode(sb, copy, block);
-		err = dev_write(q, super_blkno(sb->nblocks, copy) * BLOCK_SIZE, block, BLOCK_SIZE, DEV_DURABLE);
+		err = dev_write(q, super_blkno(sb->nblocks, copy) * BLOCK_SIZE, block, BLOCK_SIZE,
+				BUG(LABEL_NOT_DURABLE) ? 0 : DEV_DURABLE);
 	}
 	return err;
 }

@@ -24,11 +24,12 @@ LIMIT = 20000
 SECONDS = 1800	# for the seeds of one mistake
 
 QUICK = ["data-flush-left-out", "crc-without-lsn", "root-before-nodes", "csum-before-bytes", "nlink-not-lowered", "frozen-page-changed",
-         "applied-lsn-ignored", "data-not-verified"]
+         "applied-lsn-ignored", "data-not-verified", "label-not-durable", "flags-not-in-rename", "lazy-time-dropped"]
 
 # Seeds of which kind find it; default: power cuts, any profile.
 HOW = {
     "data-takes-promised": ["--profile", "full"],
+    "cached-room-not-kept": ["--profile", "cached"],
     "damage-taken-for-tail": ["--faults"],
     "second-copy-not-tried": ["--faults"],
     "data-error-swallowed": ["--faults"],
