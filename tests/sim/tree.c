@@ -191,12 +191,12 @@ static bool any_part_fits(struct sim *s, const struct walk *w, unsigned floor)
 }
 
 /* The first block up to which it was done, if the inode is to be as found; UINT64_MAX: none. */
-static uint64_t partly_up_to(struct model *m, const struct wnode *got, int mode, uint64_t off, uint64_t len, bool strict)
+static uint64_t partly_up_to(struct model *m, const struct wnode *got, int mode, uint64_t off, uint64_t len, bool strict, bool any_use)
 {
 	uint64_t block = off / MODEL_PAGE, last = (off + len) / MODEL_PAGE, ino = got->i.ino;
 	unsigned n = m->nrec;
 
-	while (model_get(m, ino)->hash != got->i.hash || !same_use(model_get(m, ino), got->sectors, strict)) {
+	while (model_get(m, ino)->hash != got->i.hash || (!any_use && !same_use(model_get(m, ino), got->sectors, strict))) {
 		model_rollback(m, n);
 		if (block++ == last)
 			return UINT64_MAX;
@@ -215,9 +215,12 @@ bool tree_partly(struct sim *s, uint64_t ino, int mode, uint64_t off, uint64_t l
 		walk_end(&w);
 		return false;
 	}
-	block = partly_up_to(s->model, &w.node[0], mode, off, len, true);
+	block = partly_up_to(s->model, &w.node[0], mode, off, len, true, false);
 	if (block == UINT64_MAX)
-		block = partly_up_to(s->model, &w.node[0], mode, off, len, false);
+		block = partly_up_to(s->model, &w.node[0], mode, off, len, false, false);
+	/* How many were in use before is not known. */
+	if (block == UINT64_MAX && s->loose_use)
+		block = partly_up_to(s->model, &w.node[0], mode, off, len, false, true);
 	if (block == UINT64_MAX)
 		violation(s, "partly", "inode %llu: what has been done is none of its steps", (unsigned long long)ino);
 	walk_end(&w);
