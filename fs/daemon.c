@@ -272,10 +272,7 @@ static int make_loop(struct daemon *d)
 	}
 	if (err)
 		err = loop_create(d->dev, count_workers(), 0, d->q, d->diag, &d->loop);
-	if (err)
-		return failed(d, "cannot start the workers", err);
-	loop_set_spin(d->loop, d->opts->poll_us);
-	return 0;
+	return err ? failed(d, "cannot start the workers", err) : 0;
 }
 
 static int start_loop(struct daemon *d)

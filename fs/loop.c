@@ -148,39 +148,19 @@ static int serve(struct worker *w)
 
 /* --- workers -------------------------------------------------------------------------------------- */
 
-/* At what is there, without waiting.  True: something was. */
-static bool look_epoll(struct worker *w, int timeout_ms)
+static void wait_for_something(struct worker *w)
 {
+	if (w->ring) {
+		dev_poll(w->q, -1);
+		return;
+	}
+
 	struct epoll_event ev[2];
-	int n = epoll_wait(w->epfd, ev, 2, timeout_ms);
+	int n = epoll_wait(w->epfd, ev, 2, -1);
 
 	for (int i = 0; i < n; i++)
 		if (ev[i].data.ptr == w->q)
 			dev_poll(w->q, 0);
-	return n > 0;
-}
-
-static bool look(void *arg)
-{
-	struct worker *w = arg;
-
-	return (w->ring ? dev_poll(w->q, 0) > 0 : look_epoll(w, 0)) || w->loop->phase != w->phase;
-}
-
-static void wait_for_something(struct worker *w)
-{
-	uint64_t since;
-
-	/* A look may have consumed the wake that follows a change of phase. */
-	if (w->busy == 1 && (spin_until(&w->spin, look, w) || w->loop->phase != w->phase))
-		return;
-	since = w->busy == 1 ? spin_now() : 0;
-	if (w->ring)
-		dev_poll(w->q, -1);
-	else
-		look_epoll(w, -1);
-	if (since)
-		spin_slept(&w->spin, since);
 }
 
 static int wait_for_gate(struct loop *l)
@@ -246,7 +226,6 @@ static void *worker_main(void *arg)
 	if (phase == RUN)
 		start_listening(w);
 	for (; phase != QUIT; phase = l->phase) {
-		w->phase = phase;
 		if (phase == DRAIN) {
 			stop_listening(w);
 			note_drained(w);
@@ -347,12 +326,6 @@ int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_
 	}
 	*out = l;
 	return 0;
-}
-
-void loop_set_spin(struct loop *l, unsigned limit_us)
-{
-	for (unsigned i = 0; i < l->nworkers; i++)
-		spin_init(&l->workers[i].spin, limit_us);
 }
 
 int loop_start(struct loop *l, struct fs *fs)

@@ -52,9 +52,6 @@ enum loop_end {
 int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_queue *owner,
 		const struct diag *diag, struct loop **out);
 
-/* How long, at most, a worker stays awake for the only request it has begun (spin.h); 0, as it is made: it does not.  Before loop_start(). */
-void loop_set_spin(struct loop *l, unsigned limit_us);
-
 /* Starts the workers' threads, held.  After an error some of them run; the loop can be drained and destroyed all the same. */
 int loop_start(struct loop *l, struct fs *fs);
 

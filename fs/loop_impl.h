@@ -15,7 +15,6 @@
 #include "fs/loop_pool.h"
 #include "fs/mount_options.h"
 #include "fs/ring.h"
-#include "fs/spin.h"
 
 #define PAYLOAD_AT 4096u /* of a WRITE, in a request's memory */
 #define WRITE_HEADER (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
@@ -37,8 +36,6 @@ struct worker {
 	bool polls; /* that is under way */
 	bool readable;
 	uint64_t busy;
-	int phase; /* as seen by the worker */
-	struct spin spin; /* what became of waiting awake for the only thing begun */
 	struct request *current; /* what the next message is read to, or is being handled */
 	uint32_t setxattr_flags; /* of the message that is being handled */
 	bool kills_priv; /* that does */

@@ -13,7 +13,6 @@
 #include "core/size.h"
 
 #define DEFAULT_COMMIT_SEC 5u
-#define DEFAULT_POLL_US 300u
 
 enum code {
 	IGNORE, /* means nothing here, and nothing is lost by that */
@@ -34,7 +33,6 @@ enum code {
 	DISCARD,
 	NO_DISCARD,
 	COMMIT,
-	POLL,
 	ENGINE,
 	TRANSPORT,
 	CACHE,
@@ -94,7 +92,6 @@ static const struct row table[] = {
 	{"discard", NO_VALUE, DISCARD, 0},
 	{"nodiscard", NO_VALUE, NO_DISCARD, 0},
 	{"commit", NEEDS_VALUE, COMMIT, 0},
-	{"poll", NEEDS_VALUE, POLL, 0},
 	{"engine", NEEDS_VALUE, ENGINE, 0},
 	{"transport", NEEDS_VALUE, TRANSPORT, 0},
 	{"cache", NEEDS_VALUE, CACHE, 0},
@@ -232,11 +229,6 @@ static bool apply_value(struct mount_options *o, const struct row *row, const ch
 		if (!parse_number(value, MOUNT_MAX_COMMIT_SEC, &n))
 			return false;
 		o->commit_sec = (unsigned)n;
-		return true;
-	case POLL:
-		if (!parse_number(value, MOUNT_MAX_POLL_US, &n))
-			return false;
-		o->poll_us = (unsigned)n;
 		return true;
 	case CACHE:
 		return size_parse(value, &o->cache_bytes) == 0 && o->cache_bytes >= MOUNT_MIN_CACHE;
@@ -449,8 +441,6 @@ void mount_options_usage(const char *program)
 	       "  engine=auto|uring|threads\n"
 	       "  transport=auto|uring|dev\n"
 	       "                   requests over io_uring where the kernel offers it, or by /dev/fuse\n"
-	       "  poll=MICROSECONDS\n"
-	       "                   how long to wait for the disk without sleeping (300; 0: always sleep)\n"
 	       "  cache=SIZE       memory for clean metadata, at least 4M (1/16 of all, 64M to 1G)\n"
 	       "  writeback        write(2) returns when the kernel has the data, before it is ordered\n"
 	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
@@ -480,7 +470,6 @@ static void set_defaults(struct mount_options *o)
 		.program = "mount.holdfast",
 		.atime = FS_RELATIME,
 		.commit_sec = DEFAULT_COMMIT_SEC,
-		.poll_us = DEFAULT_POLL_US,
 		.cache_bytes = default_cache(),
 		.max_read = MOUNT_MAX_IO,
 	};

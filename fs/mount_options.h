@@ -24,7 +24,6 @@ enum mount_status {
 
 #define MOUNT_MAX_IO (1u << 20) /* largest READ and WRITE: 256 pages, the kernel's limit */
 
-#define MOUNT_MAX_POLL_US 10000u
 #define MOUNT_MAX_COMMIT_SEC (24u * 3600)
 
 /* Less would not hold the paths that the operations of all workers need at one time. */
@@ -57,7 +56,6 @@ struct mount_options {
 	enum dev_engine engine;
 	enum mount_transport transport;
 	unsigned commit_sec; /* 0: no timer */
-	unsigned poll_us; /* for how long a worker waits awake; 0: never */
 	uint64_t cache_bytes; /* limit of clean metadata in memory */
 	unsigned max_read;
 	unsigned long ms_flags; /* MS_* of mount(2) */
