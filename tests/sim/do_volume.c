@@ -116,14 +116,13 @@ static void do_label(struct sim *s)
 
 	if (s->nlabels + 1 == LABELS_MAX)
 		return;
-	s->label_maybe = ++s->nlabels;
-	label_text(s->label_maybe, text);
+	label_text(++s->nlabels, text);
 	s->labelling = true;
 	int rc = volume_set_label(s->v, s->q, text);
 
 	s->labelling = false;
 	trace(s, "%.16s...: %d", text, rc);
-	if (!is_label(s, rc ? s->label : s->label_maybe))
+	if (!is_label(s, rc ? s->label : s->nlabels))
 		violation(s, "label", "it is shown as another");
 	/* As fs/control.c answers. */
 	if (rc && s->shut)
@@ -131,7 +130,7 @@ static void do_label(struct sim *s)
 	if (!judge(s, rc, 0))
 		return;
 	same_rc(s, rc, 0);
-	s->label = s->label_maybe;
+	s->label = s->nsettled = s->nlabels;
 	s->cov->labels++;
 	acked(s, changes);
 }
@@ -140,14 +139,13 @@ void label_judge(struct sim *s)
 {
 	unsigned n = s->label;
 
-	if (!is_label(s, n))
-		n = s->label_maybe;
 	/* The copy that counts may be one that a lying device never wrote, but nothing that was never set. */
-	for (unsigned k = s->nlabels + 1; !is_label(s, n) && faults_damage(s) && k--;)
+	for (unsigned k = s->nlabels + 1; !is_label(s, n) && k-- > (faults_damage(s) ? 0 : s->nsettled + 1);)
 		n = k;
 	if (!is_label(s, n))
-		violation(s, "label", "it is neither the last one nor the one that was being set");
-	s->label = s->label_maybe = n;
+		violation(s, "label", "it is neither the last one nor one that was being set");
+	s->label = n;
+	s->nsettled = s->nlabels;
 }
 
 /* --- shutting down ----------------------------------------------------------------------------- */

@@ -19,9 +19,9 @@
  *     of one metadata block    It exists twice: nothing is excused; all answers are right.
  *     of contents              EIO for those blocks, and everything else is right, the rest of that file included.
  *     of the journal           A mount may be refused, which changes nothing.  If it gets through, nothing acknowledged is missing, with
- *                              one exception (README.md, "What the last group held"): if that group was the last, and no later one
- *                              had become durable, then what was acknowledged by it may be, and blocks of files that a checkpoint had
- *                              begun to place home with it end in EIO.
+ *                              one exception (README.md, "What the last groups held"): if no group that was begun after that one was durable
+ *                              has become durable, then what was acknowledged by it or later may be, and blocks of files that a checkpoint
+ *                              had begun to place home with it end in EIO.
  *
  *   a misdirected write,  The device lies in more places than one can know of: both copies of anything, or data and metadata.  Anything
  *   a lost flush, a lost  may be unreadable and the mount refused; what was acknowledged may be missing, since a flush or durable
@@ -36,23 +36,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A group of the journal that was submitted: where it begins, and what had been acknowledged by then. */
+/* A group of the journal when it was submitted: what was durable then, as its header says; its end, at most; what had been acknowledged. */
 struct group {
-	uint64_t start;
+	uint64_t durable, end;
 	unsigned acked;
 };
+
+#define GROUPS 16u /* more than are ever in flight */
 
 struct faults {
 	/* What has struck: the first three in this life. */
 	bool read, read_sticky, write;
 	bool data, log, any;
 	unsigned nmeta;		/* blocks of metadata of which a copy is bad */
-	/* The last two groups; there is never more than one in flight, and it begins where durable_lsn is. */
-	struct group top, prev;
+	struct group group[GROUPS]; /* the last ones, newest first */
 	uint64_t durable;
-	/* If `log`: so much is safe; and all, once a group behind this one is durable, which proves that something is missing. */
+	/* If `log`: so much is safe; and all, once a group is durable that was begun when all up to here was, which proves that something is missing. */
 	unsigned floor;
-	uint64_t bad_start;
+	uint64_t bad_end;
 	bool proven;
 	bool sticky;
 	uint64_t struck[SIM_NTROUBLES][SIM_NOPS];
@@ -115,16 +116,18 @@ static void damaged_metadata(struct faults *f)
 		f->any = true;
 }
 
-/* Of the top group, if it was written, else of the one before: nothing behind either tells that it is gone. */
-static void damaged_log(struct faults *f, bool top)
+/* Of a group that is durable, or under way; so much is safe in any case. */
+static void damaged_log(struct sim *s, unsigned floor)
 {
+	struct faults *f = s->faults;
+
 	/* Two damages: which of them is the last group's cannot be said. */
 	if (f->log)
 		f->any = true;
 	f->log = true;
 	f->proven = false;
-	f->floor = top ? f->top.acked : f->prev.acked;
-	f->bad_start = f->top.start;
+	f->floor = floor;
+	f->bad_end = s->v ? log_append_lsn(s->v->log) : UINT64_MAX;
 }
 
 /* The log has gone on. */
@@ -135,8 +138,8 @@ static void note_durable(struct sim *s)
 	if (!s->v)
 		return;
 	f->durable = log_durable_lsn(s->v->log);
-	if (f->top.start > f->bad_start && f->durable > f->top.start)
-		f->proven = true;
+	for (unsigned i = 0; i < GROUPS; i++)
+		f->proven |= f->group[i].end && f->group[i].durable >= f->bad_end && f->durable >= f->group[i].end;
 }
 
 static void note_group(struct sim *s)
@@ -145,10 +148,20 @@ static void note_group(struct sim *s)
 
 	note_durable(s);
 	/* At the end of the region a group is two writes. */
-	if (!s->v || f->durable == f->top.start)
+	if (!s->v || log_append_lsn(s->v->log) == f->group[0].end)
 		return;
-	f->prev = f->top;
-	f->top = (struct group){.start = f->durable, .acked = s->acked};
+	memmove(f->group + 1, f->group, sizeof(f->group) - sizeof(f->group[0]));
+	f->group[0] = (struct group){.durable = f->durable, .end = log_append_lsn(s->v->log), .acked = s->acked};
+}
+
+/* What was acknowledged when the newest durable group was begun: that group tells that it is gone. */
+static unsigned proven_acked(const struct faults *f)
+{
+	unsigned i = 0;
+
+	while (i < GROUPS - 1 && f->group[i + 1].end && f->durable < f->group[i].end)
+		i++;
+	return f->group[i].acked;
 }
 
 static void rot(struct sim *s, uint64_t random)
@@ -172,7 +185,7 @@ static void rot(struct sim *s, uint64_t random)
 	trace(s, "a bit of block %llu rots", (unsigned long long)blkno);
 	note_durable(s);
 	if (in_journal(s, blkno))
-		damaged_log(s->faults, s->faults->durable > s->faults->top.start);
+		damaged_log(s, proven_acked(s->faults));
 	else if (is_metadata(block))
 		damaged_metadata(s->faults);
 	else
@@ -231,8 +244,8 @@ void faults_new_life(struct sim *s)
 	f->read = f->read_sticky = f->write = false;
 }
 
-/* The journal's last group may be gone without a trace. */
-static bool last_group_lost(const struct faults *f)
+/* The journal's last groups may be gone without a trace. */
+static bool last_groups_lost(const struct faults *f)
 {
 	return f->log && !f->proven;
 }
@@ -242,9 +255,9 @@ void faults_mounted(struct sim *s)
 {
 	struct faults *f = s->faults;
 
-	f->data |= last_group_lost(f);
+	f->data |= last_groups_lost(f);
 	f->log = f->proven = false;
-	f->top = f->prev = (struct group){0};
+	memset(f->group, 0, sizeof(f->group));
 }
 
 /* --- seeing them strike ------------------------------------------------------------------------ */
@@ -266,7 +279,7 @@ static void lost_write(struct sim *s, const struct dev_io *io)
 	unsigned nmeta = metadata_in(io);
 
 	if (in_journal(s, io->off >> BLOCK_SHIFT))
-		damaged_log(f, true);
+		damaged_log(s, s->acked);
 	else if (nmeta && io->len > BLOCK_SIZE)
 		f->any = true;
 	else if (nmeta)
@@ -358,7 +371,7 @@ bool faults_excuse_contents(const struct sim *s, int rc)
 {
 	const struct faults *f = s->faults;
 
-	return (rc == -EIO || rc == -EUCLEAN) && (f->read || f->write || f->data || f->any || last_group_lost(f));
+	return (rc == -EIO || rc == -EUCLEAN) && (f->read || f->write || f->data || f->any || last_groups_lost(f));
 }
 
 bool faults_excuse_metadata(const struct sim *s, int rc)
@@ -425,5 +438,5 @@ unsigned faults_floor(const struct sim *s)
 		return s->acked;
 	if (f->any)
 		return 0;
-	return last_group_lost(f) ? f->floor : s->acked;
+	return last_groups_lost(f) ? f->floor : s->acked;
 }

@@ -164,8 +164,8 @@ struct sim {
 	bool told;		/* from now on who acknowledges asks before */
 	uint64_t lazy[LAZY_MAX];	/* inodes whose time of access is in memory, longest first */
 	unsigned nlazy;
-	unsigned label, label_maybe;	/* the volume's, see label_text(); and the one that it may have been given */
-	unsigned nlabels;
+	unsigned label;			/* the volume's, see label_text() */
+	unsigned nlabels, nsettled;	/* all so far; those behind nsettled were tried since, and each may be what the volume has */
 	bool labelling;
 	bool shut, was_shut;	/* in this life; in the one before */
 	unsigned shut_ops;	/* since then */
