@@ -60,10 +60,11 @@ def flip(image, blocks, at=2000):
 
 
 def find_block(image, data):
-    """The block that has these contents."""
+    """The block that has these contents; behind the journal, which may have them as well."""
+    info = json.loads(run(HOLDFAST, "info", "--json", image).stdout)
     with open(image, "rb") as f:
         whole = f.read()
-    at = whole.index(data[:BLOCK])
+    at = whole.index(data[:BLOCK], info["journal_first_block"] * BLOCK + info["journal_size"])
     assert at % BLOCK == 0
     return at // BLOCK
 
