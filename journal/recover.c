@@ -101,11 +101,19 @@ int volume_read_super(struct dev_queue *q, const struct diag *d, struct super *s
 
 /* --- root --------------------------------------------------------------------------------------- */
 
+/* Read again before it is taken for bad: if a read went astray, the slot's other copy may be valid and out of date, and would be put over this one. */
 static int root_read_copy(struct dev_queue *q, const struct super *sb, unsigned slot, unsigned copy, void *block)
 {
-	int err = dev_read(q, root_blkno(sb, slot, copy) * BLOCK_SIZE, block, BLOCK_SIZE);
+	int err = 0;
 
-	return err ? err : root_check(block, sb, slot, NULL);
+	for (unsigned try = 0; try < 2; try++) {
+		err = dev_read(q, root_blkno(sb, slot, copy) * BLOCK_SIZE, block, BLOCK_SIZE);
+		if (!err)
+			err = root_check(block, sb, slot, NULL);
+		if (!err)
+			break;
+	}
+	return err;
 }
 
 static uint64_t root_generation(const void *block)

@@ -510,6 +510,34 @@ static void test_lost_root_write(void **state)
 	free(block);
 }
 
+/* A crash between the two writes of a root leaves a second copy that is valid and out of date.  That the read of the first goes astray, once, must not
+ * make it the one that counts, let alone be put over the first. */
+static void test_astray_root_read(void **state)
+{
+	struct rig r;
+	uint64_t generation, lsn;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 90);
+	for (uint64_t n = 1; n <= 3; n++) {
+		assert_int_equal(commit_step(r.v, r.q, n, &lsn), 0);
+		generation = r.v->generation + 1;
+		if (n == 3)
+			dev_sim_trouble(r.dev, SIM_LOST, DEV_WRITE, 1, SIM_FAULT_ONCE, root_blkno(&r.v->sb, generation & 1, 1) * BLOCK_SIZE,
+					BLOCK_SIZE);
+		assert_int_equal(volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE), 0);
+	}
+	uint64_t first = root_blkno(&r.v->sb, generation & 1, 0) * BLOCK_SIZE;
+
+	rig_after_cut(&r, 1);
+	dev_sim_trouble(r.dev, SIM_MISDIRECTED, DEV_READ, 1, SIM_FAULT_ONCE, first, BLOCK_SIZE);
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_int_equal(dev_sim_struck(r.dev, SIM_MISDIRECTED, DEV_READ), 1);
+	assert_int_equal(r.v->generation, generation + 1);
+	assert_int_equal(prefix_of(r.v, r.q, 3), 3);
+	rig_destroy(&r);
+}
+
 /* Whatever exists in copies: one may rot, the other is used, and the bad one is whole again afterwards. */
 static void test_bad_copy_is_repaired(void **state)
 {
@@ -892,6 +920,7 @@ int main(void)
 		cmocka_unit_test(test_damage_below_durable_is_refused),
 		cmocka_unit_test(test_misread_base),
 		cmocka_unit_test(test_lost_root_write),
+		cmocka_unit_test(test_astray_root_read),
 		cmocka_unit_test(test_full_and_free),
 	};
 
