@@ -203,7 +203,7 @@ struct fs_io {
 	ssize_t result;		/* bytes, or negative errno */
 	uint64_t lsn;		/* write: what to sync to */
 	bool must_sync;		/* write: as fs_must_sync() */
-	bool killed;		/* write: kill_priv has changed the mode */
+	bool killed;		/* write: kill_priv has changed the mode, even if the write failed; never cleared */
 	/* private to file code: */
 	struct fs *fs;
 	struct dev_queue *q;

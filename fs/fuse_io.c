@@ -115,14 +115,13 @@ static void write_unref(struct write_op *op)
 
 static void write_answer(struct write_op *op, ssize_t result)
 {
-	if (result < 0) {
+	/* The kernel does not suspect that, and would go by the old mode when the file is executed. */
+	if (op->io.killed)
+		inval_attributes(call_of(op->req).glue->inval, op->io.ino);
+	if (result < 0)
 		fuse_reply_err(op->req, (int)-result);
-	} else {
-		/* It does not suspect that, and would go by the old mode when the file is executed.  Only attributes: nothing is waited for. */
-		if (op->io.killed)
-			inval_attributes(call_of(op->req).glue->inval, op->io.ino);
+	else
 		fuse_reply_write(op->req, (size_t)result);
-	}
 	write_unref(op);
 }
 

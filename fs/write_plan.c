@@ -376,7 +376,8 @@ int write_step(struct write *w, struct miss *miss)
 	if (err)
 		return err;
 	w->io->must_sync = get64(di.flags) & INODE_SYNC;
-	w->io->killed = w->io->kill_priv && mode_kill_priv(&di);
+	/* What an earlier run, or an earlier piece of the request, has found stands: it may have been committed with inline contents. */
+	w->io->killed |= w->io->kill_priv && mode_kill_priv(&di);
 	if (w->off + w->len > get64(di.size))
 		err = truncate_pending(fs, w->q, w->ino, miss);
 	if (err)

@@ -257,6 +257,45 @@ static void test_times(void **state)
 }
 
 /* An fsync of what is durable costs nothing; fdatasync does not wait for timestamps. */
+struct killing {
+	struct fs_io io;
+	struct dev_event done;
+};
+
+static void killing_done(struct fs_io *io)
+{
+	dev_event_set(&((struct killing *)io)->done);
+}
+
+/* A write that takes setuid away says so, also if it took several runs, of which one had committed the mode with the inline contents. */
+static void test_kill_priv(void **state)
+{
+	uint8_t *buf = calloc(1, KB(64));
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 512, 0, 1);
+	for (uint64_t len = 10; len <= KB(64); len += KB(32)) {
+		for (uint32_t mode = 0; mode <= S_ISUID; mode += S_ISUID) {
+			struct fs_attr attr = {.mode = 0711 | mode};
+			struct killing k = {.io = {.ino = d.ino[0], .off = 0, .len = len, .buf = buf, .kill_priv = true, .done = killing_done}};
+
+			data_truncate(&d, 0, 0);
+			data_write(&d, 0, 0, 100, false);
+			assert_int_equal(fs_setattr(d.fs, d.q, d.ino[0], FS_SET_MODE, &attr, &attr), 0);
+			dev_event_init(&k.done, d.q);
+			fs_write(d.fs, d.q, &k.io);
+			volume_event_wait(d.r.v, &k.done);
+			assert_int_equal(k.io.result, len);
+			assert_int_equal(k.io.killed, mode != 0);
+			assert_int_equal(fs_getattr(d.fs, d.q, d.ino[0], &attr), 0);
+			assert_int_equal(attr.mode, S_IFREG | 0711);
+		}
+	}
+	data_destroy(&d);
+	free(buf);
+}
+
 static void test_sync(void **state)
 {
 	struct log_stats before, after;
@@ -515,6 +554,7 @@ int main(void)
 		cmocka_unit_test(test_seek),
 		cmocka_unit_test(test_fallocate),
 		cmocka_unit_test(test_times),
+		cmocka_unit_test(test_kill_priv),
 		cmocka_unit_test(test_sync),
 		cmocka_unit_test(test_truncate_many),
 		cmocka_unit_test(test_truncate_interrupted),
