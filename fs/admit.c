@@ -7,6 +7,8 @@
 #include <sys/queue.h>
 #include <time.h>
 
+#include "fs/inval.h"
+
 #define BATCH 256u
 
 /*
@@ -29,7 +31,7 @@ struct answer {
 
 struct admit {
 	struct fs *fs;
-	struct fuse_session *se;
+	struct inval *inval;
 	pthread_t thread;
 	bool has_thread;
 
@@ -113,12 +115,6 @@ void admit_getattr(struct admit *a, fuse_req_t req, const struct fs_attr *attr)
 
 /* --- the thread --- */
 
-/* Attributes only: what is cached of the contents stays.  Who does not know it is fine. */
-static void tell(struct admit *a, uint64_t ino)
-{
-	(void)fuse_lowlevel_notify_inval_inode(a->se, ino, -1, 0);
-}
-
 static void tell_all(struct admit *a)
 {
 	uint64_t ino[BATCH], cursor = 0;
@@ -128,7 +124,7 @@ static void tell_all(struct admit *a)
 	do {
 		more = fs_writers(a->fs, &cursor, ino, BATCH, &n);
 		for (unsigned i = 0; i < n; i++)
-			tell(a, ino[i]);
+			inval_attributes(a->inval, ino[i]);
 	} while (more);
 }
 
@@ -144,7 +140,7 @@ static void answer_all(struct admit *a)
 		pthread_mutex_unlock(&a->mutex);
 		if (!answer)
 			return;
-		tell(a, answer->ino);
+		inval_attributes(a->inval, answer->ino);
 		dev_post(worker_queue(answer->worker), &answer->task);
 	}
 }
@@ -216,10 +212,10 @@ int admit_create(struct admit **out)
 	return 0;
 }
 
-int admit_start(struct admit *a, struct fs *fs, struct fuse_session *se)
+int admit_start(struct admit *a, struct fs *fs, struct inval *inval)
 {
 	a->fs = fs;
-	a->se = se;
+	a->inval = inval;
 	int err = -pthread_create(&a->thread, NULL, admit_main, a);
 	a->has_thread = !err;
 	return err;

@@ -26,8 +26,8 @@
 struct admit;
 
 int admit_create(struct admit **out);
-/* Starts the thread; `se` need not be mounted yet. */
-int admit_start(struct admit *a, struct fs *fs, struct fuse_session *se);
+/* Starts the thread, which tells the kernel by `inval`; that stays until admit_destroy(). */
+int admit_start(struct admit *a, struct fs *fs, struct inval *inval);
 /* Ends the thread; nobody asks any more, and all have been answered (loop_drain()).  NULL is fine. */
 void admit_end(struct admit *a);
 /* Nor does anybody call admit_space_low().  Ends it if need be. */

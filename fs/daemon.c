@@ -315,7 +315,7 @@ static int start_loop(struct daemon *d)
 	err = inval_start(d->se, &d->inval);
 	d->glue.inval = d->inval;
 	if (!err && d->admit)
-		err = admit_start(d->admit, d->fs, d->se);
+		err = admit_start(d->admit, d->fs, d->inval);
 	return err ? failed(d, "cannot start a thread", err) : 0;
 }
 

@@ -32,7 +32,7 @@ int inval_start(struct fuse_session *se, struct inval **out);
 /* Some of the file's contents are about to reach the kernel's cache.  From any thread, before the contents are looked up. */
 void inval_note_cached(struct inval *i, uint64_t ino);
 
-/* The kernel is to ask again for the inode's attributes.  From any thread, and waits for nobody. */
+/* The kernel is to ask again for the inode's attributes; what it has of the contents stays.  From any thread, also after inval_end(). */
 void inval_attributes(struct inval *i, uint64_t ino);
 
 /* Begins a job, from any thread, once the new contents are what others read.  False: there is nothing to do, and `done` does not come. */
