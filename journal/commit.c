@@ -174,6 +174,8 @@ static void take_covered_locked(struct log *l, struct log_waiter_list *out)
 
 static void publish_locked(struct log *l, const struct log_group *g, struct log_waiter_list *covered)
 {
+	/* BUG(ACK_BEFORE_WRITE) publishes out of order; nothing else does. */
+	assert(g->end > l->durable_lsn || BUG(ACK_BEFORE_WRITE));
 	if (g->end > l->durable_lsn)
 		atomic_store_explicit(&l->durable_lsn, g->end, memory_order_release);
 	l->stats.groups++;
