@@ -106,6 +106,7 @@ int inline_to_block(struct fs *fs, struct dev_queue *q, uint64_t ino, bool cache
 	uint8_t page[BLOCK_SIZE] = {0};
 	struct disk_inode moved = *di;
 	struct txn t;
+	uint64_t lsn;
 	int err = inline_get(fs, ino, di, miss, page);
 
 	if (err)
@@ -115,11 +116,13 @@ int inline_to_block(struct fs *fs, struct dev_queue *q, uint64_t ino, bool cache
 		txn_cached(&t);
 	err = inline_move(&t, ino, &moved, page, miss);
 	if (!err)
-		err = txn_commit(&t, q, 0, miss, NULL, NULL);
+		err = txn_commit(&t, q, 0, miss, NULL, &lsn);
 	txn_end(&t);
-	if (!err)
-		*di = moved;
-	return err;
+	if (err)
+		return err;
+	atime_went_along(fs, ino, lsn);
+	*di = moved;
+	return 0;
 }
 
 /* --- bases ------------------------------------------------------------------------------------- */

@@ -153,6 +153,8 @@ void atime_touch(struct fs *fs, struct dev_queue *q, uint64_t ino);
 void atime_overlay(struct fs *fs, uint64_t ino, struct disk_inode *di);
 /* The item has it now, or nobody wants it any more. */
 void atime_written(struct fs *fs, struct inode *inode);
+/* A transaction that nobody can see otherwise has put the item, with the time that inode_get() had given. */
+void atime_went_along(struct fs *fs, uint64_t ino, uint64_t lsn);
 /* For fs_service(): writes one that has waited for a day.  True: there may be more. */
 bool atime_expire(struct fs *fs, struct dev_queue *q);
 

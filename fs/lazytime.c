@@ -82,6 +82,15 @@ void atime_written(struct fs *fs, struct inode *inode)
 	fs->nlazy--;
 }
 
+void atime_went_along(struct fs *fs, uint64_t ino, uint64_t lsn)
+{
+	const struct inode *inode = fs->nlazy ? inode_find(fs, ino) : NULL;
+
+	/* Whoever syncs the inode waits for it. */
+	if (inode && inode->lazy)
+		inode_changed(fs, ino, lsn, false);
+}
+
 static int touch_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
 {
 	uint64_t ino = *(uint64_t *)arg;

@@ -104,24 +104,28 @@ static int remove_some(struct extmap *m, struct txn *t, struct disk_inode *di, b
 
 int truncate_some(struct fs *fs, struct dev_queue *q, uint64_t ino, bool all, struct miss *miss, bool *more)
 {
-	struct disk_inode di;
+	struct disk_inode di, before;
 	struct extmap m;
 	struct txn t;
+	uint64_t lsn = 0;
 	bool left = false;
 	int err = inode_get(fs, ino, miss, &di);
 
 	if (err)
 		return err;
+	before = di;
 	all = all && get32(di.nlink) == 0;
 	extmap_init(&m, fs, ino);
 	txn_begin(&t, fs->v);
 	err = remove_some(&m, &t, &di, all, miss, &left);
 	if (!err && t.nops)
-		err = txn_commit(&t, q, TXN_URGENT, miss, NULL, NULL);
+		err = txn_commit(&t, q, TXN_URGENT, miss, NULL, &lsn);
 	txn_end(&t);
 	extmap_fini(&m);
 	if (err)
 		return err;
+	if (memcmp(&before, &di, sizeof(di)) != 0)
+		atime_went_along(fs, ino, lsn);
 	if (!left && !all)
 		trim_done(fs, ino);
 	*more = left;

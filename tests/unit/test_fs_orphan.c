@@ -410,6 +410,31 @@ static void what_was_behind_the_end_stays_gone(void **state)
 	assert_int_equal(known(n), 0);
 }
 
+/* What removes them puts the inode, with a time of access that was in memory only until then: that is written then, and not again. */
+static void removing_takes_a_time_along(void **state)
+{
+	struct names *n = *state;
+	uint64_t ino = make(n, INO_ROOT, "a", S_IFREG | 0644);
+	char buf[10];
+
+	n->cfg.atime = FS_STRICTATIME;
+	n->cfg.lazytime = true;
+	write_sparsely(n, ino, 4000);
+	interrupt_truncation(n, ino, 3 * BLOCK_SIZE);
+	assert_int_equal(orphan_items(n), 1);
+	assert_int_equal(fs_lookup(n->fs, n->q, INO_ROOT, "a", 1, &n->attr), 0);
+	assert_int_equal(fs_pread(n->fs, n->q, ino, buf, 10, 0), 10);
+	int64_t now = attr_of(n, ino).atime.tv_sec;
+	assert_int_equal(n->fs->nlazy, 1);
+	fs_service(n->fs, n->q);
+	assert_int_equal(n->fs->nlazy, 0);
+	/* It may be the only change that a sync of the file has to wait for. */
+	assert_int_equal(fs_sync(n->fs, n->q, ino, false), 0);
+	names_crash(n, 3);
+	assert_int_equal(attr_of(n, ino).atime.tv_sec, now);
+	serve(n);
+}
+
 /* It gets its name while a truncation of it is not finished: that goes on, and is listed until it is done. */
 static void a_name_amid_a_truncation(void **state)
 {
@@ -562,6 +587,7 @@ int main(void)
 		WITH(a_first_name_keeps_them, setup),
 		WITH(a_first_name_keeps_them, setup_tiny_cache),
 		WITH(a_crash_takes_them, setup),
+		WITH(removing_takes_a_time_along, setup),
 		WITH(a_name_amid_a_truncation, setup),
 		WITH(a_crash_leaves_them_to_the_next_open, setup),
 		WITH(a_crash_leaves_them_to_the_next_open, setup_tiny_cache),

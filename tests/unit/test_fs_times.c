@@ -161,6 +161,28 @@ static void lazy_times_are_written(void **state)
 	}
 }
 
+/* A file's contents move to a block before something that then fails: the time has gone along, once, and fsync covers it. */
+static void moving_contents_takes_it_along(void **state)
+{
+	struct names *n = *state;
+
+	again(n, (struct fs_config){.atime = FS_STRICTATIME, .lazytime = true});
+	uint64_t ino = make_file(n, "f");
+	names_sync(n);
+	uint64_t before = txns(n);
+
+	read_file(n, ino);
+	int64_t now = atime(n, ino);
+	assert_int_equal(fs_fallocate(n->fs, n->q, ino, 0, 0, 64 * MEGABYTE), -ENOSPC);
+	assert_int_equal(attr_of(n, ino).blocks, 8);
+	assert_int_equal(txns(n), before + 1);
+	assert_int_equal(fs_sync(n->fs, n->q, ino, false), 0);
+	fs_flush_times(n->fs, n->q, ino);
+	assert_int_equal(txns(n), before + 1);
+	names_crash(n, 1);
+	assert_int_equal(atime(n, ino), now);
+}
+
 /* What the user sets, even to what it was, is not undone by an older reading. */
 static void set_times_win(void **state)
 {
@@ -253,7 +275,7 @@ int main(void)
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(relatime_by_the_second), WITH(nodiratime), WITH(lazy_times_are_written),
-		WITH(set_times_win), WITH(removed_files_have_no_times), WITH(at_rest_times_stay),
+		WITH(moving_contents_takes_it_along), WITH(set_times_win), WITH(removed_files_have_no_times), WITH(at_rest_times_stay),
 		WITH(times_of_all_ages),
 	};
 
