@@ -96,12 +96,13 @@ static void do_tmpfile(struct sim *s, const struct op *op)
 {
 	struct fs_cred cred = cred_of(op);
 	struct mcred mcred = {cred.uid, cred.gid, cred.umask};
-	uint64_t dir = target_dir(s, op->r[0]);
 	struct held *h = &s->held[op->r[1] % HELD_MAX];
 	struct fs_attr attr = {0};
 
+	/* First: the kernel asks for nothing in what it has let go. */
 	if (h->ino)
 		do_release(s, op->r[1]);
+	uint64_t dir = target_dir(s, op->r[0]);
 	int rc = fs_tmpfile(s->fs, s->q, &cred, dir, (uint32_t)op->r[2], &attr);
 
 	trace(s, "inode %llu in %llu: %d", (unsigned long long)attr.ino, (unsigned long long)dir, rc);

@@ -316,6 +316,8 @@ void do_op(struct sim *s, const struct op *op)
 	dev_sim_schedule(s->dev, hash_mix(s->plan->seed, op->label), s->plan->in_order);
 	trace(s, "%6u %-12s ", op->label, op_name(op->kind));
 	op_run(s, op);
+	/* Before anybody else changes anything: one that has failed, even because the power went, may have stored one. */
+	lazy_look(s);
 	trace(s, "\n");
 	if (!world_is_cut(s))
 		world_service(s);

@@ -141,6 +141,17 @@ int model_file_check(const struct model *m, uint64_t ino)
 	return S_ISREG(i->mode) ? 0 : S_ISDIR(i->mode) ? -EISDIR : -EINVAL;
 }
 
+/*
+ * How a file keeps its contents may have to change before they do, in a step of its own.  That shows nothing but a time of access that was in
+ * memory: it is stored with this step, or with the change.
+ */
+static struct minode *edit_contents(struct model *m, uint64_t ino)
+{
+	if (model_get(m, ino)->lazy)
+		model_atime_store(m, ino);
+	return model_edit(m, ino);
+}
+
 static int check_write(const struct minode *i, uint64_t off, unsigned how)
 {
 	if (how & MODEL_FORCED)
@@ -164,7 +175,7 @@ int model_write(struct model *m, uint64_t ino, const void *buf, size_t len, uint
 		err = check_write(model_get(m, ino), off, how);
 	if (err)
 		return err;
-	struct minode *i = model_edit(m, ino);
+	struct minode *i = edit_contents(m, ino);
 
 	for (size_t done = 0, n; done < len; done += n) {
 		unsigned at = (unsigned)((off + done) % MODEL_PAGE);
@@ -275,7 +286,7 @@ int model_fallocate(struct model *m, uint64_t ino, int mode, uint64_t off, uint6
 		err = what ? minode_check_free(model_get(m, ino)) : minode_check_mutable(model_get(m, ino));
 	if (err)
 		return err;
-	struct minode *i = model_edit(m, ino);
+	struct minode *i = edit_contents(m, ino);
 	uint64_t end = off + len;
 
 	if (what == FALLOC_FL_PUNCH_HOLE)
@@ -295,7 +306,7 @@ int model_fallocate(struct model *m, uint64_t ino, int mode, uint64_t off, uint6
 
 void model_copy_hole(struct model *m, uint64_t ino, uint64_t off, uint64_t len)
 {
-	struct minode *i = model_edit(m, ino);
+	struct minode *i = edit_contents(m, ino);
 
 	punch(i, off, off + len);
 	if (off + len > i->size)
@@ -366,7 +377,7 @@ int model_setattr(struct model *m, uint64_t ino, unsigned set, const struct matt
 		err = check_attr(model_get(m, ino), set);
 	if (err)
 		return err;
-	struct minode *i = model_edit(m, ino);
+	struct minode *i = set & FS_SET_SIZE ? edit_contents(m, ino) : model_edit(m, ino);
 
 	if (set & FS_SET_SIZE)
 		model_resize(i, to->size);

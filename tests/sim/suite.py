@@ -24,6 +24,8 @@ MINUTES = 60 if LONG else 8	# for one range of seeds
 CUTS, FAULTS = (20000, 10000) if LONG else (2000, 500)
 NEW_CUTS, NEW_FAULTS = (4000, 2000) if LONG else (500, 200)
 SANITIZED_CUTS, SANITIZED_FAULTS = (2000, 1000) if LONG else (200, 100)
+# Beyond these, and once found something.
+FOUND = [("31768..31768", []), ("30468..30468", ["--faults"])]
 TWICE = [("11..60", []), ("11..60", ["--faults"]), ("7..7", ["--profile", "journal"]), ("8..8", ["--profile", "full"])]
 
 # Of each thing, so many in the fixed seeds with power cuts: a simulation that does not get there finds nothing.
@@ -151,6 +153,8 @@ def main():
     start = time.time()
     s.coverage(s.seeds("fixed", sim, 1, CUTS))
     s.seeds("fixed", sim, 1, FAULTS, "--faults")
+    for seeds, more in FOUND:
+        s.seeds("found", sim, *map(int, seeds.split("..")), *more)
     # Far from the fixed ones, and short enough to be typed.
     first = random.SystemRandom().randrange(1000000, 1000000000)
     s.seeds("new", sim, first, first + NEW_CUTS - 1)
