@@ -207,10 +207,9 @@ static int ckpt_freeze(struct ckpt *c, uint64_t jump)
 	uint64_t generation = v->generation + 1;
 	int err;
 
-	c->applied_lsn = v->applied_lsn;
-	c->replay_lsn = jump ? jump : log_group_start(v->log);
-	if (jump)
-		c->applied_lsn = jump;
+	/* Not by `jump`: a root may say that its log begins at LSN 0. */
+	c->applied_lsn = v->log ? v->applied_lsn : jump;
+	c->replay_lsn = v->log ? log_group_start(v->log) : jump;
 	err = tree_freeze(v->tree, generation, &c->tree);
 	if (err)
 		return err;

@@ -25,7 +25,7 @@ static inline bool volume_no_repair(const struct volume *v)
 void volume_log_failed(void *arg, int err, const char *what);
 
 /*
- * The checkpoint itself.  `jump`: the new root's replay_lsn (recovery, formatting), or 0 to take it from the log.
+ * The checkpoint itself.  `jump`: the new root's replay_lsn while there is no log yet (recovery, formatting); else it is the log's to say.
  */
 int checkpoint_run(struct volume *v, struct dev_queue *q, unsigned flags, uint64_t jump);
 
