@@ -118,7 +118,7 @@ static int setattr_step(struct fs *fs, struct dev_queue *q, void *arg, struct mi
 	int err = inode_get(fs, s->ino, miss, &di);
 
 	if (!err)
-		err = flags_check_attr(&di, s->set);
+		err = flags_check_attr(fs, s->ino, &di, s->set, s->in);
 	if (err)
 		return err;
 	fs_now(fs, &now);

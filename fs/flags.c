@@ -8,16 +8,32 @@
 
 /* --- what they refuse --- */
 
-int flags_check_attr(const struct disk_inode *di, unsigned set)
+/*
+ * A kernel that caches writes keeps the times of a file's changes, and "now" comes from it as a time: the same for both.  Nobody else
+ * chooses the ctime, so one who sets the mtime to something else is told from it.
+ */
+static bool is_kernels_now(const struct fs *fs, unsigned set, const struct fs_attr *in)
 {
-	const unsigned now = FS_SET_ATIME_NOW | FS_SET_MTIME_NOW;
-	uint64_t flags = get64(di->flags);
-	/* utimes(2) without times is for whoever may write. */
-	bool touch = (set & now) == now && !(set & ~(now | FS_SET_ATIME | FS_SET_MTIME | FS_SET_CTIME));
+	return fs->cfg.cached_bytes && set & FS_SET_MTIME && set & FS_SET_CTIME && in->mtime.tv_sec == in->ctime.tv_sec &&
+	       in->mtime.tv_nsec == in->ctime.tv_nsec;
+}
 
-	if (flags & INODE_IMMUTABLE || (flags & INODE_APPEND && !touch))
-		return -EPERM;
-	return 0;
+int flags_check_attr(struct fs *fs, uint64_t ino, const struct disk_inode *di, unsigned set, const struct fs_attr *in)
+{
+	const unsigned times = FS_SET_ATIME | FS_SET_MTIME | FS_SET_CTIME | FS_SET_ATIME_NOW | FS_SET_MTIME_NOW;
+	uint64_t flags = get64(di->flags);
+	const struct inode *inode;
+	bool now;
+
+	if (!(flags & (INODE_IMMUTABLE | INODE_APPEND)))
+		return 0;
+	now = !(set & ~times) && (set & FS_SET_MTIME_NOW || is_kernels_now(fs, set, in));
+	/* The times of writes that were acknowledged before follow them, as flags_check_write() lets these pass. */
+	inode = now && set == (FS_SET_MTIME | FS_SET_CTIME) ? inode_find(fs, ino) : NULL;
+	if (inode && inode->nwriters)
+		return 0;
+	/* utimes(2) without times is for whoever may write. */
+	return flags & INODE_IMMUTABLE || !(now && set & FS_SET_ATIME_NOW) ? -EPERM : 0;
 }
 
 int flags_check_write(struct fs *fs, const struct disk_inode *di, const struct fs_io *io)

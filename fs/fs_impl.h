@@ -161,7 +161,7 @@ bool atime_expire(struct fs *fs, struct dev_queue *q);
 /* --- flags (flags.c): -EPERM or 0 --- */
 
 /* Of the changes of setattr; contents are truncated elsewhere. */
-int flags_check_attr(const struct disk_inode *di, unsigned set);
+int flags_check_attr(struct fs *fs, uint64_t ino, const struct disk_inode *di, unsigned set, const struct fs_attr *in);
 int flags_check_write(struct fs *fs, const struct disk_inode *di, const struct fs_io *io);
 /* An entry of `dir` that names `di` goes. */
 int flags_check_remove(const struct disk_inode *dir, const struct disk_inode *di);

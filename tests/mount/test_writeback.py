@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, LONG, daemons, run
+from conftest import BUILD, LONG, daemons, run, write_synced
 
 STATS = os.path.join(BUILD, "tools", "holdfast")
 KIB, MIB = 1 << 10, 1 << 20
@@ -258,6 +258,43 @@ def test_times(cached):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
+def test_append_only_and_immutable_files(cached):
+    """"Now" comes from the kernel as a time that it has chosen, and so do the times of what was written."""
+    vol = cached()
+    path = vol.path("f")
+    write_synced(path, b"x")
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        for flag in "ai":
+            time.sleep(0.02)
+            if flag == "i":
+                os.write(fd, b"y")
+            run("chattr", "+" + flag, path)
+            if flag == "a":
+                os.write(fd, b"y")
+            written = os.stat(path).st_mtime_ns
+            os.fsync(fd)
+            for times in ((1, 2), (os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns)):
+                with pytest.raises(PermissionError):
+                    os.utime(path, ns=times)
+            if flag == "a":
+                os.utime(path)
+                assert os.stat(path).st_mtime_ns > written
+                written = os.stat(path).st_mtime_ns
+            else:
+                with pytest.raises(PermissionError):
+                    os.utime(path)
+            run("chattr", "-" + flag, path)
+            with pytest.raises(PermissionError):
+                run("chattr", "+" + flag, path)
+                os.chmod(path, 0o600)
+            run("chattr", "-" + flag, path)
+    finally:
+        os.close(fd)
+    vol.again()
+    assert os.stat(path).st_mtime_ns == written and read(path) == b"xyy"
+
+
 def test_writing_takes_the_set_user_bit(cached):
     vol = cached()
     with open(vol.path("f"), "wb") as f:

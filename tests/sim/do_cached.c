@@ -64,7 +64,7 @@ static void send_times(struct sim *s, uint64_t ino)
 	if (rc == -ENOSPC && !world_is_cut(s))
 		violation(s, "cached", "no room for the times of what was acknowledged before");
 	if (judge(s, rc, 0))
-		same_rc(s, rc, model_setattr(s->model, ino, set, &to));
+		same_rc(s, rc, model_cached_times(s->model, ino, &to));
 }
 
 static void hand_over(struct sim *s)

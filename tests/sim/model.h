@@ -191,6 +191,8 @@ struct mattr {
 	struct timespec atime, mtime, ctime;
 };
 int model_setattr(struct model *m, uint64_t ino, unsigned set, const struct mattr *to);
+/* mtime and ctime of what was acknowledged before, whatever the flags say by now. */
+int model_cached_times(struct model *m, uint64_t ino, const struct mattr *to);
 bool model_atime_due(const struct model *m, const struct minode *i, bool strict);
 void model_atime(struct model *m, uint64_t ino);
 /* The same, in memory only; then it is stored, or lost. */

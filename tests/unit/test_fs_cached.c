@@ -284,6 +284,49 @@ static void test_times_are_their_keepers(void **state)
 	data_destroy(&c.d);
 }
 
+static int set_times(struct data *d, uint64_t ino, unsigned set, int64_t mtime, int64_t ctime)
+{
+	struct fs_attr attr = {.mtime = {mtime, 7}, .ctime = {ctime, 7}};
+
+	return fs_setattr(d->fs, d->q, ino, set, &attr, &attr);
+}
+
+/* Of immutable and append-only files: times of what was written before, while there can be such; and "now", which comes as a time. */
+static void test_times_of_protected_files(void **state)
+{
+	const unsigned kept = FS_SET_MTIME | FS_SET_CTIME, touch = kept | FS_SET_ATIME_NOW;
+	struct cached c;
+
+	(void)state;
+	setup(&c, 1, BUDGET);
+	struct fs_attr attr;
+	uint64_t ino = make(&c.d, "protected", 0);
+	assert_int_equal(fs_set_flags(c.d.fs, c.d.q, 0, ino, INODE_APPEND, INODE_APPEND), 0);
+	assert_int_equal(set_times(&c.d, ino, touch, 5, 5), 0);
+	assert_int_equal(set_times(&c.d, ino, touch, 5, 6), -EPERM);
+	assert_int_equal(set_times(&c.d, ino, touch | FS_SET_MODE, 5, 5), -EPERM);
+	assert_int_equal(set_times(&c.d, ino, kept | FS_SET_ATIME, 5, 5), -EPERM);
+	assert_int_equal(set_times(&c.d, ino, kept, 5, 5), -EPERM);
+	fs_opened(c.d.fs, ino);
+	assert_int_equal(set_times(&c.d, ino, kept, 8, 8), 0);
+	assert_int_equal(fs_getattr(c.d.fs, c.d.q, ino, &attr), 0);
+	assert_int_equal(attr.mtime.tv_sec, 8);
+	assert_int_equal(set_times(&c.d, ino, kept, 8, 9), -EPERM);
+	assert_int_equal(fs_set_flags(c.d.fs, c.d.q, 0, ino, INODE_IMMUTABLE, INODE_IMMUTABLE), 0);
+	assert_int_equal(set_times(&c.d, ino, kept, 10, 10), 0);
+	assert_int_equal(set_times(&c.d, ino, touch, 10, 10), -EPERM);
+	fs_released(c.d.fs, ino);
+	assert_int_equal(set_times(&c.d, ino, kept, 10, 10), -EPERM);
+	/* Where the kernel keeps no times, these are somebody's wish. */
+	assert_int_equal(fs_set_flags(c.d.fs, c.d.q, 0, ino, INODE_IMMUTABLE, 0), 0);
+	c.d.cfg.cached_bytes = 0;
+	data_reopen(&c.d);
+	fs_opened(c.d.fs, ino);
+	assert_int_equal(set_times(&c.d, ino, touch, 5, 5), -EPERM);
+	assert_int_equal(set_times(&c.d, ino, kept, 5, 5), -EPERM);
+	data_destroy(&c.d);
+}
+
 /* All that somebody can write to, however the table grows meanwhile and however few are asked for at a time. */
 static void test_writers(void **state)
 {
@@ -331,6 +374,7 @@ int main(void)
 		cmocka_unit_test(test_it_waits_until_all_are_told),
 		cmocka_unit_test(test_without_it_they_fail),
 		cmocka_unit_test(test_times_are_their_keepers),
+		cmocka_unit_test(test_times_of_protected_files),
 		cmocka_unit_test(test_writers),
 	};
 
