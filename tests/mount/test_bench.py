@@ -45,3 +45,14 @@ def test_every_row_runs(tmp_path):
     table = rows.all_rows(rows.Tree(str(tmp_path), 20), rows.Sizes(0.001, 0.02, True))
     expected = {(row.name, kind.name) for row in table for kind in kinds if row.runs_on(kind) and not (skip and skip in row.name)}
     assert set(figures) == expected and len(expected) > 110
+
+
+@pytest.mark.skipif(bool(SANITIZED), reason="only the plain build has the benchmark's programs")
+def test_locks(tmp_path):
+    """Each operation is seen to hold the volume lock, by one thread and by two, and the contents that it reads are right."""
+    image = tmp_path / "image"
+    said = subprocess.run([os.path.join(TOP, BUILD, "tests", "bench", "locks"), image, "-s", "0.01", "-n", "1", "-t", "2"],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+    lines = [line.rsplit(maxsplit=7) for line in said.splitlines()[3:]]
+    assert len(lines) == 14 and not image.exists()
+    assert all(float(locks) >= 0.99 and float(rate) > 0 for _, _, rate, _, locks, _, _, _ in lines), said
