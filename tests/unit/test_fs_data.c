@@ -256,7 +256,6 @@ static void test_times(void **state)
 	data_destroy(&d);
 }
 
-/* An fsync of what is durable costs nothing; fdatasync does not wait for timestamps. */
 struct killing {
 	struct fs_io io;
 	struct dev_event done;
@@ -296,6 +295,7 @@ static void test_kill_priv(void **state)
 	free(buf);
 }
 
+/* An fsync of what is durable costs nothing; fdatasync does not wait for timestamps. */
 static void test_sync(void **state)
 {
 	struct log_stats before, after;
