@@ -5,10 +5,10 @@
  * LSN = byte offset in the endless log; position on the device = LSN mod the region's size.  Frames gather in memory in the open
  * group.  A group is a RECORD_GROUP frame, the frames appended to it, and padding to a block boundary (a RECORD_PAD frame; an empty
  * frame if exactly FRAME_OVERHEAD bytes are left; one block more if fewer), so a block that holds acknowledged
- * frames is never written again.  One group is in flight at a time; the next one forms meanwhile.
+ * frames is never written again.  A few groups are in flight at a time (LOG_FLYING); the next one forms meanwhile.
  *
  * To become durable a group passes: closed -> its holds are gone (all its bytes copied, the data that its frames name written) ->
- * flush, if it has data -> written as whole blocks with DEV_DURABLE -> durable_lsn = its end -> waiters.
+ * flush, if it has data -> written as whole blocks with DEV_DURABLE -> so are all before it -> durable_lsn = its end -> waiters.
  *
  * Numbered invariants (log_assert()):
  *   1. tail <= durable <= append; append - tail <= size, and closing the open group always fits.
@@ -78,7 +78,7 @@ uint32_t log_max_payload(const struct log *l);
 
 /*
  * Appends one frame: reserves under the lock, copies and checksums outside it.  No I/O of its own (but if the open group has grown
- * large and none is in flight, the group is closed and started on `q`, whose owner must go on polling it).  *end_lsn: sync to that to have it durable.
+ * large and fewer than LOG_FLYING are in flight, the group is closed and started on `q`, whose owner must go on polling it).  *end_lsn: sync to that to have it durable.
  * `hold` not NULL: the frame names data whose writes are yet to be submitted; the caller must log_release() it when they have
  * ended.  -ENOSPC: the region has no room before a trim; -EIO: the log has failed; -EFBIG; -ENOMEM.  Nothing changed then.
  */

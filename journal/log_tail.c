@@ -11,8 +11,8 @@
 /*
  * An alien frame was written whole, to this place, by a program that knew more than we do, and may have been acknowledged: truncating
  * there is not ours to decide.  A proof names an LSN that was durable and cannot be read.  A block that the device does not give us, where
- * the log would go on, may hold anything: a device error is no end.  What is left was never acknowledged, since groups become
- * durable in LSN order: then it is only a matter of what to report.
+ * the log would go on, may hold anything: a device error is no end.  What is left was never acknowledged, since no
+ * group is before all in front of it are durable: then it is only a matter of what to report.
  */
 const struct log_tail_case log_tail_cases[LOG_TAIL_CASES] = {
 	{"valid but not understood", TAIL_ALIEN, TAIL_ALIEN, LOG_TAIL_DAMAGED},
