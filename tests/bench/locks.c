@@ -3,11 +3,12 @@
  * locks.c - operations of fs/ without FUSE, from 1, 2, 4, ... threads: how many there are in a second, and how long each holds the
  * volume lock, which is what all processors together cannot get below.
  *
- * Makes a volume in FILE, which it replaces, and removes it; -r: only rows with this text in their names.  Each row runs twice for every number of threads: once only counted, once with the clock read
- * behind the taking and before the dropping of the volume lock.  The linker puts the functions here in the place of those that take and drop
- * a mutex (--wrap), so what is measured is the product's own code, as it is built.  What reading the clock adds is measured first, and
- * taken off.  All of this is done ROUNDS times, and the highest rate and the shortest times are shown: whatever else a machine does can
- * only make them worse.  Time in which the lock passes from one thread to the next is not seen: the bound is one that cannot be reached.
+ * Makes a volume in FILE, which it replaces, and removes it; -r: only rows with this text in their names.  Each row runs twice for every
+ * number of threads: once only counted, once with the clock read behind the taking and before the dropping of the volume lock.  The linker
+ * puts the functions here in the place of those that take and drop a mutex (--wrap), so what is measured is the product's own code, as it is
+ * built.  What reading the clock adds is measured first, and taken off.  All of this is done ROUNDS times, and the highest rate and the
+ * shortest times are shown: whatever else a machine does can only make them worse.  Time in which the lock passes from one thread to the next
+ * is not seen: the bound is one that cannot be reached.
  *
  * A thread makes checkpoints when one is wanted, as the daemon's does.  Its time under the lock is shown apart, by operation.
  */
