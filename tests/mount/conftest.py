@@ -10,6 +10,7 @@ import ctypes
 import glob
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -191,6 +192,8 @@ def sanitizer(monkeypatch):
         for name in sorted(glob.glob(os.path.join(path, "report.*"))):
             with open(name, encoding="utf-8", errors="replace") as f:
                 found += f.read()
+        # LeakSanitizer says so of a thread that was joined and is not quite gone at the end of the process; its stack is nobody's then.
+        found = re.sub(r"^==\d+==Unable to get registers from thread \d+\.\n", "", found, flags=re.M)
         assert not found, found[:20000]
     finally:
         shutil.rmtree(path, ignore_errors=True)
