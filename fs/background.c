@@ -2,11 +2,15 @@
 /* background.c - two threads of the same shape: wait on the queue until wanted, work, again. */
 #include "fs/background.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
-#define HOUR_MS 3600000 /* how often times that have waited for a day are looked for */
+#define HOUR_MS 3600000
+#define PERIOD_FILE "/proc/sys/vm/dirtytime_expire_seconds" /* for how long lazy times wait, here as on other file systems */
+#define PERIOD_MS 1000 /* how often that is read, as long as there are any */
 #define IDLE_MS 30000 /* unchanged for so long: checkpoint, so that the next mount has nothing to replay */
 
 struct background;
@@ -35,6 +39,8 @@ struct background {
 	_Atomic bool no_service; /* asked for by the owner */
 	struct dev_queue *ender; /* whom to tell that it is so; set before no_service */
 	_Atomic bool service_ended;
+	int period_fd; /* of PERIOD_FILE, or -1 */
+	int64_t period_read_ms; /* when that was last read.  Of the service thread */
 };
 
 static int64_t now_ms(void)
@@ -137,30 +143,61 @@ static void *checkpoint_main(void *arg)
 	return NULL;
 }
 
-/* --- removals --- */
+/* --- removals, and times that are old enough --- */
+
+/* 0: there is none. */
+static unsigned read_period(int fd)
+{
+	char text[16];
+	ssize_t n = fd < 0 ? 0 : pread(fd, text, sizeof(text) - 1, 0);
+
+	text[n > 0 ? n : 0] = '\0';
+	return (unsigned)strtoul(text, NULL, 10);
+}
+
+/* The administrator may have changed it.  Nothing tells us so. */
+static void look_at_period(struct background *b)
+{
+	if (now_ms() < b->period_read_ms + PERIOD_MS || fs_lazy_left(b->fs) < 0)
+		return;
+	b->period_read_ms = now_ms();
+	fs_set_lazy_period(b->fs, read_period(b->period_fd));
+}
+
+/* For how long the service thread has nothing to do. */
+static int64_t service_pause(struct background *b)
+{
+	int64_t left = fs_lazy_left(b->fs);
+
+	if (left < 0)
+		return HOUR_MS;
+	/* One that is due now could not be written. */
+	return left && left < PERIOD_MS ? left : PERIOD_MS;
+}
 
 static void *service_main(void *arg)
 {
 	struct job *job = arg;
 	struct background *b = job->b;
-	int64_t look_at = now_ms() + HOUR_MS;
+	int64_t look_at = now_ms();
 
 	while (!job->stop) {
 		if (b->no_service && !b->service_ended) {
 			b->service_ended = true;
 			dev_wake(b->ender);
 		}
-		if (now_ms() >= look_at) {
-			look_at = now_ms() + HOUR_MS;
-			job->wanted = true;
-		}
+
+		int64_t left = look_at - now_ms();
+
 		/* Serving the queue between two pieces of work: its I/O is part of other threads' commits. */
-		if (!b->no_service && atomic_exchange(&job->wanted, false)) {
+		if (!b->no_service && (atomic_exchange(&job->wanted, false) || left <= 0)) {
+			look_at_period(b);
 			if (fs_service(b->fs, job->q))
 				job->wanted = true;
+			look_at = now_ms() + service_pause(b);
 			dev_poll(job->q, 0);
 		} else {
-			dev_poll(job->q, HOUR_MS);
+			dev_poll(job->q, b->no_service || left > HOUR_MS ? HOUR_MS : (int)left);
 		}
 	}
 	return NULL;
@@ -200,6 +237,8 @@ int background_create(struct dev *dev, const struct diag *diag, struct backgroun
 	if (!b)
 		return -ENOMEM;
 	b->diag = diag;
+	b->period_fd = open(PERIOD_FILE, O_RDONLY | O_CLOEXEC);
+	b->period_read_ms = INT64_MIN / 2;
 	err = job_init(&b->checkpoint, b, dev);
 	if (!err)
 		err = job_init(&b->service, b, dev);
@@ -244,6 +283,8 @@ void background_destroy(struct background *b)
 		dev_queue_destroy(b->service.q);
 	if (b->checkpoint.q)
 		dev_queue_destroy(b->checkpoint.q);
+	if (b->period_fd >= 0)
+		close(b->period_fd);
 	free(b);
 }
 

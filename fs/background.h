@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * background.h - what a mounted volume does on its own account: checkpoints, removal of large files, the commit timer.
+ * background.h - what a mounted volume does on its own account: checkpoints, removal of large files, writing lazy times, the commit timer.
  *
  * Checkpoints and removals have a thread and a queue each, because a removal may have to wait for a checkpoint.  The
  * commit timer runs on the owner's thread (the one that calls everything here that does not say otherwise), so that neither
@@ -13,7 +13,7 @@
 
 struct background;
 
-/* Makes the queues; the wake-up functions below may be called from now on. */
+/* Makes the queues and opens a file, so before the sandbox; the wake-up functions below may be called from now on. */
 int background_create(struct dev *dev, const struct diag *diag, struct background **out);
 
 /* For volume_config.want_checkpoint and fs_config.want_service.  Any thread, any lock held; never wait. */

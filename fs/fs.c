@@ -421,6 +421,7 @@ int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, 
 	}
 	if (cfg)
 		fs->cfg = *cfg;
+	fs_set_lazy_period(fs, 0);
 	/* Nobody can serve an fs that is not open yet. */
 	fs->cfg.want_service = NULL;
 	int err = v->flags & VOLUME_READ_ONLY ? 0 : orphans_open(fs, q);

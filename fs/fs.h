@@ -32,7 +32,8 @@ struct fs_config {
 	bool sync;			/* every change is acknowledged only when durable: callers use fs_fsync() before they reply */
 	void (*clock)(void *arg, struct timespec *now);	/* NULL: CLOCK_REALTIME */
 	void *clock_arg;
-	/* Background work (large removals) is waiting: call fs_service() soon, from any thread.  NULL: the owner calls it by itself. */
+	/* Background work (large removals) is waiting, or there are lazy times now (fs_lazy_left()): call fs_service() soon, from any thread.
+	 * NULL: the owner calls it by itself. */
 	void (*want_service)(void *arg);
 	void *service_arg;
 	/*
@@ -331,10 +332,16 @@ int fs_shutdown(struct fs *fs, struct dev_queue *q, bool flush);
 
 /*
  * With `lazytime`, an access time that reading moves is kept in memory and written with the inode's next change, or by
- * this function, or when the inode is forgotten, or a day later, or at fs_close().  A crash may lose it.  Who is asked for fsync
+ * this function, or when the inode is forgotten, or by fs_service() when it has waited for a period, or at fs_close().  A crash may lose it.  Who is asked for fsync
  * or syncfs calls this first, with the inode or 0 for all of them.  fs_getattr() always tells the newer time.
  */
 void fs_flush_times(struct fs *fs, struct dev_queue *q, uint64_t ino);
+
+/* How long a lazy time may wait; 0, and so it begins: a day.  Any thread, any lock. */
+void fs_set_lazy_period(struct fs *fs, unsigned seconds);
+
+/* Milliseconds until the first lazy time has waited for so long; -1: there is none, or none can be written now. */
+int64_t fs_lazy_left(struct fs *fs);
 
 /* Other rules from now on, as in fs_config. */
 void fs_set_times(struct fs *fs, struct dev_queue *q, enum fs_atime atime, bool nodiratime, bool lazytime);

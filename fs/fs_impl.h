@@ -57,6 +57,7 @@ struct fs {
 	uint64_t reaping;		/* of them, those that somebody works on */
 	TAILQ_HEAD(, inode) lazy;	/* longest first */
 	uint64_t nlazy;
+	_Atomic int64_t lazy_seconds;	/* how long one may wait */
 	uint64_t flight_bytes;
 	struct fs_stall_list stalled;	/* writers whose `done` waits for flight_bytes to sink */
 	struct fs_stats stats;
@@ -155,7 +156,7 @@ void atime_overlay(struct fs *fs, uint64_t ino, struct disk_inode *di);
 void atime_written(struct fs *fs, struct inode *inode);
 /* A transaction that nobody can see otherwise has put the item, with the time that inode_get() had given. */
 void atime_went_along(struct fs *fs, uint64_t ino, uint64_t lsn);
-/* For fs_service(): writes one that has waited for a day.  True: there may be more. */
+/* For fs_service(): writes one that has waited long enough.  True: there may be more. */
 bool atime_expire(struct fs *fs, struct dev_queue *q);
 
 /* --- flags (flags.c): -EPERM or 0 --- */

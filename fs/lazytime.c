@@ -60,7 +60,9 @@ int atime_set(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inod
 		inode->lazy = true;
 		inode->lazy_since = now->tv_sec;
 		TAILQ_INSERT_TAIL(&fs->lazy, inode, lazy_link);
-		fs->nlazy++;
+		/* Who serves has to look at the clock again. */
+		if (fs->nlazy++ == 0 && fs->cfg.want_service)
+			fs->cfg.want_service(fs->cfg.service_arg);
 	}
 	return 0;
 }
@@ -167,8 +169,28 @@ bool atime_expire(struct fs *fs, struct dev_queue *q)
 	if (!ino)
 		return false;
 	fs_now(fs, &now);
-	ino = lazy_first(fs, now.tv_sec - DAY_SECONDS, &n);
+	ino = lazy_first(fs, now.tv_sec - fs->lazy_seconds, &n);
 	return ino && fs_run(fs, q, flush_step, &ino) == 0;
+}
+
+void fs_set_lazy_period(struct fs *fs, unsigned seconds)
+{
+	fs->lazy_seconds = seconds ? seconds : DAY_SECONDS;
+}
+
+int64_t fs_lazy_left(struct fs *fs)
+{
+	struct timespec now;
+	int64_t left = -1;
+
+	volume_lock(fs->v);
+	if (!TAILQ_EMPTY(&fs->lazy) && !fs->v->resting && !volume_writable(fs->v)) {
+		fs_now(fs, &now);
+		left = (TAILQ_FIRST(&fs->lazy)->lazy_since + fs->lazy_seconds - now.tv_sec) * 1000 - now.tv_nsec / 1000000;
+		left = left < 0 ? 0 : left;
+	}
+	volume_unlock(fs->v);
+	return left;
 }
 
 void fs_set_times(struct fs *fs, struct dev_queue *q, enum fs_atime atime, bool nodiratime, bool lazytime)

@@ -437,7 +437,7 @@ void mount_options_usage(const char *program)
 	       "  acl, noacl       POSIX access control lists (on), or the mode alone\n"
 	       "  norecovery       with ro: the last checkpoint, journal ignored (also: noload)\n"
 	       "  discard          tell the device about freed blocks\n"
-	       "  lazytime         keep times of reading in memory, for a day at most\n"
+	       "  lazytime         keep times of reading in memory, for half a day or so\n"
 	       "  engine=auto|uring|threads\n"
 	       "  transport=auto|uring|dev\n"
 	       "                   requests over io_uring where the kernel offers it, or by /dev/fuse\n"

@@ -152,6 +152,15 @@ void fs_settle(struct fs *fs, struct dev_queue *q)
 {
 }
 
+void fs_set_lazy_period(struct fs *fs, unsigned seconds)
+{
+}
+
+int64_t fs_lazy_left(struct fs *fs)
+{
+	return -1;
+}
+
 bool fs_service(struct fs *fs, struct dev_queue *q)
 {
 	return false;

@@ -3,11 +3,15 @@
 import contextlib
 import ctypes
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
-from conftest import libc, run, write_synced
+from conftest import BUILD, MOUNT, libc, run, wait_for, write_synced
+
+HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 
 
 class Timespec(ctypes.Structure):
@@ -141,6 +145,51 @@ def test_lazytime(unmounted, how):
             os.close(fd)
     unmounted.mount("noatime")
     assert os.stat(path).st_atime_ns == (before if how in ("nothing", "fdatasync") else after)
+    unmounted.umount()
+    unmounted.fsck()
+
+
+# The kernel's setting is the whole machine's, so the daemon is shown a file of ours.  $1 is what it says first, $2 what later.
+PERIOD = """
+set -e
+printf "$1" >{folder}/period
+mount --bind {folder}/period /proc/sys/vm/dirtytime_expire_seconds
+{mount} {image} {dir} -o {options}
+exec 9<>{dir}/f
+{python} -c 'import os; os.posix_fadvise(9, 0, 0, os.POSIX_FADV_DONTNEED); os.read(9, 100)'
+stat -c %.9X {dir}/f >{folder}/seen
+sleep 1.5
+{stats} | grep ' txns ' >{folder}/before
+printf "$2" >{folder}/period
+sleep 3.5
+{stats} | grep ' txns ' >{folder}/after
+read wait_for_the_crash
+"""
+
+
+@pytest.mark.parametrize("first,later,written", [("43200\\n", "1\\n", True), ("43200\\n", "43200\\n", False), ("", "0\\n", False)],
+                         ids=["lowered", "stays", "none"])
+def test_lazy_times_expire(unmounted, first, later, written):
+    """By vm.dirtytime_expire_seconds, as it is now; without a number there they stay for a day."""
+    unmounted.mount()
+    write_synced(unmounted.path("f"), b"x")
+    old = run("stat", "-c", "%.9X", unmounted.path("f")).stdout
+    unmounted.umount()
+    script = PERIOD.format(folder=unmounted.folder, mount=MOUNT, image=unmounted.image, dir=unmounted.dir, options=LAZY,
+                           python=sys.executable, stats=f"{HOLDFAST} stats {unmounted.dir}")
+
+    def said(name):
+        with open(os.path.join(unmounted.folder, name), encoding="ascii") as f:
+            return f.read()
+
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", first, later], stdin=subprocess.PIPE) as shell:
+        wait_for(lambda: shell.poll() is not None or os.path.exists(os.path.join(unmounted.folder, "after")) and said("after"),
+                 60, "the script's end")
+        unmounted.kill()
+    seen = said("seen")
+    assert seen != old and (said("before") != said("after")) == written
+    unmounted.mount("noatime")
+    assert run("stat", "-c", "%.9X", unmounted.path("f")).stdout == (seen if written else old)
     unmounted.umount()
     unmounted.fsck()
 

@@ -161,6 +161,76 @@ static void lazy_times_are_written(void **state)
 	}
 }
 
+/* After another period than a day, and how long that is; a period of nothing is a day. */
+static void period_of_lazy_times(void **state)
+{
+	struct names *n = *state;
+
+	again(n, (struct fs_config){.atime = FS_STRICTATIME, .lazytime = true});
+	uint64_t ino = make_file(n, "f");
+
+	assert_int_equal(fs_lazy_left(n->fs), -1);
+	read_file(n, ino);
+	uint64_t before = txns(n);
+	int64_t since = atime(n, ino);
+
+	fs_set_lazy_period(n->fs, 100);
+	n->clock = (struct timespec){.tv_sec = since + 40, .tv_nsec = 250000000};
+	/* The clock moves by one when it is asked, before the answer or after it. */
+	int64_t left = fs_lazy_left(n->fs);
+	assert_true(left == 59750 || left == 58750);
+	n->clock = (struct timespec){.tv_sec = since + 98};
+	assert_false(fs_service(n->fs, n->q));
+	assert_int_equal(txns(n), before);
+	assert_true(fs_lazy_left(n->fs) <= 1000);
+	n->clock.tv_sec = since + 1000;
+	assert_int_equal(fs_lazy_left(n->fs), 0);
+	fs_set_lazy_period(n->fs, 0);
+	assert_false(fs_service(n->fs, n->q));
+	assert_true(fs_lazy_left(n->fs) > 80000000);
+	fs_set_lazy_period(n->fs, 100);
+	assert_true(fs_service(n->fs, n->q));
+	assert_int_equal(txns(n), before + 1);
+	assert_int_equal(fs_lazy_left(n->fs), -1);
+
+	/* At rest nothing can be written, so there is nothing to wait for. */
+	read_file(n, ino);
+	assert_true(fs_lazy_left(n->fs) > 0);
+	n->r.v->resting = true;
+	assert_int_equal(fs_lazy_left(n->fs), -1);
+	n->r.v->resting = false;
+	fs_forget(n->fs, n->q, ino, 1);
+}
+
+static unsigned nwanted;
+
+static void count_wanted(void *arg)
+{
+	(void)arg;
+	nwanted++;
+}
+
+/* Who serves is woken by the first of them: it looked at a clock, and there were none then. */
+static void first_lazy_time_wakes(void **state)
+{
+	struct names *n = *state;
+
+	again(n, (struct fs_config){.atime = FS_STRICTATIME, .lazytime = true, .want_service = count_wanted});
+	uint64_t a = make_file(n, "a"), b = make_file(n, "b");
+
+	nwanted = 0;
+	read_file(n, a);
+	assert_int_equal(nwanted, 1);
+	read_file(n, a);
+	read_file(n, b);
+	assert_int_equal(nwanted, 1);
+	fs_flush_times(n->fs, n->q, 0);
+	read_file(n, b);
+	assert_int_equal(nwanted, 2);
+	fs_forget(n->fs, n->q, a, 1);
+	fs_forget(n->fs, n->q, b, 1);
+}
+
 /* A file's contents move to a block before something that then fails: the time has gone along, once, and fsync covers it. */
 static void moving_contents_takes_it_along(void **state)
 {
@@ -275,6 +345,7 @@ int main(void)
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, names_teardown)
 	const struct CMUnitTest tests[] = {
 		WITH(relatime_by_the_second), WITH(nodiratime), WITH(lazy_times_are_written),
+		WITH(period_of_lazy_times), WITH(first_lazy_time_wakes),
 		WITH(moving_contents_takes_it_along), WITH(set_times_win), WITH(removed_files_have_no_times), WITH(at_rest_times_stay),
 		WITH(times_of_all_ages),
 	};
