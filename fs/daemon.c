@@ -157,6 +157,22 @@ static int open_volume(struct daemon *d, bool read_only)
 		return err;
 	}
 	report_let_go(d->report);
+	return 0;
+}
+
+/* Is what was opened what the user wants?  Says what has happened. */
+static int accept_volume(struct daemon *d)
+{
+	/* Who has not asked for read-only may take such a mount for a volume whose journal is in order again. */
+	if (d->src->write_protected && d->v->recovery.frames) {
+		diag(d->diag, DIAG_ERR,
+		     "%s: cannot mount it read-only unasked: it is write-protected, and its journal has to be replayed "
+		     "(-o ro does that in memory)",
+		     d->src->path);
+		return -EROFS;
+	}
+	if (d->src->write_protected)
+		diag(d->diag, DIAG_WARNING, "%s: is write-protected, mounting it read-only", d->src->path);
 	report_recovery(d);
 	return 0;
 }
@@ -384,7 +400,9 @@ static int daemon_open(struct daemon *d)
 	if (err)
 		return err;
 	commit_timer_init(&d->timer, d->v, d->q, d->opts->commit_sec);
-	err = plan_writeback(d);
+	err = accept_volume(d);
+	if (!err)
+		err = plan_writeback(d);
 	if (!err)
 		err = open_fs(d);
 	return err ? err : start_loop(d);
@@ -681,6 +699,8 @@ enum mount_status daemon_try(const struct mount_options *opts, struct mount_sour
 		enter_sandbox(&d);
 		err = open_volume(&d, true);
 	}
+	if (!err)
+		err = accept_volume(&d);
 
 	int close_err = close_device(&d);
 

@@ -120,31 +120,55 @@ static void close_others(const struct mount_source *src)
 	close_range((unsigned)(high > low ? high : low) + 1, ~0u, 0);
 }
 
-static enum mount_status open_and_run(const struct mount_options *o, struct report *r)
+static enum mount_status mount_from(const struct mount_options *o, struct mount_source *src, struct report *r)
+{
+	struct mount_point mp;
+	enum mount_status st;
+	int err;
+
+	err = o->ns ? mount_point_enter_ns(o->ns, &r->diag) : 0;
+	if (!err)
+		err = mount_point_find(o->dir, src, o->fake, &r->diag, &mp);
+	if (err)
+		return status_of(err);
+	close_others(src);
+	st = run(o, src, &mp, r);
+	mount_point_free(&mp);
+	return st;
+}
+
+static enum mount_status open_and_run(struct mount_options *o, struct report *r)
 {
 	struct mount_source src;
-	struct mount_point mp;
 	enum mount_status st;
 	int err;
 
 	err = mount_source_open(o->image, o->read_only, &r->diag, &src);
 	if (err)
 		return status_of(err);
-	err = o->ns ? mount_point_enter_ns(o->ns, &r->diag) : 0;
-	if (!err)
-		err = mount_point_find(o->dir, &src, o->fake, &r->diag, &mp);
-	if (err) {
-		mount_source_close(&src);
-		return status_of(err);
-	}
-	close_others(&src);
-	st = run(o, &src, &mp, r);
-	mount_point_free(&mp);
+	st = mount_options_access(o, src.write_protected);
+	if (st == MOUNT_OK)
+		st = mount_from(o, &src, r);
 	mount_source_close(&src);
 	return st;
 }
 
-static enum mount_status run_command(const struct mount_options *o)
+/* Then messages begin as those of mount(8) itself do: users know it, and scripts look for its name. */
+static bool called_by_mount(void)
+{
+	char path[32], name[16] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)getppid());
+	f = fopen(path, "re");
+	if (f && !fgets(name, sizeof(name), f))
+		name[0] = '\0';
+	if (f)
+		fclose(f);
+	return strcmp(name, "mount\n") == 0;
+}
+
+static enum mount_status run_command(struct mount_options *o)
 {
 	struct report report;
 
@@ -156,7 +180,7 @@ static enum mount_status run_command(const struct mount_options *o)
 		printf("%s %s\n", o->program, HOLDFAST_VERSION);
 		return MOUNT_OK;
 	}
-	report_init(&report, o->program, o->verbose);
+	report_init(&report, o->program, called_by_mount() ? "mount" : o->program, o->verbose);
 	if (o->remount)
 		return mount_remount(o, &report.diag);
 	return open_and_run(o, &report);

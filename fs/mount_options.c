@@ -408,9 +408,6 @@ static enum mount_status check_together(struct mount_options *o)
 		o->unknown = o->shown;
 	if (o->unknown && !o->sloppy)
 		return complain(o, o->unknown, "is unknown");
-	if (o->no_recovery && !o->read_only)
-		return complain(o, "norecovery",
-				"needs 'ro': changes on top of an unreplayed journal would lose it");
 	o->ms_flags &= ~(unsigned long)(MS_RDONLY | MS_SYNCHRONOUS | MS_DIRSYNC);
 	if (o->read_only)
 		o->ms_flags |= MS_RDONLY;
@@ -420,6 +417,19 @@ static enum mount_status check_together(struct mount_options *o)
 		o->ms_flags |= MS_DIRSYNC;
 	o->nodiratime = o->ms_flags & MS_NODIRATIME;
 	o->lazytime = o->ms_flags & MS_LAZYTIME;
+	/* Else it is the image that decides. */
+	return o->remount ? mount_options_access(o, false) : MOUNT_OK;
+}
+
+enum mount_status mount_options_access(struct mount_options *o, bool write_protected)
+{
+	if (write_protected) {
+		o->read_only = true;
+		o->ms_flags |= MS_RDONLY;
+	}
+	if (o->no_recovery && !o->read_only)
+		return complain(o, "norecovery",
+				"needs 'ro': changes on top of an unreplayed journal would lose it");
 	return MOUNT_OK;
 }
 

@@ -67,6 +67,12 @@ enum mount_status mount_options_parse(int argc, char **argv, struct mount_option
 void mount_options_free(struct mount_options *opts);
 
 /*
+ * Once the image is open: one that is write-protected is mounted read-only whatever was asked for, and what needs that is refused for
+ * others.  As mount_options_parse().
+ */
+enum mount_status mount_options_access(struct mount_options *opts, bool write_protected);
+
+/*
  * For a remount: what is so now ("a,b,c", taken apart), with the changes in `given` (likewise; may be NULL).  Strings of *out point into both
  * lists.  As mount_options_parse().
  */

@@ -30,28 +30,38 @@ static bool write_protected(int fd)
 	return ioctl(fd, BLKROGET, &yes) == 0 && yes;
 }
 
-static int open_image(const char *path, bool read_only, const struct diag *d)
+static int open_for_writing(const char *path)
 {
 	/* O_NONBLOCK: whatever the path has become since stat(2), open must not wait for it. */
-	int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
-	int err = -errno;
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 
-	if (fd >= 0 && !read_only && write_protected(fd)) {
-		close(fd);
-		fd = -1;
-		err = -EROFS;
-	}
-	if (fd >= 0)
+	if (fd < 0)
+		return -errno;
+	if (!write_protected(fd))
 		return fd;
+	close(fd);
+	return -EROFS;
+}
 
-	bool readable = !read_only && access(path, R_OK) == 0;
+/* Sets s->fd; and what may not be written is opened for reading. */
+static int open_image(struct mount_source *s)
+{
+	int err = -EROFS;
 
-	if (readable && (err == -EACCES || err == -EPERM || err == -EROFS))
-		diag(d, DIAG_ERR, "%s: cannot be opened for writing: %s (-o ro mounts it read-only)", path,
-		     strerror(-err));
-	else
-		diag(d, DIAG_ERR, "%s: %s", path, strerror(-err));
-	return err;
+	if (!s->read_only) {
+		s->fd = open_for_writing(s->path);
+		if (s->fd >= 0)
+			return 0;
+		err = s->fd;
+	}
+	if (err != -EACCES && err != -EPERM && err != -EROFS)
+		return err;
+	s->fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (s->fd < 0)
+		return s->read_only ? -errno : err;
+	s->write_protected = !s->read_only;
+	s->read_only = true;
+	return 0;
 }
 
 static int check_kind(struct mount_source *s, const struct diag *d)
@@ -81,9 +91,9 @@ int mount_source_open(const char *path, bool read_only, const struct diag *d, st
 	err = check_kind(&s, d);
 	if (err)
 		goto fail;
-	s.fd = open_image(s.path, read_only, d);
-	if (s.fd < 0) {
-		err = s.fd;
+	err = open_image(&s);
+	if (err) {
+		refuse(d, s.path, err, NULL);
 		goto fail;
 	}
 	err = image_lock(s.fd, s.read_only ? IMAGE_LOCK_SHARED : 0, &s.backing_fd);

@@ -19,12 +19,13 @@ struct mount_source {
 	int fd; /* locked.  -1: given away (to the dev) or not open */
 	int backing_fd; /* a loop device's locked file, or -1 */
 	bool is_block;
-	bool read_only;
+	bool read_only; /* opened for reading, with a lock that others share */
+	bool write_protected; /* and that only because it could not be opened for writing */
 	dev_t dev; /* of a block device itself; else that of the file system the image is on */
 	ino_t ino;
 };
 
-/* Opens and locks `path`; a message for every failure.  -EBUSY: in use.  Else what open(2) said, or -ENOTBLK. */
+/* Opens and locks `path`, for reading if that is asked for or if it is write-protected; a message for every failure.  -EBUSY: in use.  Else what open(2) said, or -ENOTBLK. */
 int mount_source_open(const char *path, bool read_only, const struct diag *diag, struct mount_source *out);
 void mount_source_close(struct mount_source *src);
 

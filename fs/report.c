@@ -25,7 +25,7 @@ struct report_line {
 
 /* Outlives its report if the thread never comes back from a write. */
 struct report_queue {
-	const char *program;
+	const char *speaker;
 	bool to_syslog, verbose;
 	pthread_t thread;
 	pthread_mutex_t mutex; /* a leaf; everything below */
@@ -41,7 +41,7 @@ struct report_queue {
 static struct report_queue *_Atomic queue_of_process;
 
 /* The levels are syslog's. */
-static void write_line(const char *program, bool to_syslog, bool verbose, enum diag_level level,
+static void write_line(const char *speaker, bool to_syslog, bool verbose, enum diag_level level,
 		       const char *line)
 {
 	char text[640];
@@ -53,7 +53,7 @@ static void write_line(const char *program, bool to_syslog, bool verbose, enum d
 	}
 	if (level == DIAG_INFO && !verbose)
 		return;
-	n = snprintf(text, sizeof(text), "%s: %s\n", program, line);
+	n = snprintf(text, sizeof(text), "%s: %s\n", speaker, line);
 	/* Past stdio: its lock, held while nobody reads, would keep exit(3) waiting. */
 	if (n > 0 && write(STDERR_FILENO, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1) < 0)
 		return;
@@ -86,7 +86,7 @@ static void write_lost(const struct report_queue *q, unsigned lost)
 	if (!lost)
 		return;
 	snprintf(text, sizeof(text), "%u messages lost here: too many at once", lost);
-	write_line(q->program, q->to_syslog, q->verbose, DIAG_WARNING, text);
+	write_line(q->speaker, q->to_syslog, q->verbose, DIAG_WARNING, text);
 }
 
 /* The line stays where it is while it is written, without the lock. */
@@ -97,7 +97,7 @@ static void write_first(struct report_queue *q)
 
 	pthread_mutex_unlock(&q->mutex);
 	write_lost(q, l->lost);
-	write_line(q->program, q->to_syslog, q->verbose, l->level, l->text);
+	write_line(q->speaker, q->to_syslog, q->verbose, l->level, l->text);
 	pthread_mutex_lock(&q->mutex);
 	q->first = (q->first + 1) % QUEUE_LINES;
 	q->n--;
@@ -164,7 +164,7 @@ int report_start_queue(struct report *r)
 
 	if (!q)
 		return -ENOMEM;
-	q->program = r->program;
+	q->speaker = r->speaker;
 	q->to_syslog = r->to_syslog;
 	q->verbose = r->verbose;
 	pthread_mutex_init(&q->mutex, NULL);
@@ -225,12 +225,13 @@ static void emit(void *arg, enum diag_level level, const char *line)
 	if (q)
 		queue_put(q, level, line);
 	else
-		write_line(r->program, r->to_syslog, r->verbose, level, line);
+		write_line(r->speaker, r->to_syslog, r->verbose, level, line);
 }
 
-void report_init(struct report *r, const char *program, bool verbose)
+void report_init(struct report *r, const char *program, const char *speaker, bool verbose)
 {
 	r->program = program;
+	r->speaker = speaker;
 	r->verbose = verbose;
 	r->to_syslog = false;
 	r->hold = false;

@@ -16,7 +16,8 @@ struct report_queue;
 
 struct report {
 	struct diag diag; /* for those who report; refers to this structure, so it must stay where it is */
-	const char *program;
+	const char *program; /* to syslog */
+	const char *speaker; /* on stderr: whom the user has called */
 	bool verbose; /* DIAG_INFO on stderr too */
 	_Atomic bool to_syslog;
 	_Atomic bool hold, taken;	/* while opening: see report_hold() */
@@ -24,7 +25,7 @@ struct report {
 	struct report_queue *_Atomic queue; /* NULL: whoever reports writes */
 };
 
-void report_init(struct report *r, const char *program, bool verbose);
+void report_init(struct report *r, const char *program, const char *speaker, bool verbose);
 
 /*
  * From now on errors are held back, the first of them remembered: while a volume is being opened the layers below say what exactly

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands that users type: mkfs.holdfast, mount.holdfast, fsck.holdfast, umount, ./setup mount."""
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -9,7 +11,9 @@ import uuid
 
 import pytest
 
-from conftest import FSCK, MKFS, MOUNT, TOP, daemons, is_mounted, run, sha256, wait_for, write_synced
+from conftest import BUILD, FSCK, MKFS, MOUNT, TOP, daemons, is_mounted, run, sha256, wait_for, write_synced
+
+HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 
 
 def test_mkfs_creates(make_volume):
@@ -263,24 +267,113 @@ def test_statfs_and_label(unmounted):
     assert before.f_namemax == 255 and after.f_files - after.f_ffree >= 2
 
 
-def test_write_protected_device(unmounted):
+@pytest.fixture
+def on_loop(unmounted):
+    """The volume on a loop device, which can be made write-protected."""
     done = run("losetup", "-f", "--show", unmounted.image, check=False)
     if done.returncode:
         pytest.skip("no loop device: " + done.stdout)
-    loop = done.stdout.strip()
+    unmounted.image = done.stdout.strip()
+    yield unmounted
+    unmounted.clean_up()
+    # The device would keep it, for whatever comes next.
+    run("blockdev", "--setrw", unmounted.image, check=False)
+    run("losetup", "-d", unmounted.image, check=False)
+
+
+def check_read_only(vol):
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        options = next(line.split()[5] for line in f if line.split()[4] == vol.dir)
+    assert "ro" in options.split(",")
+    with pytest.raises(OSError) as e:
+        os.mkdir(vol.path("d"))
+    assert e.value.errno == errno.EROFS
+    assert re.search(r"^options +ro,", run(HOLDFAST, "stats", vol.dir).stdout, re.M)
+
+
+def test_write_protected_device(on_loop):
+    """As with mount(8) it is mounted read-only, and that is said; but not if the journal has to be replayed and nobody has asked for it."""
+    vol, said = on_loop, f"mount.holdfast: {on_loop.image}: is write-protected, mounting it read-only\n"
+    run("blockdev", "--setro", vol.image)
+    before = sha256(vol.image)
+    for options in ("", "rw", "rw,writeback,discard,sync", "norecovery"):
+        assert vol.mount(options).stdout == said
+        check_read_only(vol)
+        vol.umount()
+    assert vol.mount("ro").stdout == ""
+    vol.umount()
+    assert sha256(vol.image) == before
+
+    run("blockdev", "--setrw", vol.image)
+    done = vol.mount("norecovery", check=False)
+    assert done.returncode == 1 and "'norecovery' needs 'ro'" in done.stdout
+    vol.mount()
+    write_synced(vol.path("f"), b"in the journal only")
+    vol.kill()
+    run("blockdev", "--setro", vol.image)
+    before = sha256(vol.image)
+    for options in ((), ("-o", "rw"), ("-f",)):
+        done = run(MOUNT, vol.image, vol.dir, *options, check=False)
+        assert done.returncode == 32 and done.stdout.count("\n") == 1, done.stdout
+        assert f"{vol.image}: cannot mount it read-only unasked: it is write-protected, and its journal has to be replayed" in done.stdout
+        assert not is_mounted(vol.dir)
+        wait_for(lambda: not daemons(vol.image), what="the daemon's end")
+    assert vol.mount("norecovery").stdout == said and os.listdir(vol.dir) == []
+    vol.umount()
+    assert said not in vol.mount("ro").stdout
+    check_read_only(vol)
+    with open(vol.path("f"), "rb") as f:
+        assert f.read() == b"in the journal only"
+    vol.umount()
+    assert sha256(vol.image) == before
+
+
+def test_write_protected_file(unmounted):
+    """By its mode, for a user; by the file system that it is on, for root.  What cannot be read either is refused as ever."""
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    before = sha256(unmounted.image)
+    os.chmod("/dev/fuse", 0o666)  # as udev does
+    os.chmod(unmounted.image, 0o444)
+    os.chown(unmounted.dir, 65534, 65534)
+    done = run(*user, MOUNT, unmounted.image, unmounted.dir)
+    assert "is write-protected, mounting it read-only" in done.stdout
+    done = run(*user, "sh", "-c", "touch $1/f || ls -l $1", "sh", unmounted.dir)
+    assert "Read-only file system" in done.stdout
+    run(*user, "fusermount3", "-u", unmounted.dir)
+    wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
+    os.chmod(unmounted.image, 0)
+    done = run(*user, MOUNT, unmounted.image, unmounted.dir, check=False)
+    assert done.returncode == 32 and done.stdout.endswith(f"{unmounted.image}: Permission denied\n")
+
+    os.chmod(unmounted.image, 0o644)
+    run("mount", "--bind", unmounted.image, unmounted.image)
     try:
-        run("blockdev", "--setro", loop)
-        done = run(MOUNT, loop, unmounted.dir, check=False)
-        assert done.returncode == 32 and done.stdout.count("\n") == 1
-        assert f"{loop}: cannot be opened for writing: Read-only file system (-o ro mounts it read-only)" in done.stdout
-        run(MOUNT, loop, unmounted.dir, "-o", "ro")
-        run("umount", unmounted.dir)
-        wait_for(lambda: not daemons(loop), what="the daemon's end")
+        run("mount", "-o", "remount,bind,ro", unmounted.image)
+        assert "is write-protected, mounting it read-only" in unmounted.mount().stdout
+        check_read_only(unmounted)
+        unmounted.umount()
     finally:
-        run("umount", "-l", unmounted.dir, check=False)
-        # The device would keep it, for whatever comes next.
-        run("blockdev", "--setrw", loop, check=False)
-        run("losetup", "-d", loop, check=False)
+        run("umount", "-l", unmounted.image)
+    assert sha256(unmounted.image) == before
+
+
+# mount(8) looks for its helpers in /sbin: there they are in a mount namespace of its own.
+THROUGH_MOUNT = """
+set -e
+mkdir {folder}/sbin
+ln -s {mount} {folder}/sbin/mount.holdfast
+mount --bind {folder}/sbin /usr/sbin
+mount -t holdfast {image} {dir}
+"""
+
+
+def test_messages_through_mount(on_loop):
+    """Begin as those of mount(8) do."""
+    run("blockdev", "--setro", on_loop.image)
+    script = THROUGH_MOUNT.format(folder=on_loop.folder, mount=MOUNT, image=on_loop.image, dir=on_loop.dir)
+    out = run("unshare", "-m", "sh", "-c", script + f"umount {on_loop.dir}").stdout
+    assert out == f"mount: {on_loop.image}: is write-protected, mounting it read-only\n"
+    wait_for(lambda: not daemons(on_loop.image), what="the daemon's end")
 
 
 def test_loop_device_with_4k_sectors(unmounted):
