@@ -17,8 +17,8 @@
 /* clang-format off */
 #define BUG_LIST(X) \
 	/* The log. */ \
-	X(DATA_FLUSH_LEFT_OUT, "data-flush-left-out", "no flush between data and the frames that name it") \
-	X(DATA_NOT_AWAITED, "data-not-awaited", "frames are written before the writes of their data have ended") \
+	X(DATA_FLUSH_LEFT_OUT, "data-flush-left-out", "no flush of the data that frames name") \
+	X(DATA_NOT_AWAITED, "data-not-awaited", "a group is acknowledged before the writes of its data have ended") \
 	X(DATA_ERROR_SWALLOWED, "data-error-swallowed", "a failed write of data does not fail the log") \
 	X(ACK_BEFORE_WRITE, "ack-before-write", "a group is acknowledged when its write has been submitted") \
 	X(LOG_NOT_DURABLE, "log-not-durable", "a group is written without durability, and acknowledged") \
@@ -28,6 +28,7 @@
 	X(BAD_FRAME_ACCEPTED, "bad-frame-accepted", "a torn tail's frame is accepted, its checksum is not compared") \
 	/* Recovery. */ \
 	X(DAMAGE_TAKEN_FOR_TAIL, "damage-taken-for-tail", "a damaged middle of the log is cut off like a torn tail") \
+	X(HOME_NOT_VERIFIED, "home-not-verified", "recovery does not look whether the data is there that the last groups name") \
 	X(LAP_JUMP_LEFT_OUT, "lap-jump-left-out", "after a recovery the log goes on at the same LSN") \
 	X(APPLIED_LSN_IGNORED, "applied-lsn-ignored", "frames that the root contains already are replayed again") \
 	X(ALLOC_NOT_REPLAYED, "alloc-not-replayed", "replay does not mark the blocks that a frame allocates") \

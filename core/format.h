@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "core/err.h"
 
@@ -297,6 +298,15 @@ struct disk_extent {
 static_assert(sizeof(struct disk_extent) == 16, "disk_extent");
 static_assert(sizeof(struct disk_extent) + 4 * EXTENT_MAX_BLOCKS <= MAX_ITEM, "extent fits");
 
+/* Checksum of the i-th block of a written extent's item, which passed item_check(). */
+static inline uint32_t extent_item_csum(const void *val, uint64_t i)
+{
+	le32 csum;
+
+	memcpy(&csum, (const uint8_t *)val + sizeof(struct disk_extent) + 4 * i, sizeof(csum));
+	return get32(csum);
+}
+
 /* --- journal ---------------------------------------------------------------------------------- */
 
 /*
@@ -317,11 +327,13 @@ enum record_type { RECORD_GROUP = 1, RECORD_TXN = 2, RECORD_PAD = 3 };
 /* First frame of every group; groups begin and end on block boundaries. */
 struct disk_group {
 	uint8_t type;		/* RECORD_GROUP */
-	uint8_t pad[7];
+	uint8_t flags;		/* GROUP_ONE_FLUSH */
+	uint8_t pad[6];
 	le64 durable_lsn;	/* everything below was on media when this group was written */
 	le64 len;		/* bytes of the whole group, padding included */
 };
 static_assert(sizeof(struct disk_group) == 24, "disk_group");
+#define GROUP_ONE_FLUSH 1u	/* written beside the data that it names, which may be missing behind a power cut */
 
 struct disk_txn {
 	uint8_t type;		/* RECORD_TXN */
@@ -342,6 +354,7 @@ enum op_type {
 	OP_FREE = 5,	/* object = blkno, offset = count.  Were used; not reusable before the next root */
 	OP_DATA = 6,	/* object = blkno, at = byte in the block: file data.  type = OP_DATA_FRESH or 0 */
 	OP_NEXT_INO = 7,/* object = next inode number */
+	OP_HOME = 8,	/* object = inode, offset = first file block, struct disk_home: data written straight to its place */
 };
 /* What replaying one transaction may need of memory follows from these. */
 #define TXN_MAX_OPS  16384u
@@ -357,6 +370,14 @@ struct disk_op {
 	le64 offset;
 };
 static_assert(sizeof(struct disk_op) == 24, "disk_op");
+
+/* Of OP_HOME.  Changes nothing: it says what recovery is to look at, if the group is GROUP_ONE_FLUSH. */
+struct disk_home {
+	le64 blkno;
+	le64 nblocks;		/* 1..EXTENT_MAX_BLOCKS */
+};
+static_assert(sizeof(struct disk_home) == 16, "disk_home");
+#define UNPROVEN_MAX (64u << 20)	/* bytes of such data that recovery may have to look at */
 
 /* --- geometry --------------------------------------------------------------------------------- */
 

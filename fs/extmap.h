@@ -77,15 +77,6 @@ static inline unsigned extent_item_len(const struct extent *e)
 	return (unsigned)sizeof(struct disk_extent) + (e->written ? 4 * e->n : 0);
 }
 
-/* Checksum i of an extent item. */
-static inline uint32_t extent_item_csum(const void *val, uint64_t i)
-{
-	le32 csum;
-
-	memcpy(&csum, (const uint8_t *)val + sizeof(struct disk_extent) + 4 * i, sizeof(csum));
-	return get32(csum);
-}
-
 static inline uint64_t extent_blkno(const struct extent *e, uint64_t block)
 {
 	return e->blkno + (block - e->file);

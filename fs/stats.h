@@ -52,7 +52,7 @@ enum stats_group { STATS_FILES, STATS_VOLUME, STATS_SPACE, STATS_JOURNAL, STATS_
 	X(groups, JOURNAL, COUNT, "groups made durable")                                                 \
 	X(group_bytes, JOURNAL, BYTES, "in groups")                                                      \
 	X(waits, JOURNAL, COUNT, "syncs that had to wait")                                               \
-	X(flushes, JOURNAL, COUNT, "flushes of the device in front of a group")                          \
+	X(flushes, JOURNAL, COUNT, "flushes of the device for data that a group names")                          \
 	X(cache_bytes, CACHE, LEVEL, "tree nodes in memory")                                             \
 	X(cache_dirty_bytes, CACHE, LEVEL, "of them changed since the last checkpoint")                  \
 	X(cache_limit, CACHE, LEVEL, "limit of those that are not")                                      \

@@ -77,6 +77,7 @@ static int runs_make(struct write *w)
 			.w = w, .blkno = w->blk[i].blkno, .n = n, .bytes = direct_bytes(w, i)};
 		w->flight += (uint64_t)n << BLOCK_SHIFT;
 	}
+	w->hold.bytes = w->flight;
 	return 0;
 }
 

@@ -230,16 +230,29 @@ static int record_part(struct write *w, struct txn *t, unsigned i)
 	return 0;
 }
 
+/* Blocks from i on that are direct and follow each other, as many as one mention can have. */
+static unsigned record_home(struct write *w, struct txn *t, unsigned i)
+{
+	unsigned n = 1;
+
+	while (n < EXTENT_MAX_BLOCKS && i + n < w->nblocks && w->blk[i + n].direct && w->blk[i + n].blkno == w->blk[i].blkno + n)
+		n++;
+	txn_home(t, w->ino, w->first + i, w->blk[i].blkno, n);
+	return n;
+}
+
 static int record_data(struct write *w, struct txn *t)
 {
 	for (unsigned i = 0; i < w->nblocks; i++) {
 		struct wblock *b = &w->blk[i];
 
-		if (!wpart_whole(w, i)) {
+		if (b->direct) {
+			i += record_home(w, t, i) - 1;
+		} else if (!wpart_whole(w, i)) {
 			int err = record_part(w, t, i);
 			if (err)
 				return err;
-		} else if (!b->direct) {
+		} else {
 			txn_data(t, b->blkno, 0, wpart_bytes(w, i), BLOCK_SIZE, true, NULL);
 		}
 	}

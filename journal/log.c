@@ -252,8 +252,9 @@ static int reserve_locked(struct log *l, uint32_t len, struct log_hold *hold, st
 	g->pending++;
 	if (hold) {
 		hold->group = g;
-		g->pending++;
+		g->held++;
 		g->has_data = true;
+		g->data_bytes += hold->bytes;
 	}
 	l->append_lsn = end;
 	l->stats.appends++;
@@ -305,7 +306,7 @@ void log_release(struct log *l, struct dev_queue *q, struct log_hold *hold, int 
 	/* Before the group can go: its frames name what was not written. */
 	if (err)
 		log_fail(l, err, "write of data that the journal names");
-	pending_drop(l, g, q);
+	commit_release(g, q);
 }
 
 /* --- the end of it, and small questions --- */
@@ -353,8 +354,9 @@ void log_drain(struct log *l, struct dev_queue *q)
 
 		lock_take(&l->lock);
 		busy = false;
+		/* What waits for a hold has no I/O. */
 		STAILQ_FOREACH(g, &l->flying, link)
-			busy |= !g->landed && g->q == q;
+			busy |= !g->landed && g->q == q && !(g->written && g->held);
 		lock_drop(&l->lock);
 		if (busy)
 			dev_poll(q, -1);

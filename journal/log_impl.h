@@ -2,8 +2,8 @@
 /*
  * log_impl.h - what log.c, commit.c and log_read.c share, and what their tests look at.
  *
- * A group's life: open (frames are reserved in it) -> closed (its end is known; queued behind older ones) -> in flight (flush,
- * write) -> landed (durable, but perhaps not all before it) -> freed.  Groups lie end to end from durable_lsn to append_lsn: those in flight,
+ * A group's life: open (frames are reserved in it) -> closed (its end is known; queued behind older ones) -> in flight (flush and
+ * write, or write and flush) -> landed (durable, but perhaps not all before it) -> freed.  Groups lie end to end from durable_lsn to append_lsn: those in flight,
  * the closed ones, the open one, each kind in LSN order.  They are started in that order, and may land in any; durable_lsn rises only with the first.
  */
 #ifndef HOLDFAST_JOURNAL_LOG_IMPL_H
@@ -16,6 +16,7 @@
 #define LOG_SPARE_CHUNKS 8u		/* kept for the next groups; the rest goes back to malloc */
 #define LOG_START_BYTES  (1u << 20)	/* so much not yet durable starts a group without a waiter */
 #define LOG_FLYING	 4u		/* groups in flight at a time */
+#define LOG_BESIDE_MAX	 (8u << 20)	/* data of a group that is written beside it, and that recovery may have to read */
 #define LOG_IO_IOVS      256u		/* iovecs of one dev_io; IOV_MAX is 1024 */
 #define LOG_PAYLOAD_MAX  (4u << 20)
 #define GROUP_FRAME_BYTES (FRAME_OVERHEAD + (unsigned)sizeof(struct disk_group))
@@ -43,12 +44,16 @@ struct log_group {
 	struct log *log;
 	STAILQ_ENTRY(log_group) link;	/* in log->closed, then in log->flying */
 
-	bool landed;		/* under log->lock */
+	/* Under log->lock. */
+	bool landed;
+	bool written;		/* it waits for held == 0; then comes the flush, or the end if the log has failed */
+	unsigned held;		/* holds not yet released */
 	/* Under log->lock until started; then the leader's alone. */
 	uint64_t start, end;	/* LSNs; `end` is aligned once closed */
-	unsigned pending;	/* reasons not to write it yet: being open, copies under way, holds */
+	unsigned pending;	/* reasons not to write it yet: being open, copies under way */
 	bool open;
-	bool has_data;		/* some frame names data: flush before writing the frames */
+	bool has_data;		/* some frame names data: a flush is needed */
+	uint64_t data_bytes;	/* such data */
 	uint64_t frames_end;	/* where the padding begins */
 	struct log_cursor fill;	/* at frames_end */
 
@@ -140,6 +145,9 @@ void commit_close_locked(struct log *l);
  */
 struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q);
 void commit_start(struct log_group *g, struct dev_queue *q);
+
+/* One of the group's holds is gone.  Not under log->lock; may start I/O on q, the caller's own queue. */
+void commit_release(struct log_group *g, struct dev_queue *q);
 
 /* --- log_tail.c --- */
 

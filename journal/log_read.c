@@ -193,7 +193,7 @@ bool reader_group_ok(const struct frame *f, uint64_t lsn, uint64_t limit, struct
 	memcpy(out, f->payload, sizeof(*out));
 	uint64_t len = get64(out->len);
 
-	return all_zero(out->pad, sizeof(out->pad)) && get64(out->durable_lsn) <= lsn &&
+	return !(out->flags & ~GROUP_ONE_FLUSH) && all_zero(out->pad, sizeof(out->pad)) && get64(out->durable_lsn) <= lsn &&
 	       len >= BLOCK_SIZE && len % BLOCK_SIZE == 0 && len <= limit - lsn;
 }
 
@@ -240,6 +240,7 @@ static int advance(struct log_reader *r, struct frame *f)
 	}
 	if (head) {
 		r->group_end = r->lsn + get64(g.len);
+		r->group_flags = g.flags;
 		reader_note_proof(r, &g);
 	}
 	r->lsn += FRAME_OVERHEAD + f->len;
@@ -262,6 +263,11 @@ int reader_align(struct log_reader *r, const struct frame *f, const void **paylo
 	memcpy(r->txn, f->payload, f->len);
 	*payload = r->txn;
 	return 0;
+}
+
+unsigned log_reader_group_flags(const struct log_reader *r)
+{
+	return r->group_flags;
 }
 
 /*

@@ -65,9 +65,25 @@ static bool op_shape_ok(const struct super *sb, const struct disk_op *op)
 		       len <= BLOCK_SIZE && at <= BLOCK_SIZE - len && run_in_range(sb, object, 1);
 	case OP_NEXT_INO:
 		return op->type == 0 && at == 0 && len == 0 && offset == 0 && object > INO_FIRST;
+	case OP_HOME:
+		return op->type == 0 && at == 0 && len == sizeof(struct disk_home);
 	default:
 		return false;
 	}
+}
+
+/* The bytes of an operation whose shape is right. */
+static bool op_bytes_ok(const struct super *sb, const struct disk_op *op, const void *bytes)
+{
+	struct disk_home home;
+
+	if (op->op != OP_HOME)
+		return true;
+	memcpy(&home, bytes, sizeof(home));
+	uint64_t n = get64(home.nblocks);
+
+	return n <= EXTENT_MAX_BLOCKS && run_in_range(sb, get64(home.blkno), n) &&
+	       get64(op->offset) <= MAX_FILE_SIZE / BLOCK_SIZE - n;
 }
 
 int payload_check(const struct volume *v, const void *payload, uint32_t len)
@@ -87,7 +103,7 @@ int payload_check(const struct volume *v, const void *payload, uint32_t len)
 		memcpy(&op, (const uint8_t *)payload + pos, sizeof(op));
 		bytes = get32(op.len);
 		if (bytes > BLOCK_SIZE || ((bytes + 7) & ~7u) > len - pos - sizeof(op) ||
-		    !op_shape_ok(&v->sb, &op))
+		    !op_shape_ok(&v->sb, &op) || !op_bytes_ok(&v->sb, &op, (const uint8_t *)payload + pos + sizeof(op)))
 			return corrupt(v->diag, "%s: journal: operation %u (type %u) is malformed", v->dev->path, nops,
 				       op.op);
 		key = op_key(&op);

@@ -395,11 +395,30 @@ static int volume_open_root(struct volume *v, struct dev_queue *q, unsigned bad_
 	return err;
 }
 
+/* *rec: of the attempt before, if there was one.  -ERESTART: once more. */
+static int volume_open_super(struct dev_queue *q, const struct super *sb, unsigned bad, const struct volume_config *cfg,
+			     const struct diag *d, struct volume_recovery *rec, struct volume **out)
+{
+	struct volume *v;
+	int err = volume_new(q->dev, sb, cfg, d, &v);
+
+	if (err)
+		return err;
+	v->recovery.unwritten_lsn = rec->unwritten_lsn;
+	err = volume_open_root(v, q, bad, cfg->cache_bytes);
+	*rec = v->recovery;
+	if (err)
+		volume_free(v);
+	else
+		*out = v;
+	return err;
+}
+
 int volume_open(struct dev_queue *q, const struct volume_config *cfg, const struct diag *d, struct volume **out)
 {
 	bool writing = !(cfg->flags & VOLUME_READ_ONLY);
+	struct volume_recovery rec = {0};
 	struct super sb;
-	struct volume *v;
 	void *block;
 	unsigned bad;
 	int err;
@@ -413,19 +432,14 @@ int volume_open(struct dev_queue *q, const struct volume_config *cfg, const stru
 	if (!err)
 		err = features_check(q->dev, &sb, cfg->flags, d);
 	free(block);
-	if (!err)
-		err = volume_new(q->dev, &sb, cfg, d, &v);
 	if (err)
 		return err;
-	err = volume_open_root(v, q, bad, cfg->cache_bytes);
+	do {
+		err = volume_open_super(q, &sb, bad, cfg, d, &rec, out);
+	} while (err == -ERESTART);
 	if (cfg->recovery)
-		*cfg->recovery = v->recovery;
-	if (err) {
-		volume_free(v);
-		return err;
-	}
-	*out = v;
-	return 0;
+		*cfg->recovery = rec;
+	return err;
 }
 
 int volume_close(struct volume *v, struct dev_queue *q)

@@ -244,9 +244,30 @@ static void report_tail(struct volume *v)
 	else if (t->nunreadable)
 		diag(v->diag, DIAG_WARNING, "%s: journal: %llu blocks behind its end cannot be read", v->dev->path,
 		     (unsigned long long)t->nunreadable);
+	if (v->recovery.unwritten_lsn)
+		diag(v->diag, DIAG_NOTICE,
+		     "%s: journal: cut %llu transactions at its end whose data had not been written, none of which was acknowledged",
+		     v->dev->path, (unsigned long long)v->recovery.dropped_frames);
 }
 
-static int replay_tail(struct volume *v, struct log_reader *r)
+/*
+ * Transactions whose data was on its way when the power went are cut off, with all that come after.  The rest is replayed from the start, and
+ * looked at once more: what it maps may be something else.  If data is missing then, too, all goes that is not proven, so that this ends.
+ */
+static int replay_verify(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied)
+{
+	struct volume_recovery *rec = &v->recovery;
+	uint64_t proven = rec->tail.proven_lsn > applied ? rec->tail.proven_lsn : applied, lost_lsn;
+	int err = recover_verify(v, q, start, applied, &lost_lsn);
+
+	if (err || !lost_lsn)
+		return err;
+	/* No transaction ends at 1. */
+	rec->unwritten_lsn = rec->unwritten_lsn ? (proven ? proven : 1) : lost_lsn - 1;
+	return -ERESTART;
+}
+
+static int replay_tail(struct volume *v, struct dev_queue *q, struct log_reader *r, uint64_t start, uint64_t applied)
 {
 	int err = log_reader_tail(r, &v->recovery.tail);
 
@@ -254,17 +275,19 @@ static int replay_tail(struct volume *v, struct log_reader *r)
 		return err;
 	if (log_tail_refuses(v->recovery.tail.kind) && !(v->flags & VOLUME_TRUNCATE_LOG))
 		return refuse_tail(v, r);
-	report_tail(v);
-	return 0;
+	err = replay_verify(v, q, start, applied);
+	if (!err)
+		report_tail(v);
+	return err;
 }
 
-/* A transaction behind applied_lsn.  Those behind the place where the user wants the log cut off are only counted. */
+/* A transaction behind applied_lsn.  Those behind the place where the log is cut off are only counted. */
 static int replay_or_drop(struct volume *v, struct dev_queue *q, const void *payload, uint32_t len, uint64_t end_lsn)
 {
 	struct volume_recovery *rec = &v->recovery;
 	int err;
 
-	if (v->replay_stop && end_lsn > v->replay_stop) {
+	if ((v->replay_stop && end_lsn > v->replay_stop) || (rec->unwritten_lsn && end_lsn > rec->unwritten_lsn)) {
 		rec->dropped_frames++;
 		rec->dropped_bytes += len + FRAME_OVERHEAD;
 		return 0;
@@ -301,7 +324,7 @@ int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root
 		v->recovery.was_clean = (get64(root->flags) & ROOT_CLEAN) && both_roots && !v->recovery.frames &&
 					!v->recovery.dropped_frames;
 		v->recovery.tail.end_lsn = start;
-		err = v->recovery.was_clean ? 0 : replay_tail(v, r);
+		err = v->recovery.was_clean ? 0 : replay_tail(v, q, r, start, applied);
 	}
 	*end = v->recovery.tail.end_lsn;
 	log_reader_close(r);

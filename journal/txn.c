@@ -197,6 +197,15 @@ void txn_data(struct txn *t, uint64_t blkno, unsigned at, const void *bytes, uns
 	txn_op(t, &op, bytes);
 }
 
+void txn_home(struct txn *t, uint64_t ino, uint64_t file, uint64_t blkno, uint64_t n)
+{
+	struct disk_home home = {.blkno = put64(blkno), .nblocks = put64(n)};
+	struct disk_op op = {.op = OP_HOME, .len = put32(sizeof(home)), .object = put64(ino), .offset = put64(file)};
+
+	assert(n > 0 && n <= EXTENT_MAX_BLOCKS);
+	txn_op(t, &op, &home);
+}
+
 uint64_t txn_new_ino(struct txn *t)
 {
 	uint64_t ino = t->v->next_ino;

@@ -73,6 +73,10 @@ void txn_free(struct txn *t, uint64_t blkno, uint64_t n);
 void txn_data(struct txn *t, uint64_t blkno, unsigned at, const void *bytes, unsigned len, bool fresh,
 	      const void *base);
 
+/* Says that blocks [file, file + n) of an inode, 1 <= n <= EXTENT_MAX_BLOCKS, which this transaction maps to `blkno` on, are being written
+ * there, with checksums as mapped: for txn_commit() with a hold. */
+void txn_home(struct txn *t, uint64_t ino, uint64_t file, uint64_t blkno, uint64_t n);
+
 /* The next free inode number; records that it is taken.  At most once a transaction. */
 uint64_t txn_new_ino(struct txn *t);
 

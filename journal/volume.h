@@ -34,7 +34,8 @@ struct volume_recovery {
 	uint64_t frames;	/* transactions replayed */
 	uint64_t bytes;
 	uint64_t replayed_lsn;	/* behind the last one replayed, or that the root has already */
-	uint64_t dropped_frames, dropped_bytes;	/* transactions behind volume_config.replay_stop */
+	uint64_t dropped_frames, dropped_bytes;	/* transactions behind volume_config.replay_stop, or unwritten_lsn */
+	uint64_t unwritten_lsn;	/* not 0: no transaction that ends above has all the data that it names; cut */
 	struct log_tail tail;
 };
 

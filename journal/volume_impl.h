@@ -38,8 +38,15 @@ struct root_found {
 int root_find(struct dev_queue *q, const struct super *sb, const struct diag *diag, bool repair,
 	      struct root_found *out);
 
-/* Replays the log from root's replay_lsn into memory; fills v->recovery. `end`: where the log ends. */
+/* Replays the log from root's replay_lsn into memory; fills v->recovery. `end`: where the log ends.  -ERESTART: it has to be cut, at
+ * v->recovery.unwritten_lsn; so what was replayed is to be thrown away. */
 int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root *root, bool both_roots,
 		   uint64_t *end);
+
+/*
+ * After a replay from `start` (verify.c): is the data there that unproven groups name?  *lost_lsn: the end of the first transaction of which
+ * some is missing, 0: none.  -EUCLEAN, -ENOMEM.
+ */
+int recover_verify(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied, uint64_t *lost_lsn);
 
 #endif

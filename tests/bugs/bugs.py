@@ -23,8 +23,8 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 LIMIT = 20000
 SECONDS = 1800	# for the seeds of one mistake
 
-QUICK = ["data-flush-left-out", "crc-without-lsn", "root-before-nodes", "csum-before-bytes", "nlink-not-lowered", "frozen-page-changed",
-         "applied-lsn-ignored", "data-not-verified", "label-not-durable", "flags-not-in-rename", "lazy-time-dropped"]
+QUICK = ["data-flush-left-out", "home-not-verified", "crc-without-lsn", "root-before-nodes", "csum-before-bytes", "nlink-not-lowered",
+         "frozen-page-changed", "applied-lsn-ignored", "data-not-verified", "label-not-durable", "flags-not-in-rename", "lazy-time-dropped"]
 
 # Seeds of which kind find it; default: power cuts, any profile.
 HOW = {

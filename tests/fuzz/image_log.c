@@ -21,7 +21,7 @@
 struct txn_at {
 	uint32_t pos, len;
 	uint32_t nops;
-	bool new_group;
+	bool new_group, one_flush;
 };
 
 struct log_edit {
@@ -175,6 +175,23 @@ static void edit_op_blocks(struct log_edit *l, const struct edit *e)
 	op_add(l, op, NULL, len, (int)(v >> 16 & 0xff));
 }
 
+/* An item's own blocks, if it is an extent, as if they had just been written straight home. */
+static void edit_op_home(struct log_edit *l, const struct edit *e)
+{
+	const struct base *b = l->im->base;
+	const struct item *it = &b->item[get16(e->index) % b->nitems];
+	struct disk_op op = {
+		.op = OP_HOME,
+		.object = put64(e->len & 1 ? edit_value(e) : it->key.object),
+		.offset = put64(e->len & 2 ? edit_value(e) : it->key.offset),
+	};
+	struct disk_home home = {.nblocks = put64(get16(e->offset))};
+
+	if (it->len >= sizeof(home.blkno))
+		memcpy(&home.blkno, it->val, sizeof(home.blkno));
+	op_add(l, op, &home, e->len & 4 ? sizeof(home) - 1 : sizeof(home), 0);
+}
+
 static void edit_op(struct log_edit *l, const struct edit *e)
 {
 	unsigned op = e->what % 8;
@@ -183,6 +200,8 @@ static void edit_op(struct log_edit *l, const struct edit *e)
 		edit_op_blocks(l, e);
 	else if (op == OP_PUT || op == OP_DEL || op == OP_PATCH)
 		edit_op_key(l, e);
+	else if (op == 0 && e->what & 8)
+		edit_op_home(l, e);
 	else
 		op_add(l, (struct disk_op){.op = (uint8_t)op, .object = put64(edit_value(e))}, NULL, 0, 0);
 }
@@ -261,6 +280,7 @@ static uint64_t put_group(struct log_edit *l, uint64_t lsn, unsigned from, unsig
 		end += l->txn[i].len + FRAME_OVERHEAD;
 	struct disk_group g = {
 		.type = RECORD_GROUP,
+		.flags = from < to && l->txn[from].one_flush ? GROUP_ONE_FLUSH : 0,
 		.durable_lsn = put64(start),
 		.len = put64(group_end(end) - start),
 	};
@@ -292,6 +312,8 @@ static void log_edit_one(struct log_edit *l, const struct edit *e, bool fix)
 	switch (e->kind) {
 	case EDIT_TXN:
 		txn_open(l, e->len & 1);
+		if (l->ntxns)
+			l->txn[l->ntxns - 1].one_flush = e->len & 2;
 		break;
 	case EDIT_OP:
 		edit_op(l, e);

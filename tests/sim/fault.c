@@ -17,7 +17,8 @@
  *
  *   rot, a lost write     The device lies, or the medium does.
  *     of one metadata block    It exists twice: nothing is excused; all answers are right.
- *     of contents              EIO for those blocks, and everything else is right, the rest of that file included.
+ *     of contents              EIO for those blocks, and everything else is right, the rest of that file included.  But if a group of the
+ *                              journal named them that may be one of the last, it is as with the journal's own: see there.
  *     of the journal           A mount may be refused, which changes nothing.  If it gets through, nothing acknowledged is missing, with
  *                              one exception (README.md, "What the last groups held"): if no group that was begun after that one was durable
  *                              has become durable, then what was acknowledged by it or later may be, and blocks of files that a checkpoint
@@ -44,28 +45,43 @@ struct group {
 
 #define GROUPS 16u /* more than are ever in flight */
 
+/* What one of the last groups of the journal needs may be gone. */
+struct loss {
+	bool on;
+	/* So much is safe; and all, once a group is durable that was begun when all up to `end` was, which proves that something is missing. */
+	unsigned floor;
+	uint64_t end;
+	bool proven;
+};
+
 struct faults {
 	/* What has struck: the first three in this life. */
 	bool read, read_sticky, write;
-	bool data, log, any;
+	bool data, any;
+	struct loss log, home;	/* blocks of the journal; contents that it names */
+	uint64_t *named;	/* of each block that was written in this life: what had been appended when that was submitted */
 	unsigned nmeta;		/* blocks of metadata of which a copy is bad */
 	struct group group[GROUPS]; /* the last ones, newest first */
 	uint64_t durable;
-	/* If `log`: so much is safe; and all, once a group is durable that was begun when all up to here was, which proves that something is missing. */
-	unsigned floor;
-	uint64_t bad_end;
-	bool proven;
 	bool sticky;
 	uint64_t struck[SIM_NTROUBLES][SIM_NOPS];
 };
 
-struct faults *faults_new(void)
+struct faults *faults_new(uint64_t nblocks)
 {
 	struct faults *f = calloc(1, sizeof(*f));
 
-	if (!f)
+	if (f)
+		f->named = calloc(nblocks, sizeof(*f->named));
+	if (!f || !f->named)
 		abort();
 	return f;
+}
+
+void faults_free(struct faults *f)
+{
+	free(f->named);
+	free(f);
 }
 
 /* --- ordering them ----------------------------------------------------------------------------- */
@@ -116,18 +132,21 @@ static void damaged_metadata(struct faults *f)
 		f->any = true;
 }
 
+/* May more be missing than was not acknowledged? */
+static bool is_lost(const struct loss *l)
+{
+	return l->on && !l->proven;
+}
+
 /* Of a group that is durable, or under way; so much is safe in any case. */
-static void damaged_log(struct sim *s, unsigned floor)
+static void lose(struct sim *s, struct loss *l, unsigned floor)
 {
 	struct faults *f = s->faults;
 
 	/* Two damages: which of them is the last group's cannot be said. */
-	if (f->log)
+	if (f->log.on || is_lost(&f->home))
 		f->any = true;
-	f->log = true;
-	f->proven = false;
-	f->floor = floor;
-	f->bad_end = s->v ? log_append_lsn(s->v->log) : UINT64_MAX;
+	*l = (struct loss){.on = true, .floor = floor, .end = s->v ? log_append_lsn(s->v->log) : UINT64_MAX};
 }
 
 /* The log has gone on. */
@@ -138,8 +157,12 @@ static void note_durable(struct sim *s)
 	if (!s->v)
 		return;
 	f->durable = log_durable_lsn(s->v->log);
-	for (unsigned i = 0; i < GROUPS; i++)
-		f->proven |= f->group[i].end && f->group[i].durable >= f->bad_end && f->durable >= f->group[i].end;
+	for (unsigned i = 0; i < GROUPS; i++) {
+		if (!f->group[i].end || f->durable < f->group[i].end)
+			continue;
+		f->log.proven |= f->group[i].durable >= f->log.end;
+		f->home.proven |= f->group[i].durable >= f->home.end;
+	}
 }
 
 static void note_group(struct sim *s)
@@ -154,14 +177,32 @@ static void note_group(struct sim *s)
 	f->group[0] = (struct group){.durable = f->durable, .end = log_append_lsn(s->v->log), .acked = s->acked};
 }
 
-/* What was acknowledged when the newest durable group was begun: that group tells that it is gone. */
-static unsigned proven_acked(const struct faults *f)
+/* The newest durable group: what was durable, or acknowledged, when it was begun cannot go without that group's telling. */
+static const struct group *proof(const struct faults *f)
 {
 	unsigned i = 0;
 
 	while (i < GROUPS - 1 && f->group[i + 1].end && f->durable < f->group[i].end)
 		i++;
-	return f->group[i].acked;
+	return &f->group[i];
+}
+
+static void note_write(struct sim *s, const struct dev_io *io)
+{
+	struct faults *f = s->faults;
+
+	for (uint64_t at = 0; s->v && at < io->len; at += BLOCK_SIZE)
+		f->named[(io->off + at) >> BLOCK_SHIFT] = log_append_lsn(s->v->log);
+}
+
+/* Contents; `floor` as in lose(). */
+static void damaged_data(struct sim *s, uint64_t blkno, unsigned floor)
+{
+	struct faults *f = s->faults;
+
+	f->data = true;
+	if (f->named[blkno] > proof(f)->durable)
+		lose(s, &f->home, floor);
 }
 
 static void rot(struct sim *s, uint64_t random)
@@ -185,11 +226,11 @@ static void rot(struct sim *s, uint64_t random)
 	trace(s, "a bit of block %llu rots", (unsigned long long)blkno);
 	note_durable(s);
 	if (in_journal(s, blkno))
-		damaged_log(s, proven_acked(s->faults));
+		lose(s, &s->faults->log, proof(s->faults)->acked);
 	else if (is_metadata(block))
 		damaged_metadata(s->faults);
 	else
-		s->faults->data = true;
+		damaged_data(s, blkno, proof(s->faults)->acked);
 }
 
 void faults_order(struct sim *s, const struct op *op)
@@ -244,20 +285,15 @@ void faults_new_life(struct sim *s)
 	f->read = f->read_sticky = f->write = false;
 }
 
-/* The journal's last groups may be gone without a trace. */
-static bool last_groups_lost(const struct faults *f)
-{
-	return f->log && !f->proven;
-}
-
 /* A mount has replaced the journal. */
 void faults_mounted(struct sim *s)
 {
 	struct faults *f = s->faults;
 
-	f->data |= last_groups_lost(f);
-	f->log = f->proven = false;
+	f->data |= is_lost(&f->log);
+	f->log = f->home = (struct loss){0};
 	memset(f->group, 0, sizeof(f->group));
+	memset(f->named, 0, s->plan->geo.nblocks * sizeof(*f->named));
 }
 
 /* --- seeing them strike ------------------------------------------------------------------------ */
@@ -279,13 +315,13 @@ static void lost_write(struct sim *s, const struct dev_io *io)
 	unsigned nmeta = metadata_in(io);
 
 	if (in_journal(s, io->off >> BLOCK_SHIFT))
-		damaged_log(s, s->acked);
+		lose(s, &f->log, s->acked);
 	else if (nmeta && io->len > BLOCK_SIZE)
 		f->any = true;
 	else if (nmeta)
 		damaged_metadata(f);
 	else
-		f->data = true;
+		damaged_data(s, io->off >> BLOCK_SHIFT, s->acked);
 }
 
 static void struck(struct sim *s, enum sim_trouble what, const struct dev_io *io)
@@ -312,7 +348,7 @@ static void struck(struct sim *s, enum sim_trouble what, const struct dev_io *io
 			f->any = true;
 		break;
 	case SIM_MISDIRECTED:
-		if (io->op == DEV_WRITE || (f->log && in_journal(s, io->off >> BLOCK_SHIFT)))
+		if (io->op == DEV_WRITE || (f->log.on && in_journal(s, io->off >> BLOCK_SHIFT)))
 			f->any = true;
 		else
 			f->read = true;
@@ -329,6 +365,8 @@ void faults_watch(struct sim *s, const struct dev_io *io)
 
 	if (io->op == DEV_WRITE && in_journal(s, io->off >> BLOCK_SHIFT))
 		note_group(s);
+	else if (io->op == DEV_WRITE)
+		note_write(s, io);
 	for (unsigned what = 0; what < SIM_NTROUBLES; what++) {
 		uint64_t n = dev_sim_struck(s->dev, (enum sim_trouble)what, io->op);
 
@@ -371,7 +409,7 @@ bool faults_excuse_contents(const struct sim *s, int rc)
 {
 	const struct faults *f = s->faults;
 
-	return (rc == -EIO || rc == -EUCLEAN) && (f->read || f->write || f->data || f->any || last_groups_lost(f));
+	return (rc == -EIO || rc == -EUCLEAN) && (f->read || f->write || f->data || f->any || is_lost(&f->log));
 }
 
 bool faults_excuse_metadata(const struct sim *s, int rc)
@@ -408,15 +446,15 @@ bool faults_excuse_mount(struct sim *s, int rc, bool *again)
 
 	if (!s->plan->faults || rc == -ENOMEM)
 		return false;
-	*again = !f->any && !f->log;
-	return f->any || (f->log && (rc == -EBADMSG || rc == -EIO || rc == -EUCLEAN)) || f->read || f->write;
+	*again = !f->any && !f->log.on;
+	return f->any || (f->log.on && (rc == -EBADMSG || rc == -EIO || rc == -EUCLEAN)) || f->read || f->write;
 }
 
 bool faults_damage(const struct sim *s)
 {
 	const struct faults *f = s->faults;
 
-	return s->plan->faults && (f->any || f->data || f->nmeta || f->log);
+	return s->plan->faults && (f->any || f->data || f->nmeta || f->log.on);
 }
 
 bool faults_write(const struct sim *s)
@@ -438,5 +476,11 @@ unsigned faults_floor(const struct sim *s)
 		return s->acked;
 	if (f->any)
 		return 0;
-	return last_groups_lost(f) ? f->floor : s->acked;
+	unsigned floor = s->acked;
+
+	if (is_lost(&f->log) && f->log.floor < floor)
+		floor = f->log.floor;
+	if (is_lost(&f->home) && f->home.floor < floor)
+		floor = f->home.floor;
+	return floor;
 }

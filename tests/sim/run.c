@@ -96,6 +96,7 @@ static bool boot(struct sim *s, const struct life *l)
 	}
 	s->cov->replayed += s->v->recovery.frames > 0;
 	s->cov->torn += s->v->recovery.tail.kind == LOG_TAIL_TORN;
+	s->cov->unwritten += s->v->recovery.unwritten_lsn > 0;
 	label_judge(s);
 	tree_judge(s);
 	/* The mount has made a checkpoint of it. */

@@ -43,6 +43,7 @@
 	X(cut_lost, "cuts that took unsynced changes")                                                                 \
 	X(cut_beyond, "cuts that kept unsynced changes")                                                               \
 	X(torn, "torn tails")                                                                                          \
+	X(unwritten, "recoveries that cut transactions whose data was not there")                                      \
 	X(partly, "operations seen half done")                                                                         \
 	X(replayed, "recoveries with frames to replay")                                                                \
 	X(laps, "laps of the journal")                                                                                 \
@@ -228,7 +229,8 @@ void crew_want_service(void *crew);
 
 /* --- fault.c: see there what is excused when ----------------------------------------------------- */
 
-struct faults *faults_new(void);
+struct faults *faults_new(uint64_t nblocks);
+void faults_free(struct faults *f);
 void faults_order(struct sim *s, const struct op *op);
 void faults_note(struct sim *s);
 void faults_withdraw(struct sim *s);

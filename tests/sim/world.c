@@ -285,7 +285,7 @@ void world_begin(struct sim *s)
 	dev_sim_schedule(s->dev, s->plan->seed, s->plan->in_order);
 	must(dev_queue_create(s->dev, &s->q));
 	s->clock = image_time;
-	s->faults = faults_new();
+	s->faults = faults_new(s->plan->geo.nblocks);
 }
 
 void world_end(struct sim *s)
@@ -293,7 +293,7 @@ void world_end(struct sim *s)
 	dev_queue_destroy(s->q);
 	dev_close(s->dev);
 	model_free(s->model);
-	free(s->faults);
+	faults_free(s->faults);
 }
 
 bool world_is_cut(struct sim *s)

@@ -160,6 +160,7 @@ static void print_journal(void)
 
 	STRUCT(disk_group);
 	FIELD(disk_group, type);
+	FIELD(disk_group, flags);
 	FIELD(disk_group, pad);
 	FIELD(disk_group, durable_lsn);
 	FIELD(disk_group, len);
@@ -176,6 +177,10 @@ static void print_journal(void)
 	FIELD(disk_op, len);
 	FIELD(disk_op, object);
 	FIELD(disk_op, offset);
+
+	STRUCT(disk_home);
+	FIELD(disk_home, blkno);
+	FIELD(disk_home, nblocks);
 }
 
 static void print_constants(void)
@@ -239,6 +244,7 @@ static void print_constants(void)
 	CONST(EXTENT_UNWRITTEN);
 	CONST(FRAME_MAGIC);
 	CONST(FRAME_OVERHEAD);
+	CONST(GROUP_ONE_FLUSH);
 	CONST(RECORD_GROUP);
 	CONST(RECORD_TXN);
 	CONST(RECORD_PAD);
@@ -249,9 +255,11 @@ static void print_constants(void)
 	CONST(OP_FREE);
 	CONST(OP_DATA);
 	CONST(OP_NEXT_INO);
+	CONST(OP_HOME);
 	CONST(OP_DATA_FRESH);
 	CONST(TXN_MAX_OPS);
 	CONST(TXN_MAX_DATA);
+	CONST(UNPROVEN_MAX);
 	CONST(SUPER_BLKNO0);
 	CONST(SUPER_BLKNO1);
 	CONST(ROOT_BLKNO);

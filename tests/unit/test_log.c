@@ -5,6 +5,10 @@
 #define LAP_BLOCKS 128u
 #define LAP_BYTES  ((uint64_t)LAP_BLOCKS * BLOCK_SIZE)
 
+/* Data that is awaited and flushed before the frames; and such that the frames are written beside. */
+#define MUCH (LOG_BESIDE_MAX + 1)
+#define LITTLE LOG_BESIDE_MAX
+
 static struct dev_stats stats_of(struct rig *r)
 {
 	struct dev_stats st;
@@ -291,7 +295,7 @@ static void seal_is_a_boundary(void **state)
 static void held_group_waits_then_flushes_first(void **state)
 {
 	struct rig_waiter w, later;
-	struct log_hold hold[2];
+	struct log_hold hold[2] = {{.bytes = LOG_BESIDE_MAX / 2}, {.bytes = LOG_BESIDE_MAX / 2 + 1}};
 	struct rig r;
 
 	(void)state;
@@ -324,57 +328,152 @@ static void held_group_waits_then_flushes_first(void **state)
 	/* The second group named no data. */
 	assert_int_equal(stats_of(&r).flushes, 1);
 	assert_int_equal(log_stats_of(&r).flushes, 1);
+	assert_int_equal(log_stats_of(&r).beside, 0);
+	rig_close(&r);
+}
+
+static uint8_t head_flags(struct rig *r, uint64_t lsn)
+{
+	struct log_reader *reader;
+	const void *payload;
+	uint64_t end;
+	uint32_t len;
+
+	assert_int_equal(log_reader_open(r->q, &r->sb, lsn, &reader), 0);
+	assert_int_equal(log_reader_next(reader, &payload, &len, &end), 0);
+	uint8_t flags = (uint8_t)log_reader_group_flags(reader);
+
+	log_reader_close(reader);
+	return flags;
+}
+
+/* The frames and the data end in either order (data_first); then comes one flush. */
+static void written_beside_its_data(void **state)
+{
+	(void)state;
+	for (unsigned data_first = 0; data_first < 2; data_first++) {
+		struct log_hold hold[2] = {{.bytes = LITTLE / 2}, {.bytes = LITTLE / 2}};
+		struct rig_waiter w;
+		struct rig r;
+
+		rig_open(&r, LAP_BLOCKS, 9, true, 0);
+		rig_append(&r, 0, 100, &hold[0]);
+		uint64_t end = rig_append(&r, 1, 100, &hold[1]);
+
+		rig_waiter_init(&w);
+		assert_int_equal(log_sync(r.l, r.q, end, &w.w), -EINPROGRESS);
+		assert_int_equal(stats_of(&r).in_flight, 1);
+		log_release(r.l, r.q, &hold[1], 0);
+		if (data_first)
+			log_release(r.l, r.q, &hold[0], 0);
+		assert_int_equal(stats_of(&r).flushes, 0);
+		assert_int_equal(dev_poll(r.q, -1), 1);
+		assert_int_equal(stats_of(&r).writes, 1);
+		assert_int_equal(stats_of(&r).durable_writes, 0);
+		if (!data_first) {
+			assert_int_equal(dev_poll(r.q, 0), 0);
+			assert_int_equal(stats_of(&r).flushes, 0);
+			log_release(r.l, r.q, &hold[0], 0);
+		}
+		log_assert(r.l);
+		assert_int_equal(w.calls, 0);
+		assert_int_equal(log_durable_lsn(r.l), 0);
+		assert_int_equal(dev_poll(r.q, -1), 1);
+		assert_int_equal(stats_of(&r).flushes, 1);
+		assert_int_equal(w.calls, 1);
+		assert_int_equal(w.err, 0);
+		assert_int_equal(log_durable_lsn(r.l), 4096);
+		assert_int_equal(log_stats_of(&r).flushes, 1);
+		assert_int_equal(log_stats_of(&r).beside, 1);
+		assert_int_equal(head_flags(&r, 0), GROUP_ONE_FLUSH);
+		/* Groups without data are as they were. */
+		rig_sync(&r, rig_append(&r, 2, 100, NULL));
+		assert_int_equal(stats_of(&r).durable_writes, 1);
+		assert_int_equal(stats_of(&r).flushes, 1);
+		assert_int_equal(head_flags(&r, 4096), 0);
+		rig_close(&r);
+	}
+}
+
+/* Behind one that waits for its data others go on, and are acknowledged with it. */
+static void waits_for_data_not_for_room(void **state)
+{
+	struct log_hold hold = {.bytes = LITTLE};
+	struct rig_waiter w, next;
+	struct rig r;
+
+	(void)state;
+	rig_open(&r, LAP_BLOCKS, 10, true, 0);
+	rig_waiter_init(&w);
+	rig_waiter_init(&next);
+	assert_int_equal(log_sync(r.l, r.q, rig_append(&r, 0, 100, &hold), &w.w), -EINPROGRESS);
+	assert_int_equal(log_sync(r.l, r.q, rig_append(&r, 1, 100, NULL), &next.w), -EINPROGRESS);
+	poll_all(&r);
+	assert_int_equal(stats_of(&r).durable_writes, 1);
+	assert_int_equal(w.calls + next.calls, 0);
+	assert_int_equal(log_durable_lsn(r.l), 0);
+	log_release(r.l, r.q, &hold, 0);
+	poll_all(&r);
+	assert_int_equal(w.calls, 1);
+	assert_int_equal(next.calls, 1);
+	assert_int_equal(log_durable_lsn(r.l), 8192);
 	rig_close(&r);
 }
 
 static void hold_released_before_sync_still_flushes(void **state)
 {
-	struct log_hold hold;
-	struct rig r;
-
 	(void)state;
-	rig_open(&r, LAP_BLOCKS, 10, true, 0);
-	uint64_t end = rig_append(&r, 0, 100, &hold);
+	for (unsigned beside = 0; beside < 2; beside++) {
+		struct log_hold hold = {.bytes = beside ? LITTLE : MUCH};
+		struct rig r;
 
-	log_release(r.l, r.q, &hold, 0);
-	assert_null(hold.group);
-	rig_sync(&r, end);
-	assert_int_equal(stats_of(&r).flushes, 1);
-	assert_int_equal(stats_of(&r).durable_writes, 1);
-	rig_close(&r);
+		rig_open(&r, LAP_BLOCKS, 10, true, 0);
+		uint64_t end = rig_append(&r, 0, 100, &hold);
+
+		log_release(r.l, r.q, &hold, 0);
+		assert_null(hold.group);
+		rig_sync(&r, end);
+		assert_int_equal(stats_of(&r).flushes, 1);
+		assert_int_equal(stats_of(&r).durable_writes, !beside);
+		rig_close(&r);
+	}
 }
 
 /* The I/O goes where somebody polls: to the waiter's queue, not to that of whoever drops the last hold. */
 static void leader_carries_the_io(void **state)
 {
-	struct log_hold hold;
-	struct dev_queue *other;
-	struct rig_waiter w, next;
-	struct rig r;
-
 	(void)state;
-	rig_open(&r, LAP_BLOCKS, 11, true, 0);
-	assert_int_equal(dev_queue_create(r.dev, &other), 0);
-	uint64_t end = rig_append(&r, 0, 100, &hold);
+	for (unsigned beside = 0; beside < 2; beside++) {
+		struct log_hold hold = {.bytes = beside ? LITTLE : MUCH};
+		struct dev_queue *other;
+		struct rig_waiter w, next;
+		struct rig r;
 
-	rig_waiter_init(&w);
-	assert_int_equal(log_sync(r.l, r.q, end, &w.w), -EINPROGRESS);
-	log_release(r.l, other, &hold, 0);
-	assert_int_equal(dev_poll(other, 0), 0);
-	assert_int_equal(stats_of(&r).flushes, 0);
+		rig_open(&r, LAP_BLOCKS, 11, true, 0);
+		assert_int_equal(dev_queue_create(r.dev, &other), 0);
+		uint64_t end = rig_append(&r, 0, 100, &hold);
 
-	/* And the group behind it is led by its own waiter. */
-	rig_waiter_init(&next);
-	end = rig_append(&r, 1, 100, NULL);
-	assert_int_equal(log_sync(r.l, other, end, &next.w), -EINPROGRESS);
-	rig_wait(&r, &w);
-	poll_all(&r);
-	assert_int_equal(next.calls, 0);
-	while (!next.calls)
-		assert_true(dev_poll(other, -1) > 0);
-	assert_int_equal(next.err, 0);
-	dev_queue_destroy(other);
-	rig_close(&r);
+		rig_waiter_init(&w);
+		assert_int_equal(log_sync(r.l, r.q, end, &w.w), -EINPROGRESS);
+		if (beside)
+			assert_int_equal(dev_poll(r.q, -1), 1);
+		log_release(r.l, other, &hold, 0);
+		assert_int_equal(dev_poll(other, 0), 0);
+		assert_int_equal(stats_of(&r).flushes, 0);
+
+		/* And the group behind it is led by its own waiter. */
+		rig_waiter_init(&next);
+		end = rig_append(&r, 1, 100, NULL);
+		assert_int_equal(log_sync(r.l, other, end, &next.w), -EINPROGRESS);
+		rig_wait(&r, &w);
+		poll_all(&r);
+		assert_int_equal(next.calls, 0);
+		while (!next.calls)
+			assert_true(dev_poll(other, -1) > 0);
+		assert_int_equal(next.err, 0);
+		dev_queue_destroy(other);
+		rig_close(&r);
+	}
 }
 
 /* --- failure --- */
@@ -389,10 +488,11 @@ struct doomed {
 };
 
 /* Something durable; then a group with data in flight, one behind it, and waiters for both. */
-static void doom(struct doomed *d, enum dev_op op, uint64_t n)
+static void doom(struct doomed *d, enum dev_op op, uint64_t n, uint64_t data)
 {
 	struct rig *r = &d->r;
 
+	d->hold = (struct log_hold){.bytes = data};
 	rig_open(r, LAP_BLOCKS, 12, false, 0);
 	rig_sync(r, rig_append(r, 0, 100, NULL));
 	d->durable = log_durable_lsn(r->l);
@@ -442,7 +542,7 @@ static void failed_flush(void **state)
 	struct doomed d;
 
 	(void)state;
-	doom(&d, DEV_FLUSH, 1);
+	doom(&d, DEV_FLUSH, 1, MUCH);
 	log_release(d.r.l, d.r.q, &d.hold, 0);
 	poll_all(&d.r);
 	assert_int_equal(log_durable_lsn(d.r.l), d.durable);
@@ -454,7 +554,7 @@ static void failed_write(void **state)
 	struct doomed d;
 
 	(void)state;
-	doom(&d, DEV_WRITE, 1);
+	doom(&d, DEV_WRITE, 1, MUCH);
 	log_release(d.r.l, d.r.q, &d.hold, 0);
 	poll_all(&d.r);
 	assert_int_equal(log_durable_lsn(d.r.l), d.durable);
@@ -466,7 +566,7 @@ static void failed_second_write(void **state)
 	struct doomed d;
 
 	(void)state;
-	doom(&d, DEV_WRITE, 2);
+	doom(&d, DEV_WRITE, 2, MUCH);
 	log_release(d.r.l, d.r.q, &d.hold, 0);
 	poll_all(&d.r);
 	/* The first group holds the first frame. */
@@ -479,7 +579,7 @@ static void failed_data(void **state)
 	struct doomed d;
 
 	(void)state;
-	doom(&d, DEV_WRITE, 0);
+	doom(&d, DEV_WRITE, 0, MUCH);
 	struct dev_stats before = stats_of(&d.r);
 
 	log_release(d.r.l, d.r.q, &d.hold, -ENOSPC);
@@ -495,7 +595,7 @@ static void failed_by_order(void **state)
 	struct doomed d;
 
 	(void)state;
-	doom(&d, DEV_WRITE, 0);
+	doom(&d, DEV_WRITE, 0, MUCH);
 	log_fail(d.r.l, -ENODEV, "write of a node");
 	log_release(d.r.l, d.r.q, &d.hold, 0);
 	check_doomed(&d, -ENODEV, 0);
@@ -508,7 +608,7 @@ static void failed_by_order_in_flight(void **state)
 	for (unsigned steps = 0; steps < 2; steps++) {
 		struct doomed d;
 
-		doom(&d, DEV_WRITE, 0);
+		doom(&d, DEV_WRITE, 0, MUCH);
 		log_release(d.r.l, d.r.q, &d.hold, 0);
 		struct log_stats st = log_stats_of(&d.r);
 
@@ -531,12 +631,13 @@ static void failed_by_order_in_flight(void **state)
 static void failed_before_posted_start(void **state)
 {
 	struct dev_queue *other;
-	struct log_hold hold;
 	struct rig_waiter w;
 	struct rig r;
 
 	(void)state;
 	for (int polled = 0; polled < 2; polled++) {
+		struct log_hold hold = {.bytes = MUCH};
+
 		rig_open(&r, LAP_BLOCKS, 13, true, 0);
 		assert_int_equal(dev_queue_create(r.dev, &other), 0);
 		rig_waiter_init(&w);
@@ -549,6 +650,136 @@ static void failed_before_posted_start(void **state)
 			assert_int_equal(dev_poll(other, 0), 1);
 		dev_queue_destroy(other);
 		assert_int_equal(stats_of(&r).writes + stats_of(&r).flushes, 0);
+		rig_close(&r);
+	}
+}
+
+/* The frames beside the data cannot be written: those who wait learn it at once, the hold comes later. */
+static void failed_write_beside(void **state)
+{
+	struct doomed d;
+
+	(void)state;
+	doom(&d, DEV_WRITE, 1, LITTLE);
+	poll_all(&d.r);
+	assert_int_equal(d.w[0].calls, 1);
+	log_drain(d.r.l, d.r.q);
+	log_release(d.r.l, d.r.q, &d.hold, 0);
+	assert_int_equal(log_durable_lsn(d.r.l), d.durable);
+	check_doomed(&d, -EREMOTEIO, 0);
+}
+
+/* The data cannot be written, before or after the frames beside it. */
+static void failed_data_beside(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 2; after++) {
+		struct doomed d;
+
+		doom(&d, DEV_WRITE, 0, LITTLE);
+		if (after)
+			poll_all(&d.r);
+		log_release(d.r.l, d.r.q, &d.hold, -ENOSPC);
+		poll_all(&d.r);
+		assert_int_equal(stats_of(&d.r).flushes, 0);
+		assert_int_equal(log_durable_lsn(d.r.l), d.durable);
+		check_doomed(&d, -ENOSPC, 0);
+	}
+}
+
+static void failed_flush_beside(void **state)
+{
+	struct doomed d;
+
+	(void)state;
+	doom(&d, DEV_FLUSH, 1, LITTLE);
+	poll_all(&d.r);
+	log_release(d.r.l, d.r.q, &d.hold, 0);
+	poll_all(&d.r);
+	assert_int_equal(log_durable_lsn(d.r.l), d.durable);
+	check_doomed(&d, -EREMOTEIO, 0);
+}
+
+/* By order: with the frames on their way (steps 0), waiting for the data (1), and with the flush on its way (2). */
+static void failed_by_order_beside(void **state)
+{
+	(void)state;
+	for (unsigned steps = 0; steps < 3; steps++) {
+		struct doomed d;
+
+		doom(&d, DEV_WRITE, 0, LITTLE);
+		if (steps)
+			poll_all(&d.r);
+		if (steps == 2)
+			log_release(d.r.l, d.r.q, &d.hold, 0);
+		struct dev_stats before = stats_of(&d.r);
+
+		log_fail(d.r.l, -ENODEV, "write of a node");
+		poll_all(&d.r);
+		if (steps < 2)
+			log_release(d.r.l, d.r.q, &d.hold, 0);
+		poll_all(&d.r);
+		assert_int_equal(stats_of(&d.r).in_flight, 0);
+		assert_int_equal(stats_of(&d.r).flushes, before.flushes);
+		assert_int_equal(log_durable_lsn(d.r.l), d.durable);
+		check_doomed(&d, -ENODEV, 0);
+	}
+}
+
+/* The same of a start, which found no room at first, with data on its way: the hold comes after the failure. */
+static void failed_before_posted_start_beside(void **state)
+{
+	(void)state;
+	for (int polled = 0; polled < 2; polled++) {
+		struct log_hold hold = {.bytes = LITTLE};
+		struct rig_waiter w[LOG_FLYING], last;
+		struct dev_queue *other;
+		struct rig r;
+
+		rig_open(&r, LAP_BLOCKS, 14, true, 0);
+		assert_int_equal(dev_queue_create(r.dev, &other), 0);
+		for (unsigned i = 0; i < LOG_FLYING; i++) {
+			rig_waiter_init(&w[i]);
+			assert_int_equal(log_sync(r.l, r.q, rig_append(&r, i, 100, NULL), &w[i].w), -EINPROGRESS);
+		}
+		rig_waiter_init(&last);
+		assert_int_equal(log_sync(r.l, other, rig_append(&r, LOG_FLYING, 100, &hold), &last.w), -EINPROGRESS);
+		rig_wait(&r, &w[0]);
+		log_fail(r.l, -EIO, "test");
+		if (polled)
+			assert_int_equal(dev_poll(other, 0), 1);
+		log_release(r.l, r.q, &hold, 0);
+		assert_int_equal(last.err, -EIO);
+		poll_all(&r);
+		assert_int_equal(stats_of(&r).flushes, 0);
+		dev_queue_destroy(other);
+		rig_close(&r);
+	}
+}
+
+/* A flush that was posted to the leader's queue and is overtaken by a failure. */
+static void failed_before_posted_flush(void **state)
+{
+	(void)state;
+	for (int polled = 0; polled < 2; polled++) {
+		struct log_hold hold = {.bytes = LITTLE};
+		struct dev_queue *other;
+		struct rig_waiter w;
+		struct rig r;
+
+		rig_open(&r, LAP_BLOCKS, 13, true, 0);
+		assert_int_equal(dev_queue_create(r.dev, &other), 0);
+		rig_waiter_init(&w);
+		assert_int_equal(log_sync(r.l, r.q, rig_append(&r, 0, 100, &hold), &w.w), -EINPROGRESS);
+		poll_all(&r);
+		log_release(r.l, other, &hold, 0);
+		log_fail(r.l, -EIO, "test");
+		assert_int_equal(w.calls, 1);
+		assert_int_equal(w.err, -EIO);
+		if (polled)
+			assert_int_equal(dev_poll(r.q, 0), 1);
+		dev_queue_destroy(other);
+		assert_int_equal(stats_of(&r).flushes, 0);
 		rig_close(&r);
 	}
 }
@@ -659,8 +890,8 @@ static void largest_payload(void **state)
 static void huge_group(void **state)
 {
 	const uint64_t nblocks = 24000, start = (nblocks - 6144) * BLOCK_SIZE;
+	struct log_hold hold = {.bytes = MUCH};
 	struct rig_seen seen;
-	struct log_hold hold;
 	struct rig r;
 
 	(void)state;
@@ -705,7 +936,7 @@ static void bad_geometry(void **state)
 static void published_is_readable(void **state)
 {
 	struct rig_waiter w[400];
-	struct log_hold held = {NULL};
+	struct log_hold held = {0};
 	uint64_t rng = 20;
 	struct rig r;
 
@@ -715,6 +946,9 @@ static void published_is_readable(void **state)
 		struct rig_seen seen;
 		struct dev *copy;
 		uint64_t dice = rig_random(&rng);
+
+		if (!held.group)
+			held.bytes = dice % 16 ? LITTLE / 2 : MUCH;
 		uint64_t end = rig_append(&r, i, MIN_TXN + (uint32_t)(dice >> 8) % 900,
 					  dice % 8 == 0 && !held.group ? &held : NULL);
 
@@ -756,6 +990,8 @@ int main(void)
 		cmocka_unit_test(large_group_starts_by_itself),
 		cmocka_unit_test(seal_is_a_boundary),
 		cmocka_unit_test(held_group_waits_then_flushes_first),
+		cmocka_unit_test(written_beside_its_data),
+		cmocka_unit_test(waits_for_data_not_for_room),
 		cmocka_unit_test(hold_released_before_sync_still_flushes),
 		cmocka_unit_test(leader_carries_the_io),
 		cmocka_unit_test(failed_flush),
@@ -765,6 +1001,12 @@ int main(void)
 		cmocka_unit_test(failed_by_order),
 		cmocka_unit_test(failed_by_order_in_flight),
 		cmocka_unit_test(failed_before_posted_start),
+		cmocka_unit_test(failed_write_beside),
+		cmocka_unit_test(failed_data_beside),
+		cmocka_unit_test(failed_flush_beside),
+		cmocka_unit_test(failed_by_order_beside),
+		cmocka_unit_test(failed_before_posted_start_beside),
+		cmocka_unit_test(failed_before_posted_flush),
 		cmocka_unit_test(full_region),
 		cmocka_unit_test(many_laps),
 		cmocka_unit_test(largest_payload),
