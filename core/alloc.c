@@ -100,13 +100,16 @@ void group_give(struct alloc *a, uint32_t group, uint32_t n)
 
 /* --- open and close --------------------------------------------------------------------------- */
 
-/* Removals must get through when nothing else does; a small volume cannot spare much for that. */
+/*
+ * Removals must get through when nothing else does; a small volume cannot spare much for that.  Most of it is for ALLOC_OWNED, too: an extent of
+ * 256 reserved blocks, when it is written, adds its checksums to the tree, which is about one block.
+ */
 static uint64_t emergency_blocks(uint64_t nblocks)
 {
 	uint64_t n = nblocks / 256;
 
 	if (n > 4096)
-		n = 4096;
+		n = nblocks / 1024 > 4096 ? nblocks / 1024 : 4096;
 	if (n < 64)
 		n = 64;
 	return n < nblocks / 16 ? n : nblocks / 16;

@@ -114,9 +114,12 @@ static inline struct piece piece_take(uint64_t *blkno, uint64_t *n)
 /* What of the free blocks is not for `level`. */
 static inline uint64_t alloc_kept(const struct alloc *a, enum alloc_level level)
 {
+	bool owned = level == ALLOC_OWNED || level == ALLOC_OWNED_CACHED;
+	bool cached = level == ALLOC_CACHED || level == ALLOC_OWNED_CACHED;
+
 	if (level == ALLOC_URGENT)
 		return 0;
-	return a->emergency + (level == ALLOC_CACHED ? 0 : a->cached);
+	return a->emergency / (owned ? 4 : 1) + (cached ? 0 : a->cached);
 }
 
 /* Makes the bits of a group available: 0; -EAGAIN + *miss if they must be read; -ENOMEM. */

@@ -358,6 +358,7 @@ struct fs_stats {
 	uint64_t flight_bytes;		/* data being written home in the background */
 	uint64_t reads, read_bytes, writes, write_bytes, fsyncs, fdatasyncs;
 	uint64_t csum_errors;
+	uint64_t filled;		/* reserved blocks given zeros because there was no room for more extents */
 };
 void fs_get_stats(struct fs *fs, struct fs_stats *out);
 

@@ -41,6 +41,8 @@ struct write {
 	struct wblock *blk;
 	bool cached;		/* fs_io's */
 	bool in_place;		/* overwrite through the log, whatever the size: there is no room for anything else */
+	bool owned;		/* nor for more of the tree: only blocks that the file has, and see fill_beside() */
+	uint64_t nfilled;	/* blocks that it gave zeros */
 	uint8_t *copy;		/* of the whole blocks, where the caller's memory will not do */
 	struct extmap map;
 	struct base_set base;

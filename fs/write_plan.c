@@ -10,6 +10,9 @@
  *	             many: another block, direct
  *
  * "Direct" data is written home in the background; the frame that names it waits for that (log_hold), the caller does not.
+ *
+ * On a full volume what the file has already can be written still, whether it holds data or is only reserved: no extent is split
+ * then, and the nodes' new places are lent from the emergency reserve (ALLOC_OWNED).  What the checksums add to the tree comes out of it.
  */
 #include "fs/write_impl.h"
 
@@ -29,6 +32,8 @@ static void write_txn_begin(struct write *w, struct txn *t)
 	txn_begin(t, w->fs->v);
 	if (w->cached)
 		txn_cached(t);
+	if (w->owned)
+		txn_owned(t);
 }
 
 /* Of a file whose contents are cached above us the times are kept there, too, and come by setattr. */
@@ -58,6 +63,7 @@ static void write_committed(struct write *w, uint64_t lsn)
 	inode_changed(fs, w->ino, lsn, true);
 	fs->stats.writes++;
 	fs->stats.write_bytes += w->len;
+	fs->stats.filled += w->nfilled;
 }
 
 static int write_inline(struct write *w, struct disk_inode *di, struct miss *miss)
@@ -152,7 +158,7 @@ static int plan_alloc(struct write *w, struct txn *t, bool moving, struct miss *
 			*goal = w->blk[i++].old_blkno + 1;
 			continue;
 		}
-		int err = txn_alloc(t, *goal, j - i, miss, &blkno, &n);
+		int err = w->owned ? -ENOSPC : txn_alloc(t, *goal, j - i, miss, &blkno, &n);
 		if (err == -ENOSPC)
 			return plan_full(w, i, moving);
 		if (err)
@@ -181,6 +187,26 @@ static bool is_staged(const struct write *w, unsigned i)
 	return stage_get(w->fs->v->stage, w->blk[i].blkno) != NULL;
 }
 
+/*
+ * The file has all blocks, some of them only reserved, and there is no room left.  To begin with parting extents as long as their leaf takes it would
+ * cost a leaf for each in the end.
+ */
+static bool plan_owned(const struct write *w)
+{
+	struct alloc_space s;
+	bool unwritten = false;
+
+	alloc_get_space(w->fs->v->alloc, &s);
+	if (s.nfree + s.npending > s.reserved + s.emergency + (w->cached ? 0 : s.cached))
+		return false;
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		if (!w->blk[i].old_blkno)
+			return false;
+		unwritten |= !w->blk[i].old_written;
+	}
+	return unwritten;
+}
+
 static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64_t *goal)
 {
 	uint64_t end = w->first + w->nblocks;
@@ -189,6 +215,10 @@ static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64
 	if (err)
 		return err;
 	unsigned nover = plan_old(w);
+	if (!w->owned && plan_owned(w)) {
+		w->owned = true;
+		return -ERESTART;
+	}
 	bool small = w->nblocks <= LOGGED_NEW;
 	bool moving = !w->in_place && nover > LOGGED_BLOCKS;
 	if (w->in_place) {
@@ -281,6 +311,48 @@ static int record_extents(struct write *w, struct txn *t)
 	return extmap_emit(&w->map, t);
 }
 
+/* Zeros in unwritten blocks [from, to), which are those from blkno on, fewer than an extent can have. */
+static void fill_zeros(struct write *w, struct txn *t, uint64_t from, uint64_t to, uint64_t blkno)
+{
+	static const uint8_t zeros[BLOCK_SIZE];
+	uint32_t csum[EXTENT_MAX_BLOCKS];
+	uint32_t n = 0;
+
+	for (uint64_t block = from; block < to; block++, n++) {
+		txn_data(t, blkno + n, 0, zeros, 8, true, NULL);
+		csum[n] = n ? csum[0] : crc32c(0, zeros, BLOCK_SIZE);
+	}
+	if (n)
+		extmap_set(&w->map, from, n, blkno, csum);
+	w->nfilled += n;
+}
+
+/*
+ * The rest of unwritten extents that are written in part: so they stay one item each, and the tree grows by their checksums only.  Nothing behind
+ * the end of the file is written, so one at the end is parted all the same; but no more than once, since the next write there fills what is
+ * in front of it.
+ */
+static void fill_beside(struct write *w, struct txn *t, const struct disk_inode *di)
+{
+	uint64_t last = w->first + w->nblocks, end = w->off + w->len;
+	const struct extent *e = extmap_find(&w->map, w->first);
+
+	w->nfilled = 0;
+	if (end < get64(di->size))
+		end = get64(di->size);
+	if (e && !e->written)
+		fill_zeros(w, t, e->file, w->first, e->blkno);
+	e = extmap_find(&w->map, last - 1);
+	if (!e || e->written)
+		return;
+	uint64_t to = e->file + e->n;
+
+	if (to > BLOCKS_OF(end))
+		to = BLOCKS_OF(end);
+	if (to > last)
+		fill_zeros(w, t, last, to, extent_blkno(e, last));
+}
+
 static void record_inode(struct write *w, struct txn *t, struct disk_inode *di)
 {
 	uint64_t end = w->off + w->len, nblocks = get64(di->nblocks);
@@ -298,6 +370,8 @@ static int record(struct write *w, struct txn *t, struct disk_inode *di)
 {
 	int err = record_data(w, t);
 
+	if (!err && w->owned)
+		fill_beside(w, t, di);
 	if (!err)
 		err = record_extents(w, t);
 	if (!err)
@@ -325,6 +399,16 @@ static bool any_moved(const struct write *w)
 	return false;
 }
 
+/* Nothing but data is overwritten: what the tree takes for that comes back with the next checkpoint, all of it. */
+static bool only_overwrites(const struct write *w)
+{
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		if (!w->blk[i].old_written)
+			return false;
+	}
+	return true;
+}
+
 /* Readers find direct data in memory from the commit on: so it is put there before. */
 static int commit(struct write *w, struct txn *t, bool direct, struct miss *miss, uint64_t *lsn)
 {
@@ -332,12 +416,16 @@ static int commit(struct write *w, struct txn *t, bool direct, struct miss *miss
 
 	if (err)
 		return err;
-	err = txn_commit(t, w->q, 0, miss, direct ? &w->hold : NULL, lsn);
+	unsigned flags = w->owned && only_overwrites(w) ? TXN_URGENT : 0;
+	err = txn_commit(t, w->q, flags, miss, direct ? &w->hold : NULL, lsn);
 	if (err && direct)
 		write_runs_undo(w);
 	if (err == -ENOSPC && any_moved(w))
 		return plan_full(w, 0, true);
-	return err;
+	if (err != -ENOSPC || t->nruns || w->owned)
+		return err;
+	w->owned = true;
+	return -ERESTART;
 }
 
 static int write_blocks_txn(struct write *w, struct txn *t, struct disk_inode *di, struct miss *miss)

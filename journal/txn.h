@@ -46,7 +46,7 @@ struct txn {
 };
 
 /* txn_commit() flags */
-#define TXN_URGENT 1u		/* removes things: may use the emergency reserve */
+#define TXN_URGENT 1u		/* removes things, or adds nothing to the tree: may use the emergency reserve */
 
 void txn_begin(struct txn *t, struct volume *v);
 void txn_end(struct txn *t);
@@ -55,6 +55,13 @@ void txn_end(struct txn *t);
 static inline void txn_cached(struct txn *t)
 {
 	t->level = ALLOC_CACHED;
+}
+
+/* Likewise, after that: gives new contents to blocks that a file has already, and so may use a part of the emergency reserve: what it replaces of
+ * the tree comes back with the next checkpoint. */
+static inline void txn_owned(struct txn *t)
+{
+	t->level = t->level == ALLOC_CACHED ? ALLOC_OWNED_CACHED : ALLOC_OWNED;
 }
 
 void txn_put(struct txn *t, const struct key *key, const void *val, unsigned len);

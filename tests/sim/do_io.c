@@ -228,17 +228,38 @@ struct cp {
 	bool waited, released;
 };
 
+void note_filled(struct sim *s)
+{
+	struct fs_stats stats;
+
+	fs_get_stats(s->fs, &stats);
+	s->filled |= stats.filled > 0;
+	s->cov->filled += stats.filled;
+}
+
+/* Certainly: what is reserved may have become zeros beside a write for which there was no room otherwise. */
+static bool is_hole(struct sim *s, const struct minode *i, uint64_t block)
+{
+	const struct mblock *b = model_block(i, block);
+	struct fs_stats stats;
+
+	if (!b)
+		return !(i->first_loose && !block);
+	if (b->state == M_DATA || (i->first_loose && !block) || s->filled)
+		return false;
+	fs_get_stats(s->fs, &stats);
+	return !stats.filled;
+}
+
 /* What has been copied as a hole is none, or the other way round? */
-static const char *wrong_piece(const struct minode *i, uint64_t off, uint64_t n, bool hole)
+static const char *wrong_piece(struct sim *s, const struct minode *i, uint64_t off, uint64_t n, bool hole)
 {
 	uint64_t first = off / MODEL_PAGE, last = (off + n - 1) / MODEL_PAGE, found;
 
 	if (hole)
 		return model_next_nonzero(i, first, &found) && found <= last ? "data is copied as a hole" : NULL;
 	for (uint64_t block = first; block <= last; block++) {
-		const struct mblock *b = model_block(i, block);
-
-		if ((!b || b->state != M_DATA) && !(i->first_loose && !block))
+		if (is_hole(s, i, block))
 			return "a hole is copied as data";
 	}
 	return NULL;
@@ -250,7 +271,7 @@ static void cp_piece(struct fs_copy *c, uint64_t done, uint64_t n, bool hole)
 	struct cp *cp = (struct cp *)c;
 	struct sim *s = cp->s;
 	const struct minode *in = model_get(s->model, c->ino_in);
-	const char *wrong = wrong_piece(in, c->off_in + done, n, hole);
+	const char *wrong = wrong_piece(s, in, c->off_in + done, n, hole);
 
 	if (wrong || done != cp->sum || !n || done + n > c->len || c->off_in + done + n > in->size || (!hole && n > FS_IO_MAX))
 		violation(s, "copy", "inode %llu, %llu bytes at %llu: %s", (unsigned long long)c->ino_in, (unsigned long long)n,
@@ -438,7 +459,7 @@ static void do_read(struct sim *s, const struct op *op)
 /* --- holes ------------------------------------------------------------------------------------- */
 
 /* From `off` on it is all hole until *pos (-ENXIO: until the end). */
-static const char *wrong_data(const struct minode *i, uint64_t off, int rc, uint64_t pos)
+static const char *wrong_data(struct sim *s, const struct minode *i, uint64_t off, int rc, uint64_t pos)
 {
 	uint64_t found;
 	bool any = model_next_nonzero(i, off / MODEL_PAGE, &found) && found * MODEL_PAGE < i->size;
@@ -449,21 +470,15 @@ static const char *wrong_data(const struct minode *i, uint64_t off, int rc, uint
 		return "an impossible place";
 	if (any && (found * MODEL_PAGE > off ? found * MODEL_PAGE : off) < pos)
 		return "data is taken for a hole";
-	const struct mblock *b = model_block(i, pos / MODEL_PAGE);
-
-	if ((!b || b->state != M_DATA) && !(i->first_loose && pos < MODEL_PAGE))
-		return "a hole is taken for data";
-	return NULL;
+	return is_hole(s, i, pos / MODEL_PAGE) ? "a hole is taken for data" : NULL;
 }
 
-static const char *wrong_hole(const struct minode *i, uint64_t off, uint64_t pos)
+static const char *wrong_hole(struct sim *s, const struct minode *i, uint64_t off, uint64_t pos)
 {
 	if (pos < off || pos > i->size || (pos > off && pos < i->size && pos % MODEL_PAGE))
 		return "an impossible place";
 	for (uint64_t block = off / MODEL_PAGE; pos > off && block * MODEL_PAGE < pos; block++) {
-		const struct mblock *b = model_block(i, block);
-
-		if ((!b || b->state != M_DATA) && !(i->first_loose && !block))
+		if (is_hole(s, i, block))
 			return "a hole is taken for data";
 	}
 	const struct mblock *b = model_block(i, pos / MODEL_PAGE);
@@ -489,7 +504,7 @@ static void seek(struct sim *s, uint64_t ino, uint64_t off, int whence)
 	}
 	if (rc && (rc != -ENXIO || whence == SEEK_HOLE))
 		same_rc(s, rc, 0);
-	wrong = whence == SEEK_DATA ? wrong_data(i, off, rc, pos) : wrong_hole(i, off, pos);
+	wrong = whence == SEEK_DATA ? wrong_data(s, i, off, rc, pos) : wrong_hole(s, i, off, pos);
 	if (wrong)
 		violation(s, "seek", "inode %llu: %s from %llu is %llu: %s", (unsigned long long)ino,
 			  whence == SEEK_DATA ? "data" : "hole", (unsigned long long)off, (unsigned long long)pos, wrong);

@@ -51,6 +51,7 @@
 	X(amid, "operations amid a checkpoint")                                                                        \
 	X(loads, "metadata blocks read")                                                                               \
 	X(enospc, "operations without space")                                                                          \
+	X(filled, "reserved blocks filled, for want of space")                                                         \
 	X(shortened, "short writes")                                                                                   \
 	X(syncs, "syncs acknowledged")                                                                                 \
 	X(compared, "trees compared")                                                                                  \
@@ -137,6 +138,7 @@ struct lab {
 };
 
 struct sim {
+	bool filled;		/* earlier lives gave zeros to blocks that were reserved: see is_hole() */
 	bool loose_use;		/* which of two states that look alike a cut has left is not known, so how many blocks are in use is not */
 	struct lab *lab;
 	const struct plan *plan;
@@ -377,6 +379,8 @@ uint64_t wnode_hash(const struct wnode *n);
 void tree_judge(struct sim *s);
 /* A fallocate() in several steps has run out of space: finds out how far it got, and takes the model there.  False: the power went. */
 bool tree_partly(struct sim *s, uint64_t ino, int mode, uint64_t off, uint64_t len);
+/* Before fs_close(): have reserved blocks been given zeros in this life? */
+void note_filled(struct sim *s);
 /* What SEEK_DATA and SEEK_HOLE say of all files. */
 void tree_holes(struct sim *s);
 /* No finding of fsck; `clean`: not even one that is no error. */

@@ -370,6 +370,7 @@ int world_close(struct sim *s)
 		if (s->crew)
 			crew_end_service(s->crew);
 		lazy_end(s, !s->shut && !world_is_cut(s));
+		note_filled(s);
 		fs_close(s->fs, s->q);
 	}
 	s->fs = NULL;

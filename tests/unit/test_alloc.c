@@ -696,7 +696,7 @@ static void test_emergency_sizes(void **state)
 {
 	static const uint64_t size[][2] = {
 		{MIN_BLOCKS, 64}, {MIN_BLOCKS + 15, 64}, {16384, 64},
-		{25600, 100},     {1u << 20, 4096},      {1u << 24, 4096},
+		{25600, 100},     {1u << 20, 4096},      {1u << 22, 4096},  {1u << 24, 1u << 14},
 	};
 
 	(void)state;
