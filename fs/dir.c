@@ -168,6 +168,15 @@ struct lookup {
 	struct fs_attr *out;
 };
 
+/*
+ * "/" is the name of whatever the kernel got by a file handle and has not met under a name.  For a dentry like any other it asks whether that is
+ * right still; if it were not, overlayfs, whose origins are such, would say ESTALE.
+ */
+static bool name_is_nameless(const char *name, size_t len)
+{
+	return len == 1 && name[0] == '/';
+}
+
 /* What the name leads to.  "." is right for any type of inode: that is how file handles are opened. */
 static int lookup_ino(struct fs *fs, const struct lookup *l, struct miss *miss, uint64_t *ino)
 {
@@ -176,7 +185,7 @@ static int lookup_ino(struct fs *fs, const struct lookup *l, struct miss *miss, 
 	unsigned dots = name_dots(l->name, l->len);
 
 	*ino = l->parent;
-	if (dots == 1)
+	if (dots == 1 || name_is_nameless(l->name, l->len))
 		return 0;
 	int err = inode_get_dir(fs, l->parent, miss, &dir);
 	if (err)
@@ -215,7 +224,7 @@ int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *n
 	      struct fs_attr *out)
 {
 	struct lookup l = {parent, name, len, out};
-	int err = name_check(name, len);
+	int err = name_is_nameless(name, len) ? 0 : name_check(name, len);
 
 	return err ? err : fs_run(fs, q, lookup_step, &l);
 }

@@ -69,7 +69,8 @@ struct fs_attr {
 
 /* --- names --- */
 
-/* `name` need not be terminated; 1..255 bytes, else -ENAMETOOLONG/-EINVAL.  "." and ".." are looked up too.  */
+/* `name` need not be terminated; 1..255 bytes, else -ENAMETOOLONG/-EINVAL.  "." and ".." are looked up too, and "/", which is
+ * the same as ".": the inode itself, of whatever type.  */
 int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len, struct fs_attr *out);
 
 /* Takes `n` references back; may remove an unlinked inode. */

@@ -163,6 +163,11 @@ static void lookup_counts_references(void **state)
 	assert_int_equal(try_lookup(n, 12345, "x"), -ESTALE);
 	assert_int_equal(ino_of(n, dir, "."), dir);
 	assert_int_equal(ino_of(n, file, "."), file);
+	/* What the kernel calls an inode that it has by a handle only. */
+	assert_int_equal(ino_of(n, dir, "/"), dir);
+	assert_int_equal(ino_of(n, file, "/"), file);
+	assert_int_equal(try_lookup(n, 12345, "/"), -ESTALE);
+	assert_int_equal(try_lookup(n, dir, "a/"), -EINVAL);
 	assert_int_equal(ino_of(n, dir, ".."), INO_ROOT);
 	assert_int_equal(ino_of(n, INO_ROOT, ".."), INO_ROOT);
 	assert_int_equal(try_lookup(n, file, ".."), -ENOTDIR);
@@ -372,6 +377,7 @@ static void rmdir_and_unlink_refuse(void **state)
 	assert_int_equal(try_create(n, dir, "x", S_IFREG), -ENOENT);
 	assert_int_equal(try_lookup(n, dir, "x"), -ENOENT);
 	assert_int_equal(try_lookup(n, dir, "."), -ENOENT);
+	assert_int_equal(try_lookup(n, dir, "/"), -ENOENT);
 	assert_int_equal(try_lookup(n, dir, ".."), -ENOENT);
 	make(n, INO_ROOT, "g", S_IFREG | 0644);
 	assert_int_equal(try_rename(n, INO_ROOT, "g", dir, "g", 0), -ENOENT);
