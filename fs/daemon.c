@@ -288,6 +288,8 @@ static int make_loop(struct daemon *d)
 	}
 	if (err)
 		err = loop_create(d->dev, count_workers(), 0, d->q, d->diag, &d->loop);
+	if (!err && d->opts->no_handles)
+		loop_refuse_handles(d->loop);
 	return err ? failed(d, "cannot start the workers", err) : 0;
 }
 

@@ -328,6 +328,11 @@ int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_
 	return 0;
 }
 
+void loop_refuse_handles(struct loop *l)
+{
+	l->no_handles = true;
+}
+
 int loop_start(struct loop *l, struct fs *fs)
 {
 	int err = 0;

@@ -52,6 +52,9 @@ enum loop_end {
 int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_queue *owner,
 		const struct diag *diag, struct loop **out);
 
+/* Before loop_begin(): the kernel is to make no dentries of file handles, if it can do without (Linux 6.9). */
+void loop_refuse_handles(struct loop *l);
+
 /* Starts the workers' threads, held.  After an error some of them run; the loop can be drained and destroyed all the same. */
 int loop_start(struct loop *l, struct fs *fs);
 

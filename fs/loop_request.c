@@ -20,6 +20,7 @@ static_assert(sizeof(struct request) <= RING_ROOM, "a ring's entry has room for 
 #define INIT_HANDLE_KILLPRIV_V2 (1u << 28)
 #define INIT_SETXATTR_EXT (1u << 29)
 #define INIT_EXT (1u << 30)
+#define INIT2_NO_EXPORT_SUPPORT (1u << (38 - 32))
 #define INIT2_OVER_IO_URING (1u << (41 - 32))
 
 /* --- buffers ---------------------------------------------------------------------------------- */
@@ -139,10 +140,10 @@ void request_take_offers(struct loop *l, bool rings, const char *message, size_t
 	memcpy(&in, message, sizeof(in));
 	memcpy(&init, message + sizeof(in), sizeof(init));
 	l->init_takes.flags = init.flags & (INIT_SETXATTR_EXT | INIT_HANDLE_KILLPRIV_V2);
-	if (rings && init.flags & INIT_EXT && init.flags2 & INIT2_OVER_IO_URING) {
+	if (init.flags & INIT_EXT)
+		l->init_takes.flags2 = init.flags2 & ((rings ? INIT2_OVER_IO_URING : 0) | (l->no_handles ? INIT2_NO_EXPORT_SUPPORT : 0));
+	if (l->init_takes.flags2)
 		l->init_takes.flags |= INIT_EXT;
-		l->init_takes.flags2 = INIT2_OVER_IO_URING;
-	}
 	if (l->init_takes.flags)
 		l->init_unique = in.unique;
 }

@@ -38,6 +38,7 @@ enum code {
 	CACHE,
 	FOREGROUND,
 	PLAIN,
+	NO_HANDLES,
 	WRITEBACK,
 	NO_WRITEBACK,
 	NO_SANDBOX,
@@ -97,6 +98,7 @@ static const struct row table[] = {
 	{"cache", NEEDS_VALUE, CACHE, 0},
 	{"foreground", NO_VALUE, FOREGROUND, 0},
 	{"plain", NO_VALUE, PLAIN, 0},
+	{"nohandles", NO_VALUE, NO_HANDLES, 0},
 	{"writeback", NO_VALUE, WRITEBACK, 0},
 	{"nowriteback", NO_VALUE, NO_WRITEBACK, 0},
 	{"nosandbox", NO_VALUE, NO_SANDBOX, 0},
@@ -292,6 +294,9 @@ static void apply_flag(struct mount_options *o, const struct row *row)
 	case PLAIN:
 		o->plain = true;
 		break;
+	case NO_HANDLES:
+		o->no_handles = true;
+		break;
 	case WRITEBACK:
 	case NO_WRITEBACK:
 		o->writeback = row->code == WRITEBACK;
@@ -454,6 +459,7 @@ void mount_options_usage(const char *program)
 	       "  cache=SIZE       memory for clean metadata, at least 4M (1/16 of all, 64M to 1G)\n"
 	       "  writeback        write(2) returns when the kernel has the data, before it is ordered\n"
 	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
+	       "  nohandles        no NFS, no open_by_handle_at(2): for overlays whose layers are on it\n"
 	       "  nosandbox        keep privileges and all system calls: for those who look for a fault\n"
 	       "  foreground       stay, and write messages to stderr\n"
 	       "  allow_other      (by users) let others in as well\n",
@@ -644,10 +650,10 @@ void mount_options_describe(const struct mount_options *o, char *text, size_t ro
 		[TRANSPORT_DEV] = ",transport=dev",
 	};
 
-	snprintf(text, room, "%s,%s%s%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
+	snprintf(text, room, "%s,%s%s%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
 		 o->nodiratime ? ",nodiratime" : "", o->lazytime ? ",lazytime" : "", o->commit_sec,
 		 (unsigned long long)o->cache_bytes, o->no_sandbox ? ",nosandbox" : "", o->sync ? ",sync" : "",
 		 o->dirsync ? ",dirsync" : "", o->no_acl ? ",noacl" : "", o->no_recovery ? ",norecovery" : "",
 		 o->discard ? ",discard" : "", o->writeback ? ",writeback" : "", engines[o->engine], transports[o->transport], o->plain ? ",plain" : "",
-		 o->allow_other ? ",allow_other" : "");
+		 o->no_handles ? ",nohandles" : "", o->allow_other ? ",allow_other" : "");
 }

@@ -48,6 +48,7 @@ struct mount_options {
 	bool no_acl;
 	bool foreground;
 	bool plain; /* never fuseblk */
+	bool no_handles; /* the kernel opens nothing by a file handle */
 	bool writeback; /* the kernel caches writes */
 	bool no_sandbox; /* nothing of sandbox.h */
 	bool allow_other;

@@ -97,6 +97,8 @@ static const char *fixed_change(const struct mount_options *a, const struct moun
 		return "acl";
 	if (a->plain != b->plain)
 		return "plain";
+	if (a->no_handles != b->no_handles)
+		return "nohandles";
 	if (a->writeback != b->writeback)
 		return "writeback";
 	if (a->no_sandbox != b->no_sandbox)

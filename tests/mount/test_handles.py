@@ -159,3 +159,20 @@ def test_nfs_export():
         if "nfsd" not in f.read():
             pytest.skip("this kernel has no NFS server")
     pytest.skip("an NFS server would have to be set up: not done by this test")
+
+
+@pytest.mark.skipif(tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (6, 9), reason="the kernel has no way to be told")
+def test_without(unmounted):
+    vol = unmounted
+    vol.mount()
+    write_synced(vol.path("f"), b"f")
+    handle = take(vol.path("f"))
+    vol.umount()
+    vol.mount("nohandles")
+    with pytest.raises(OSError):
+        by_handle(vol, handle)
+    with open(vol.path("f"), "rb") as f:
+        assert f.read() == b"f"
+    vol.umount()
+    vol.mount()
+    os.close(by_handle(vol, handle))

@@ -99,6 +99,45 @@ def test_upper_layer(vol, folder, lower_is):
     vol.fsck()
 
 
+def linux():
+    return tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
+
+
+@overlay
+@pytest.mark.parametrize("handles", [False, True])
+def test_what_was_copied_up_is_found_again(unmounted, folder, handles):
+    """The upper layer has the handle of the lower file.  What the kernel gets by that has no name, and Linux since 6.16 takes it for outdated."""
+    if linux() < (6, 9) and not handles:
+        pytest.skip("nohandles has no effect before Linux 6.9")
+    vol = unmounted
+    options = "defaults" if handles else "nohandles"
+    vol.mount(options)
+    for name in ("lower/dir/sub", "upper", "work"):
+        os.makedirs(vol.path(name))
+    write(vol.path("lower", "file"), b"file")
+    write(vol.path("lower", "dir", "file"), b"in dir")
+    layers = f"lowerdir={vol.path('lower')},upperdir={vol.path('upper')},workdir={vol.path('work')},redirect_dir=on"
+    with mounted(os.path.join(folder, "merged"), layers) as top:
+        os.rename(os.path.join(top, "file"), os.path.join(top, "moved"))
+        os.rename(os.path.join(top, "dir"), os.path.join(top, "other"))
+    # Nothing of it is in the kernel's memory.
+    vol.umount()
+    vol.mount(options)
+    with mounted(os.path.join(folder, "merged"), layers) as top:
+        for _ in range(3):
+            try:
+                assert read(os.path.join(top, "moved")) == b"file"
+            except OSError as e:
+                assert e.errno == errno.ESTALE and handles and linux() >= (6, 16)
+            assert read(os.path.join(top, "other", "file")) == b"in dir"
+            assert sorted(os.listdir(os.path.join(top, "other"))) == ["file", "sub"]
+    with mounted(os.path.join(folder, "merged"), layers) as top:
+        os.unlink(os.path.join(top, "moved"))
+        assert os.listdir(top) == ["other"]
+    vol.umount()
+    vol.fsck()
+
+
 @overlay
 def test_one_of_several_names_goes(vol, folder):
     """The overlay may lose sight of the others, as the manual says.  Nothing is lost, and with the next overlay all is there."""
