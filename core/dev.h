@@ -87,7 +87,7 @@ struct dev_stats {
 
 struct dev_ops;
 
-/* Public part of every device.  Set at open, constant afterwards, but for `shut`. */
+/* Public part of every device.  Set at open, constant afterwards, but for `shut`, and what dev_make_writable() changes. */
 struct dev {
 	const struct dev_ops *ops;
 	const struct diag *diag;
@@ -96,9 +96,9 @@ struct dev {
 	uint32_t align;		/* offsets and lengths: 512..4096, power of two */
 	uint32_t mem_align;	/* buffer addresses; at most 4096 */
 	uint32_t sector;	/* the largest unit assumed to be written atomically: logical sector */
-	bool read_only;
+	_Atomic bool read_only;
 	bool is_block;		/* a block device, not a file */
-	bool can_discard;
+	bool can_discard;	/* false while read_only */
 	uint32_t queue_depth;	/* operations of one queue that the engine has under way at most; 0: no limit */
 	bool limited;		/* uring: the kernel refuses in our rings what the engine does not use */
 	int fd;			/* of the device; -1 for sim.  Owned by the dev */
@@ -142,6 +142,13 @@ int dev_open(const char *path, enum dev_engine engine, unsigned flags, const str
  * success only.  `path` is for messages and is copied. */
 int dev_open_fd(int fd, const char *path, enum dev_engine engine, unsigned flags,
 		const struct diag *diag, struct dev **out);
+
+/*
+ * Of a device that was opened read-only: `fd` was opened for writing from the same file or device, and takes the place of the dev's own, also for
+ * queues that there are; reads may be under way.  The dev owns it on success only.  -ESTALE: it is of something else; -EROFS: not for
+ * writing.  Any thread, one at a time; no lock.
+ */
+int dev_make_writable(struct dev *dev, int fd);
 
 /* All queues must have been destroyed. */
 void dev_close(struct dev *dev);

@@ -46,7 +46,8 @@ STAILQ_HEAD(slot_list, slot);
 struct uring_queue {
 	struct engine_queue base;
 	struct io_uring ring;
-	bool fixed_file; /* descriptor 0 of the ring is the device's */
+	bool fixed_file; /* the ring has files of its own: 0 is the device, or nothing, see prep_sqe() */
+	bool by_number; /* the device's file is not one of them */
 	bool shared;
 	bool watching; /* shared: the ring has an eye on the eventfd */
 	bool dead; /* io_uring_enter() failed for good */
@@ -63,7 +64,8 @@ struct uring_queue {
 static void prep_sqe(struct uring_queue *q, struct slot *slot, struct io_uring_sqe *sqe)
 {
 	struct dev_io *io = slot->io;
-	int fd = q->fixed_file ? 0 : q->base.pub.dev->fd;
+	bool fixed = q->fixed_file && !q->by_number;
+	int fd = fixed ? 0 : q->base.pub.dev->fd;
 	const struct iovec *iov;
 	int niov;
 
@@ -89,7 +91,7 @@ static void prep_sqe(struct uring_queue *q, struct slot *slot, struct io_uring_s
 					(off_t)io->len);
 		break;
 	}
-	if (q->fixed_file)
+	if (fixed)
 		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data(sqe, slot);
 }
@@ -419,7 +421,10 @@ static void unmap_ring(struct uring_queue *q)
 	io_uring_queue_exit(&q->ring);
 }
 
-/* A ring, its eventfd and, if the kernel lets us, the registered file; with an empty place behind it for the guests'. */
+/*
+ * A ring, its eventfd and, if the kernel lets us, the registered file; with an empty place behind it for the guests'.  A device that is
+ * read-only may get another file (dev_make_writable()), which a ring would not notice, and a limited one could not be told.
+ */
 static int make_ring(struct uring_queue *q, unsigned flags)
 {
 	/* FAST_POLL stands for Linux 5.7, by when all operations used here had arrived. */
@@ -429,7 +434,7 @@ static int make_ring(struct uring_queue *q, unsigned flags)
 	struct io_uring_params params = {
 		.flags = flags | (q->shared ? IORING_SETUP_SQE128 | IORING_SETUP_SUBMIT_ALL : 0),
 	};
-	int files[] = {q->base.pub.dev->fd, -1};
+	int files[] = {q->by_number ? -1 : q->base.pub.dev->fd, -1};
 	int err = io_uring_queue_init_params(q->shared ? SHARED_ENTRIES : DEPTH, &q->ring, &params);
 
 	if (err)
@@ -488,6 +493,7 @@ static int make_queue(struct dev *dev, bool shared, struct dev_queue **out)
 	if (!q)
 		return -ENOMEM;
 	q->shared = shared;
+	q->by_number = dev->read_only;
 	err = engine_queue_init(&q->base, dev, true);
 	if (err)
 		goto free_queue;

@@ -112,6 +112,47 @@ int image_lock(int fd, unsigned flags, int *backing_fd)
 	return 0;
 }
 
+int image_lock_pass(int from, int to)
+{
+	int err = lock_one(to, true);
+
+	if (!err)
+		flock(from, LOCK_UN);
+	return err;
+}
+
+/* The kernel takes the shared lock away before it finds that the other one is not to be had.  If it is, there was no moment between them. */
+static int raise_one(int fd)
+{
+	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (lock_one(fd, true))
+			return -ENOLCK;
+		if (i == RETRIES)
+			return -EBUSY;
+		nanosleep(&(struct timespec){.tv_nsec = RETRY_NSEC}, NULL);
+	}
+	return 0;
+}
+
+/* Nobody can be in the way of that. */
+void image_lock_lower(int fd, int backing_fd)
+{
+	flock(fd, LOCK_SH);
+	if (backing_fd >= 0)
+		flock(backing_fd, LOCK_SH);
+}
+
+int image_lock_raise(int fd, int backing_fd)
+{
+	int err = raise_one(fd);
+
+	if (!err && backing_fd >= 0)
+		err = raise_one(backing_fd);
+	if (err == -EBUSY)
+		image_lock_lower(fd, backing_fd);
+	return err;
+}
+
 /* --- mounts ------------------------------------------------------------------------------------ */
 
 /* mountinfo writes space, tab, newline and backslash as \ooo. */

@@ -26,6 +26,20 @@
 int image_lock(int fd, unsigned flags, int *backing_fd);
 
 /*
+ * The shared lock of `from` is that of `to` as well, another descriptor of the same, and then no longer that of `from`.  There is no moment
+ * without it.  -EBUSY, and nothing has changed.
+ */
+int image_lock_pass(int from, int to);
+
+/*
+ * Makes the shared lock of `fd`, and of `backing_fd` if that is not -1, one that nobody shares.  -EBUSY: others do, for a second and longer;
+ * it is shared as before.  -ENOLCK: as it was to be shared again somebody had taken it for himself, so there is none now.
+ */
+int image_lock_raise(int fd, int backing_fd);
+/* The way back. */
+void image_lock_lower(int fd, int backing_fd);
+
+/*
  * Is `path` mounted, by any file system: the block device; the file itself as a FUSE source; or a loop device on the file?
  * Fills `where` (terminated) with the mount point if known.  `where` may be NULL.
  */

@@ -691,6 +691,46 @@ static void flags_of_a_given_descriptor(void **state)
 	free(buf);
 }
 
+/* A device that was opened read-only gets a descriptor for writing: queues that there are write through it. */
+static void made_writable(void **state)
+{
+	struct fixture *f = *state, one = {.kind = f->kind};
+	unsigned char *buf = dev_alloc(BLOCK, false);
+	char *path = make_file(16 * BLOCK), *other = make_file(16 * BLOCK);
+	int was = open(path, O_RDONLY | O_CLOEXEC), fd;
+
+	assert_int_equal(dev_open_fd(was, path, f->kind->engine, f->kind->flags | DEV_OPEN_READ_ONLY, NULL, &one.dev), 0);
+	assert_int_equal(open_queue(&one, one.dev, &one.q), 0);
+	fill(buf, BLOCK, 5);
+	assert_int_equal(dev_write(one.q, 3 * BLOCK, buf, BLOCK, 0), -EBADF);
+	fd = open(other, O_RDWR | O_CLOEXEC);
+	assert_int_equal(dev_make_writable(one.dev, fd), -ESTALE);
+	close(fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(dev_make_writable(one.dev, fd), -EROFS);
+	close(fd);
+	assert_true(one.dev->read_only);
+	fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	int flags = fcntl(was, F_GETFL);
+	assert_int_equal(dev_make_writable(one.dev, fd), 0);
+	assert_int_equal(one.dev->fd, was);
+	assert_int_equal(fcntl(fd, F_GETFD), -1); /* it is that one now */
+	assert_int_equal(fcntl(was, F_GETFL), (flags & ~O_ACCMODE) | O_RDWR);
+	assert_int_equal(fcntl(was, F_GETFD), FD_CLOEXEC);
+	assert_int_equal(dev_write(one.q, 3 * BLOCK, buf, BLOCK, DEV_DURABLE), 0);
+	assert_int_equal(dev_flush(one.q), 0);
+	memset(buf, 0, BLOCK);
+	assert_int_equal(dev_read(one.q, 3 * BLOCK, buf, BLOCK), 0);
+	assert_filled(buf, BLOCK, 5);
+	dev_queue_destroy(one.q);
+	dev_close(one.dev);
+	unlink(path);
+	unlink(other);
+	free(path);
+	free(other);
+	free(buf);
+}
+
 /* --- io_uring alone --- */
 
 static int find_ring_fd(void)
@@ -952,6 +992,7 @@ static const struct CMUnitTest on_files[] = {
 	ON_EACH(read_of_a_shrunken_file),   ON_EACH(errno_of_the_kernel),
 	ON_EACH(closed_descriptor),         ON_EACH(recycled_descriptors),
 	ON_EACH(open_says_what_it_found),   ON_EACH(flags_of_a_given_descriptor),
+	ON_EACH(made_writable),
 };
 
 /* A shared queue is waited for in its ring only. */

@@ -69,6 +69,47 @@ static void test_shared(void **state)
 	assert_int_equal(image_lock(im->fd[0], 0, &backing), -EBUSY);
 }
 
+/* From descriptor to descriptor, and from shared to our own and back; with others, and with the file behind a loop device. */
+static void test_raise(void **state)
+{
+	struct image *im = *state, *file;
+	int backing, other = open(im->path, O_RDONLY | O_CLOEXEC), third = open(im->path, O_RDONLY | O_CLOEXEC);
+	void *second;
+
+	assert_int_equal(image_make(&second), 0);
+	file = second;
+	assert_int_equal(image_lock(im->fd[0], IMAGE_LOCK_SHARED, &backing), 0);
+	assert_int_equal(image_lock_pass(im->fd[0], im->fd[1]), 0);
+	/* The first one has nothing any more, the second one has. */
+	assert_int_equal(image_lock(other, 0, &backing), -EBUSY);
+	close(im->fd[0]);
+	im->fd[0] = -1;
+	assert_int_equal(image_lock(other, 0, &backing), -EBUSY);
+	assert_int_equal(image_lock(other, IMAGE_LOCK_SHARED, &backing), 0);
+	assert_int_equal(image_lock_raise(im->fd[1], -1), -EBUSY);
+	/* It is shared as before: nobody else can have it alone. */
+	close(other);
+	assert_int_equal(image_lock(third, 0, &backing), -EBUSY);
+	assert_int_equal(image_lock_raise(im->fd[1], -1), 0);
+	assert_int_equal(image_lock(third, IMAGE_LOCK_SHARED, &backing), -EBUSY);
+	image_lock_lower(im->fd[1], -1);
+	assert_int_equal(image_lock(third, IMAGE_LOCK_SHARED, &backing), 0);
+	close(third);
+
+	assert_int_equal(image_lock(file->fd[0], IMAGE_LOCK_SHARED, &backing), 0);
+	assert_int_equal(image_lock(file->fd[1], IMAGE_LOCK_SHARED, &backing), 0);
+	assert_int_equal(image_lock_raise(im->fd[1], file->fd[0]), -EBUSY);
+	third = open(im->path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(image_lock(third, IMAGE_LOCK_SHARED, &backing), 0);
+	close(third);
+	close(file->fd[1]);
+	file->fd[1] = -1;
+	assert_int_equal(image_lock_raise(im->fd[1], file->fd[0]), 0);
+	file->fd[1] = open(file->path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(image_lock(file->fd[1], IMAGE_LOCK_SHARED, &backing), -EBUSY);
+	image_drop(&second);
+}
+
 static void test_not_mounted(void **state)
 {
 	const struct image *im = *state;
@@ -86,6 +127,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_exclusive, image_make, image_drop),
 		cmocka_unit_test_setup_teardown(test_shared, image_make, image_drop),
+		cmocka_unit_test_setup_teardown(test_raise, image_make, image_drop),
 		cmocka_unit_test_setup_teardown(test_not_mounted, image_make, image_drop),
 	};
 
