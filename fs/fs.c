@@ -374,19 +374,47 @@ static int orphan_scan_step(struct fs *fs, struct dev_queue *q, void *arg, struc
 	return err == -ENOENT ? 0 : err;
 }
 
-/* A bounded number of transactions; fs_service() does the rest. */
-static int orphans_open(struct fs *fs, struct dev_queue *q)
+static int orphans_find(struct fs *fs, struct dev_queue *q)
 {
-	uint64_t next = 0, budget = REAP_AT_OPEN / REAP_AT_ONCE;
-	struct inode *inode;
-	int err = fs_run(fs, q, orphan_scan_step, &next);
+	uint64_t next = 0;
 
-	if (err)
-		return err;
-	for (uint64_t n = fs->ninodes; n && budget && (inode = reap_take(fs)); n--, budget--) {
+	return fs_run(fs, q, orphan_scan_step, &next);
+}
+
+/* A bounded number of transactions; fs_service() does the rest. */
+static void orphans_reap(struct fs *fs, struct dev_queue *q)
+{
+	uint64_t budget = REAP_AT_OPEN / REAP_AT_ONCE;
+	struct inode *inode;
+
+	volume_lock(fs->v);
+	uint64_t n = fs->ninodes;
+	volume_unlock(fs->v);
+	for (; n && budget && (inode = reap_take(fs)); n--, budget--) {
 		if (reap_run(fs, q, inode, REAP_AT_ONCE))
 			break;
 	}
+}
+
+static void ask_for_service(struct fs *fs)
+{
+	volume_lock(fs->v);
+	if (fs->cfg.want_service && !STAILQ_EMPTY(&fs->reap))
+		fs->cfg.want_service(fs->cfg.service_arg);
+	volume_unlock(fs->v);
+}
+
+/* Those that are found wait until the volume takes changes. */
+int fs_begin_writing(struct fs *fs, struct dev_queue *q)
+{
+	int err = volume_writable(fs->v) == -EROFS ? orphans_find(fs, q) : 0;
+
+	if (!err)
+		err = volume_begin_writing(fs->v, q);
+	if (err)
+		return err;
+	orphans_reap(fs, q);
+	ask_for_service(fs);
 	return 0;
 }
 
@@ -424,15 +452,16 @@ int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, 
 	fs_set_lazy_period(fs, 0);
 	/* Nobody can serve an fs that is not open yet. */
 	fs->cfg.want_service = NULL;
-	int err = v->flags & VOLUME_READ_ONLY ? 0 : orphans_open(fs, q);
+	int err = v->flags & VOLUME_READ_ONLY ? 0 : orphans_find(fs, q);
 	if (err) {
 		fs_free(fs);
 		return err;
 	}
+	if (!(v->flags & VOLUME_READ_ONLY))
+		orphans_reap(fs, q);
 	cached_open(fs);
 	fs->cfg.want_service = cfg ? cfg->want_service : NULL;
-	if (fs->cfg.want_service && !STAILQ_EMPTY(&fs->reap))
-		fs->cfg.want_service(fs->cfg.service_arg);
+	ask_for_service(fs);
 	*out = fs;
 	return 0;
 }

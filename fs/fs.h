@@ -49,6 +49,11 @@ struct fs_config {
 
 /* On a writable volume also removes what a crash left unlinked (small ones at once, large ones through fs_service()). */
 int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, struct fs **out);
+/*
+ * volume_begin_writing() with what fs_open() would have done: what a crash left unlinked is removed (small ones at once, large ones through fs_service()).
+ * Operations may be under way.  As volume_begin_writing(), or -EIO if it cannot be read what is to be removed.
+ */
+int fs_begin_writing(struct fs *fs, struct dev_queue *q);
 /* Drops all references (so that unlinked files go), waits for data in flight.  The volume stays open. */
 void fs_close(struct fs *fs, struct dev_queue *q);
 

@@ -215,12 +215,12 @@ static int table_verify(struct meta_read *r, uint64_t blkno)
 	return table_check(r->block, t->sb, t->index, t->slot, t->csum, t->diag);
 }
 
-static int tables_read(struct volume *v, struct dev_queue *q, const struct disk_root *root, uint8_t *tables)
+static int tables_read(struct volume *v, struct dev_queue *q, const struct disk_root *root, bool no_repair, uint8_t *tables)
 {
 	for (uint32_t t = 0; t < v->sb.ntables; t++) {
 		struct table_read tr = {
 			.read = {.block = tables + (size_t)t * BLOCK_SIZE, .verify = table_verify, .what = "allocation table",
-				 .no_repair = volume_no_repair(v)},
+				 .no_repair = no_repair},
 			.sb = &v->sb,
 			.diag = v->diag,
 			.index = t,
@@ -294,7 +294,7 @@ static int volume_load(struct volume *v, struct dev_queue *q, const struct disk_
 
 	if (!tables)
 		return -ENOMEM;
-	err = tables_read(v, q, root, tables);
+	err = tables_read(v, q, root, volume_no_repair(v), tables);
 	volume_lock(v);
 	if (!err)
 		err = alloc_create(&v->sb, tables, root->table_slot, get64(root->nfree), v->diag, &v->alloc);
@@ -317,7 +317,6 @@ static void repair_copies(struct volume *v, struct dev_queue *q, const struct di
 	auto_free uint8_t *blocks = dev_alloc(((uint64_t)v->sb.ntables + 1) * BLOCK_SIZE, false);
 	struct root_found again;
 
-	v->opening = false;
 	/* A copy that stays bad for want of memory, or because it cannot be written, is found again by the next who reads it. */
 	if (!blocks)
 		return;
@@ -327,33 +326,36 @@ static void repair_copies(struct volume *v, struct dev_queue *q, const struct di
 		return;
 	if (!root_find(q, &v->sb, v->diag, true, &again))
 		free(again.block);
-	(void)tables_read(v, q, root, blocks);
+	(void)tables_read(v, q, root, false, blocks);
 }
 
 /*
  * The replayed state becomes a root, and the log starts behind everything that a crash may have left on the device.  Its LSN follows from
  * what was read, so the log is made first: it may refuse.
  */
-static int volume_go_on(struct volume *v, struct dev_queue *q, const struct disk_root *root, unsigned bad_supers, uint64_t end)
+static int volume_go_on(struct volume *v, struct dev_queue *q, const struct disk_root *root, unsigned bad_supers)
 {
-	uint64_t lsn = v->recovery.was_clean ? end : log_restart_lsn(&v->sb, &v->recovery.tail);
-	void (*want)(void *arg) = v->want_checkpoint_fn;
+	uint64_t lsn = v->recovery.was_clean ? v->log_end : log_restart_lsn(&v->sb, &v->recovery.tail);
 	struct log *log;
 	int err = log_create(v->dev, &v->sb, lsn, v->diag, volume_log_failed, v, &log);
 
 	if (err)
 		return err;
+	v->opening = false;
 	repair_copies(v, q, root, bad_supers);
+	volume_lock(v);
 	v->mount_count++;
-	v->want_checkpoint_fn = NULL;
+	volume_unlock(v);
 	err = checkpoint_run(v, q, 0, lsn);
-	v->want_checkpoint_fn = want;
 	if (err) {
 		log_destroy(log);
 		return err;
 	}
+	volume_lock(v);
 	v->applied_lsn = v->checkpoint_lsn = lsn;
 	v->log = log;
+	v->flags &= ~VOLUME_READ_ONLY;
+	volume_unlock(v);
 	return 0;
 }
 
@@ -375,8 +377,8 @@ static int features_check(struct dev *dev, const struct super *sb, unsigned flag
 
 static int volume_open_root(struct volume *v, struct dev_queue *q, unsigned bad_supers, uint64_t cache_bytes)
 {
+	void (*want)(void *arg) = v->want_checkpoint_fn;
 	struct root_found found;
-	uint64_t end = 0;
 	int err = root_find(q, &v->sb, v->diag, false, &found);
 
 	if (err)
@@ -386,10 +388,13 @@ static int volume_open_root(struct volume *v, struct dev_queue *q, unsigned bad_
 	err = volume_load(v, q, found.block, cache_bytes);
 	if (!err && !(v->flags & VOLUME_NO_RECOVERY)) {
 		/* Provide no checkpoints to a replay: inline ones would be made of half of it. */
-		err = recover_replay(v, q, found.block, found.both, &end);
+		err = recover_replay(v, q, found.block, found.both, &v->log_end);
 	}
+	/* Who makes checkpoints does not know the volume yet. */
+	v->want_checkpoint_fn = NULL;
 	if (!err && !(v->flags & VOLUME_READ_ONLY))
-		err = volume_go_on(v, q, found.block, bad_supers, end);
+		err = volume_go_on(v, q, found.block, bad_supers);
+	v->want_checkpoint_fn = want;
 	v->opening = false;
 	free(found.block);
 	return err;
@@ -439,6 +444,49 @@ int volume_open(struct dev_queue *q, const struct volume_config *cfg, const stru
 	} while (err == -ERESTART);
 	if (cfg->recovery)
 		*cfg->recovery = rec;
+	return err;
+}
+
+/* The superblock and the root as they are on the device, if they are those that the volume was opened with. */
+static int find_again(struct volume *v, struct dev_queue *q, unsigned *bad_supers, struct root_found *found)
+{
+	auto_free void *block = dev_alloc(BLOCK_SIZE, false);
+	struct super sb;
+	int err = block ? super_find(q, v->diag, &sb, bad_supers, block) : -ENOMEM;
+
+	if (err)
+		return err;
+	if (memcmp(&sb, &v->sb, sizeof(sb)) != 0)
+		return -ESTALE;
+	err = root_find(q, &sb, v->diag, false, found);
+	if (err || root_generation(found->block) == v->generation)
+		return err;
+	free(found->block);
+	return -ESTALE;
+}
+
+int volume_begin_writing(struct volume *v, struct dev_queue *q)
+{
+	struct root_found found;
+	unsigned bad;
+	int err;
+
+	LOCK_ASSERT_NOT_HELD(&v->lock);
+	err = volume_writable(v);
+	if (err != -EROFS)
+		return err;
+	if (atomic_load(&v->failed))
+		return -EIO;
+	if (v->dev->read_only || v->flags & VOLUME_NO_RECOVERY)
+		return -EROFS;
+	err = features_check(v->dev, &v->sb, 0, v->diag);
+	if (!err)
+		err = find_again(v, q, &bad, &found);
+	if (err)
+		return err;
+	v->bad_copies |= found.bad_copy;
+	err = volume_go_on(v, q, found.block, bad);
+	free(found.block);
 	return err;
 }
 

@@ -23,7 +23,7 @@
 #include "core/tree.h"
 #include "journal/log.h"
 
-#define VOLUME_READ_ONLY   1u	/* nothing is ever written: no replay to the device, no repair */
+#define VOLUME_READ_ONLY   1u	/* nothing is written before volume_begin_writing(): no replay to the device, no repair */
 #define VOLUME_NO_RECOVERY 2u	/* with READ_ONLY: the state of the last checkpoint, log ignored */
 #define VOLUME_DISCARD     4u	/* tell the device about freed blocks */
 #define VOLUME_TRUNCATE_LOG 8u	/* the user's explicit word: a damaged or unreadable log ends where the damage begins */
@@ -84,14 +84,16 @@ struct volume {
 	struct dev *dev;
 	const struct diag *diag;
 	struct super sb;	/* but label and incompat: under `lock` */
-	unsigned flags;
 	void (*want_checkpoint_fn)(void *arg);
 	void *want_checkpoint_arg;
 	uint64_t replay_stop;
 	void (*clock)(void *arg, struct timespec *now);
 	void *clock_arg;
 	struct volume_recovery recovery;
-	struct log *log;	/* NULL if read-only */
+	uint64_t log_end;	/* where the log ended that was replayed */
+	/* Set once, and VOLUME_READ_ONLY goes, by volume_begin_writing(), under `lock`; read anywhere. */
+	struct log *_Atomic log;	/* NULL if read-only */
+	_Atomic unsigned flags;
 	/* Of volume_open(), before anybody else knows the volume. */
 	bool opening;		/* it may yet be refused: nothing is written */
 	bool bad_copies;	/* met meanwhile, of roots or tables */
@@ -170,6 +172,14 @@ int volume_read_root(struct dev_queue *q, const struct super *sb, const struct d
  * or cannot be read where it would go on (not with VOLUME_TRUNCATE_LOG).
  */
 int volume_open(struct dev_queue *q, const struct volume_config *cfg, const struct diag *diag, struct volume **out);
+
+/*
+ * Does for a volume that was opened with VOLUME_READ_ONLY what else volume_open() does, and makes it one that takes changes.  Readers may be at
+ * work meanwhile; the thread that makes checkpoints may be there, and has nothing to do before.  The device must be writable and this program's
+ * alone by now; nobody may have written to it since the open.  -EROFS (device, features, VOLUME_NO_RECOVERY), -ESTALE (it is not what was opened
+ * any more), -ENOMEM, and nothing has changed; -EIO: the volume has failed.  Waits, serving q.  One caller at a time.  No lock held.
+ */
+int volume_begin_writing(struct volume *v, struct dev_queue *q);
 
 /* Makes a last checkpoint marked clean (unless read-only, failed or shut down) and frees everything.  Returns that checkpoint's result. */
 int volume_close(struct volume *v, struct dev_queue *q);

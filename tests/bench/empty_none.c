@@ -161,6 +161,11 @@ int64_t fs_lazy_left(struct fs *fs)
 	return -1;
 }
 
+int fs_begin_writing(struct fs *fs, struct dev_queue *q)
+{
+	return -EROFS;
+}
+
 bool fs_service(struct fs *fs, struct dev_queue *q)
 {
 	return false;

@@ -138,6 +138,12 @@ static bool is_lost(const struct loss *l)
 	return l->on && !l->proven;
 }
 
+/* None before a mount that is read-only has become writable. */
+static bool has_log(const struct sim *s)
+{
+	return s->v && s->v->log;
+}
+
 /* Of a group that is durable, or under way; so much is safe in any case. */
 static void lose(struct sim *s, struct loss *l, unsigned floor)
 {
@@ -146,7 +152,7 @@ static void lose(struct sim *s, struct loss *l, unsigned floor)
 	/* Two damages: which of them is the last group's cannot be said. */
 	if (f->log.on || is_lost(&f->home))
 		f->any = true;
-	*l = (struct loss){.on = true, .floor = floor, .end = s->v ? log_append_lsn(s->v->log) : UINT64_MAX};
+	*l = (struct loss){.on = true, .floor = floor, .end = has_log(s) ? log_append_lsn(s->v->log) : UINT64_MAX};
 }
 
 /* The log has gone on. */
@@ -154,7 +160,7 @@ static void note_durable(struct sim *s)
 {
 	struct faults *f = s->faults;
 
-	if (!s->v)
+	if (!has_log(s))
 		return;
 	f->durable = log_durable_lsn(s->v->log);
 	for (unsigned i = 0; i < GROUPS; i++) {
@@ -171,7 +177,7 @@ static void note_group(struct sim *s)
 
 	note_durable(s);
 	/* At the end of the region a group is two writes. */
-	if (!s->v || log_append_lsn(s->v->log) == f->group[0].end)
+	if (!has_log(s) || log_append_lsn(s->v->log) == f->group[0].end)
 		return;
 	memmove(f->group + 1, f->group, sizeof(f->group) - sizeof(f->group[0]));
 	f->group[0] = (struct group){.durable = f->durable, .end = log_append_lsn(s->v->log), .acked = s->acked};
@@ -191,7 +197,7 @@ static void note_write(struct sim *s, const struct dev_io *io)
 {
 	struct faults *f = s->faults;
 
-	for (uint64_t at = 0; s->v && at < io->len; at += BLOCK_SIZE)
+	for (uint64_t at = 0; has_log(s) && at < io->len; at += BLOCK_SIZE)
 		f->named[(io->off + at) >> BLOCK_SHIFT] = log_append_lsn(s->v->log);
 }
 

@@ -56,6 +56,7 @@
 	X(syncs, "syncs acknowledged")                                                                                 \
 	X(compared, "trees compared")                                                                                  \
 	X(fscks, "fsck runs")                                                                                          \
+	X(raised, "read-only mounts that became writable")                                                             \
 	X(looks, "read-only mounts")                                                                                   \
 	X(flags, "changes of flags")                                                                                   \
 	X(flag_write, "writes that a flag forbids")                                                                    \
@@ -202,7 +203,10 @@ void run_plan(struct lab *lab, const struct plan *plan, struct verdict *verdict,
 /* A formatted device and the model of what is on it. */
 void world_begin(struct sim *s);
 void world_end(struct sim *s);
-/* 0, or what volume_open() and fs_open() say; then both are NULL. */
+/* A flag beside those of volume_open(): opened read-only, and then made writable. */
+#define WORLD_RAISE 0x1000u
+
+/* 0, or what volume_open(), fs_open() and fs_begin_writing() say. */
 int world_open(struct sim *s, unsigned flags);
 /* Ends everything that is under way, and closes; returns volume_close()'s result. */
 int world_close(struct sim *s);

@@ -308,6 +308,31 @@ static void sim_clock(void *arg, struct timespec *now)
 	*now = ((struct sim *)arg)->clock;
 }
 
+/* What is there is looked at before and after. */
+static int world_raise(struct sim *s)
+{
+	uint64_t writes = dev_sim_writes(s->dev);
+	struct walk before, after;
+
+	if (s->plan->faults)
+		return fs_begin_writing(s->fs, s->q);
+	walk_run(&before, s);
+	if (!world_is_cut(s) && dev_sim_writes(s->dev) != writes)
+		violation(s, "raise", "a read-only mount has written");
+
+	int err = fs_begin_writing(s->fs, s->q);
+
+	if (!err && !world_is_cut(s)) {
+		walk_run(&after, s);
+		if (after.hash != before.hash)
+			violation(s, "raise", "what was there before has changed when the mount became writable");
+		walk_end(&after);
+	}
+	walk_end(&before);
+	s->cov->raised += !err;
+	return err;
+}
+
 int world_open(struct sim *s, unsigned flags)
 {
 	struct volume_config vcfg = {
@@ -330,6 +355,9 @@ int world_open(struct sim *s, unsigned flags)
 	bool crew = s->plan->background && !(flags & VOLUME_READ_ONLY);
 	int err;
 
+	if (flags & WORLD_RAISE)
+		vcfg.flags = (vcfg.flags & ~WORLD_RAISE) | VOLUME_READ_ONLY;
+
 	if (crew) {
 		vcfg.want_checkpoint = crew_want_checkpoint;
 		cfg.want_service = crew_want_service;
@@ -346,6 +374,8 @@ int world_open(struct sim *s, unsigned flags)
 		err = fs_open(s->v, s->q, &cfg, &s->fs);
 	if (err)
 		s->fs = NULL;
+	if (!err && flags & WORLD_RAISE)
+		err = world_raise(s);
 	if (!err && crew)
 		crew_serve(s->crew);
 	/* Nobody can write yet. */

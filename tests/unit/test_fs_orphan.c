@@ -387,6 +387,54 @@ static void interrupted_truncations_are_finished(void **state)
 	assert_int_equal(known(n), 0);
 }
 
+/* What the crash has left is removed when the volume becomes writable, also behind the end of a file that is known by then. */
+static void they_go_when_writing_begins(void **state)
+{
+	struct names *n = *state;
+	uint64_t big = make_big(n, "big"), part = make(n, INO_ROOT, "part", S_IFREG | 0644);
+	unsigned calls = 0;
+	char buf[10];
+
+	assert_int_equal(fs_lookup(n->fs, n->q, INO_ROOT, "big", 3, &n->attr), 0);
+	assert_int_equal(try_create(n, INO_ROOT, "held", S_IFREG | 0644), 0);
+	uint64_t held = n->attr.ino;
+	assert_int_equal(fs_pwrite(n->fs, n->q, held, "0123456789", 10, 0), 10);
+	assert_int_equal(try_unlink(n, INO_ROOT, "big"), 0);
+	assert_int_equal(try_unlink(n, INO_ROOT, "held"), 0);
+	write_sparsely(n, part, 50);
+	n->r.cfg.flags = VOLUME_READ_ONLY;
+	n->cfg.want_service = count_calls;
+	n->cfg.service_arg = &calls;
+	interrupt_truncation(n, part, 3 * BLOCK_SIZE);
+	assert_int_equal(orphan_items(n), 3);
+	assert_int_equal(attr_of(n, part).blocks, 50 * 8);
+
+	assert_int_equal(fs_lookup(n->fs, n->q, INO_ROOT, "part", 4, &n->attr), 0);
+	n->r.dev->read_only = true;
+	assert_int_equal(fs_begin_writing(n->fs, n->q), -EROFS);
+	assert_false(fs_service(n->fs, n->q));
+	assert_int_equal(orphan_items(n), 3);
+	n->r.dev->read_only = false;
+	calls = 0;
+	assert_int_equal(fs_begin_writing(n->fs, n->q), 0);
+	assert_true(calls > 0);
+	serve(n);
+	assert_int_equal(orphan_items(n), 0);
+	assert_int_equal(fs_getattr(n->fs, n->q, big, &n->attr), -ESTALE);
+	assert_int_equal(fs_getattr(n->fs, n->q, held, &n->attr), -ESTALE);
+	assert_int_equal(attr_of(n, part).blocks, 2 * 8);
+	assert_int_equal(try_create(n, INO_ROOT, "new", S_IFREG | 0644), 0);
+	/* Of an inode that was known before, too. */
+	assert_int_equal(fs_pwrite(n->fs, n->q, part, "abc", 3, 0), 3);
+	assert_int_equal(fs_sync(n->fs, n->q, part, false), 0);
+	n->r.cfg.flags = 0;
+	names_crash(n, 4);
+	assert_int_equal(fs_pread(n->fs, n->q, part, buf, 3, 0), 3);
+	assert_memory_equal(buf, "abc", 3);
+	assert_int_not_equal(ino_of(n, INO_ROOT, "new"), 0);
+	names_check(n);
+}
+
 /* So long that opening leaves some of it; who moves the end forward finds nothing behind it all the same. */
 static void what_was_behind_the_end_stays_gone(void **state)
 {
@@ -593,6 +641,7 @@ int main(void)
 		WITH(a_crash_leaves_them_to_the_next_open, setup_tiny_cache),
 		WITH(read_only_leaves_them, setup),
 		WITH(interrupted_truncations_are_finished, setup),
+		WITH(they_go_when_writing_begins, setup),
 		WITH(what_was_behind_the_end_stays_gone, setup),
 		WITH(crashes_leave_a_moment_that_was, setup),
 		WITH(crashes_leave_a_moment_that_was, setup_tiny_cache),

@@ -227,6 +227,150 @@ static void test_power_cut_everywhere(void **state)
 	}
 }
 
+/* --- read-only, and then not ---------------------------------------------------------------------- */
+
+static void open_read_only(struct rig *r)
+{
+	r->cfg.flags = VOLUME_READ_ONLY;
+	assert_int_equal(volume_open(r->q, &r->cfg, &r->diag, &r->v), 0);
+	r->cfg.flags = 0;
+	assert_null(r->v->log);
+	assert_int_equal(volume_writable(r->v), -EROFS);
+}
+
+/* One state of the device after a crash of the workload, always the same for `cut`; the last transaction tried. */
+static uint64_t crashed(struct rig *r, uint64_t cut)
+{
+	uint64_t tried;
+
+	rig_create(r, 4 << 20, MIN_JOURNAL, cut);
+	dev_sim_cut_after(r->dev, cut);
+	run_until_cut(r, &tried);
+	rig_after_cut(r, cut * 7919);
+	return tried;
+}
+
+/* What a reader has seen is what comes back, wherever the power goes while the volume becomes writable; and it goes on from there. */
+static void test_begin_writing_everywhere(void **state)
+{
+	unsigned cuts = 0;
+
+	(void)state;
+	for (uint64_t cut = 10; cut < 75; cut += 6) {
+		for (uint64_t k = 1;; k++) {
+			struct rig r;
+			uint64_t tried = crashed(&r, cut), writes = dev_sim_writes(r.dev), found;
+			int err;
+
+			open_read_only(&r);
+			found = prefix_of(r.v, r.q, tried);
+			assert_int_equal(dev_sim_writes(r.dev), writes);
+			dev_sim_cut_after(r.dev, k);
+			err = volume_begin_writing(r.v, r.q);
+			if (!dev_sim_is_cut(r.dev)) {
+				assert_int_equal(err, 0);
+				dev_sim_cut_after(r.dev, 0);
+				assert_int_equal(volume_writable(r.v), 0);
+				assert_int_equal(volume_begin_writing(r.v, r.q), 0);
+				assert_int_equal(prefix_of(r.v, r.q, tried), found);
+				uint64_t lsn;
+				assert_int_equal(commit_step(r.v, r.q, found + 1, &lsn), 0);
+				assert_int_equal(log_sync_wait(r.v->log, r.q, lsn), 0);
+				rig_after_cut(&r, k);
+				assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+				assert_int_equal(prefix_of(r.v, r.q, found + 1), found + 1);
+				rig_destroy(&r);
+				break;
+			}
+			/* The last write may have been done and the answer lost; else it has failed, and takes no changes. */
+			cuts++;
+			if (err)
+				assert_int_not_equal(volume_writable(r.v), 0);
+			rig_after_cut(&r, cut * 31 + k);
+			assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+			assert_int_equal(prefix_of(r.v, r.q, tried), found);
+			volume_lock(r.v);
+			alloc_assert(r.v->alloc);
+			tree_assert(r.v->tree);
+			volume_unlock(r.v);
+			rig_destroy(&r);
+		}
+	}
+	assert_true(cuts > 40);
+}
+
+/* Then nothing is written, and it stays what it is. */
+static void test_begin_writing_refused(void **state)
+{
+	struct rig r, other;
+	uint64_t tried = crashed(&r, 60), found, writes;
+
+	(void)state;
+	open_read_only(&r);
+	found = prefix_of(r.v, r.q, tried);
+	writes = dev_sim_writes(r.dev);
+	r.dev->read_only = true;
+	assert_int_equal(volume_begin_writing(r.v, r.q), -EROFS);
+	r.dev->read_only = false;
+	r.v->sb.ro_compat |= 1u << 31;
+	assert_int_equal(volume_begin_writing(r.v, r.q), -EROFS);
+	r.v->sb.ro_compat &= ~(1u << 31);
+	r.v->flags |= VOLUME_NO_RECOVERY;
+	assert_int_equal(volume_begin_writing(r.v, r.q), -EROFS);
+	r.v->flags &= ~VOLUME_NO_RECOVERY;
+	assert_int_equal(dev_sim_writes(r.dev), writes);
+
+	/* Somebody else has written meanwhile, past all locks. */
+	other = r;
+	assert_int_equal(volume_open(other.q, &other.cfg, &other.diag, &other.v), 0);
+	assert_int_equal(volume_close(other.v, other.q), 0);
+	writes = dev_sim_writes(r.dev);
+	assert_int_equal(volume_begin_writing(r.v, r.q), -ESTALE);
+	assert_int_equal(dev_sim_writes(r.dev), writes);
+	assert_int_equal(volume_writable(r.v), -EROFS);
+	assert_int_equal(prefix_of(r.v, r.q, tried), found);
+	rig_destroy(&r);
+}
+
+/* Copies that were bad when it was opened are not touched before, and are good then. */
+static void test_begin_writing_repairs(void **state)
+{
+	struct rig r;
+	uint64_t writes, table[2];
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 7);
+	for (uint64_t n = 1; n <= 50; n++)
+		assert_int_equal(commit_step(r.v, r.q, n, NULL), 0);
+	rig_reopen(&r);
+	assert_int_equal(volume_close(r.v, r.q), 0);
+
+	void *root = dev_alloc(BLOCK_SIZE, false);
+	struct super sb;
+	assert_int_equal(volume_read_super(r.q, NULL, &sb), 0);
+	assert_int_equal(volume_read_root(r.q, &sb, NULL, false, root), 0);
+	for (unsigned copy = 0; copy < 2; copy++)
+		table[copy] = table_blkno(&sb, 0, ((struct disk_root *)root)->table_slot[0] & 1, copy) * BLOCK_SIZE;
+	free(root);
+	dev_sim_flip(r.dev, table[0] + 100, 1);
+	dev_sim_flip(r.dev, super_blkno(sb.nblocks, 1) * BLOCK_SIZE + 100, 1);
+
+	open_read_only(&r);
+	writes = dev_sim_writes(r.dev);
+	assert_int_equal(prefix_of(r.v, r.q, 50), 50);
+	assert_int_equal(dev_sim_writes(r.dev), writes);
+	assert_int_equal(volume_begin_writing(r.v, r.q), 0);
+	/* As a crash would leave it, since closing writes tables anew. */
+	rig_after_cut(&r, 1);
+	for (unsigned copy = 0; copy < SUPER_COPIES; copy++)
+		if (copy != 1)
+			dev_sim_flip(r.dev, super_blkno(sb.nblocks, copy) * BLOCK_SIZE + 100, 1);
+	dev_sim_flip(r.dev, table[1] + 100, 1);
+	assert_int_equal(volume_open(r.q, &r.cfg, &r.diag, &r.v), 0);
+	assert_int_equal(prefix_of(r.v, r.q, 50), 50);
+	rig_destroy(&r);
+}
+
 /* --- staged data -------------------------------------------------------------------------------- */
 
 struct block_file {
@@ -906,6 +1050,9 @@ int main(void)
 		cmocka_unit_test(test_laps_of_the_journal),
 		cmocka_unit_test(test_due_checkpoints_end),
 		cmocka_unit_test(test_power_cut_everywhere),
+		cmocka_unit_test(test_begin_writing_everywhere),
+		cmocka_unit_test(test_begin_writing_refused),
+		cmocka_unit_test(test_begin_writing_repairs),
 		cmocka_unit_test(test_logged_data),
 		cmocka_unit_test(test_rest),
 		cmocka_unit_test(test_rest_ends),
