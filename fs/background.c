@@ -252,12 +252,16 @@ int background_create(struct dev *dev, const struct diag *diag, struct backgroun
 
 int background_start_checkpoints(struct background *b, struct volume *v)
 {
+	if (b->checkpoint.has_thread)
+		return 0;
 	b->v = v;
 	return job_start(&b->checkpoint, checkpoint_main);
 }
 
 int background_start_service(struct background *b, struct fs *fs)
 {
+	if (b->service.has_thread)
+		return 0;
 	b->fs = fs;
 	return job_start(&b->service, service_main);
 }

@@ -25,7 +25,7 @@ void background_want_service(void *background);
  */
 int background_rest(struct background *b, struct dev_queue *q);
 
-/* Start a thread each.  Not for volumes that take no changes. */
+/* Start a thread each, if it does not run yet.  On volumes that take no changes they find nothing to do. */
 int background_start_checkpoints(struct background *b, struct volume *v);
 int background_start_service(struct background *b, struct fs *fs);
 

@@ -89,7 +89,7 @@ static int set_access(struct control *c, struct dev_queue *q, bool read_only)
 	int err = 0;
 
 	if (v->flags & VOLUME_READ_ONLY)
-		return read_only ? 0 : -EROFS;
+		return read_only ? 0 : c->begin_writing(c->writing_arg, q);
 	if (!read_only)
 		return volume_wake(v, q);
 	fs_settle(c->fs, q);

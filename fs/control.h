@@ -37,6 +37,9 @@ struct control {
 	/* Makes the kernel write back and forget what it has cached, and tells `drop`. */
 	void (*drop_caches)(void *arg, struct cache_drop *drop);
 	void *drop_arg;
+	/* Makes a volume that was mounted read-only one that takes changes; waits, serving q.  Errors: see mount_remount.c */
+	int (*begin_writing)(void *arg, struct dev_queue *q);
+	void *writing_arg;
 	const char *transport;
 	const char *requests; /* how they come */
 	const char *sandbox; /* what the daemon has given up */

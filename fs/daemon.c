@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/image_lock.h"
 #include "fs/admit.h"
 #include "fs/background.h"
 #include "fs/control.h"
@@ -28,6 +29,14 @@
 #define MAX_WORKERS 8
 #define MAX_RING_WORKERS 64 /* each has its processor */
 #define GRACE_MS 3000 /* for users of a mount that was asked to go by a signal */
+
+/* Asked for by a worker, done by the main thread. */
+struct begin_writing {
+	struct dev_task task;
+	struct daemon *d;
+	struct dev_event done;
+	int err;
+};
 
 struct daemon {
 	const struct mount_options *opts;
@@ -57,6 +66,7 @@ struct daemon {
 	struct dirty_plan plan;
 	struct admit *admit;
 
+	struct begin_writing *asked; /* somebody waits for an answer to it */
 	bool unmounting; /* after a signal */
 	bool closing; /* no requests are read any more */
 	int64_t give_up_ms; /* 0: not yet */
@@ -260,6 +270,36 @@ static void drop_caches(void *arg, struct cache_drop *drop)
 	dev_post(d->q, &drop->task);
 }
 
+static void answer_writing(struct daemon *d, struct begin_writing *asked, int err)
+{
+	if (d->asked == asked)
+		d->asked = NULL;
+	asked->err = err;
+	dev_event_set(&asked->done);
+}
+
+static void writing_asked(struct dev_task *task)
+{
+	struct begin_writing *asked = (struct begin_writing *)((char *)task - offsetof(struct begin_writing, task));
+	struct daemon *d = asked->d;
+
+	if (d->closing || d->asked)
+		answer_writing(d, asked, -EBUSY);
+	else
+		d->asked = asked;
+}
+
+static int ask_for_writing(void *arg, struct dev_queue *q)
+{
+	struct daemon *d = arg;
+	struct begin_writing asked = {.task.run = writing_asked, .d = d};
+
+	dev_event_init(&asked.done, q);
+	dev_post(d->q, &asked.task);
+	dev_event_wait(&asked.done);
+	return asked.err;
+}
+
 static unsigned count_workers(void)
 {
 	long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -305,6 +345,8 @@ static int start_loop(struct daemon *d)
 		.owner = getuid(),
 		.drop_caches = drop_caches,
 		.drop_arg = d,
+		.begin_writing = ask_for_writing,
+		.writing_arg = d,
 		.transport = "fuse",
 		.requests = "/dev/fuse",
 		.sandbox = d->sandbox.active,
@@ -553,6 +595,52 @@ static bool patience_is_over(struct daemon *d)
 	return true;
 }
 
+/* The image again, for writing, under the lock that was shared so far, and from now on is ours alone. */
+static int take_image(struct daemon *d)
+{
+	int fd, err;
+
+	if (d->dev->read_only) {
+		fd = keeper_open_for_writing(&d->keeper);
+		if (fd < 0)
+			return fd;
+		err = image_lock_pass(d->dev->fd, fd);
+		if (!err)
+			err = dev_make_writable(d->dev, fd);
+		if (err) {
+			/* Its lock goes with it: not before the old one is there again. */
+			flock(d->dev->fd, LOCK_SH);
+			close(fd);
+			return err;
+		}
+	}
+	err = image_lock_raise(d->dev->fd, d->src->backing_fd);
+	if (err == -ENOLCK) {
+		volume_shutdown(d->v, "somebody else has taken the image");
+		return -EIO;
+	}
+	return err == -EBUSY ? -ETXTBSY : err;
+}
+
+/* What daemon_open() has left undone for a read-only mount.  Until the last step the volume takes no changes. */
+static int begin_writing(struct daemon *d)
+{
+	int err = take_image(d);
+
+	if (err)
+		return err;
+	err = background_start_checkpoints(d->bg, d->v);
+	if (!err)
+		err = background_start_service(d->bg, d->fs);
+	if (!err)
+		err = fs_begin_writing(d->fs, d->q);
+	if (err && !atomic_load(&d->v->failed))
+		image_lock_lower(d->dev->fd, d->src->backing_fd);
+	if (!err)
+		diag(d->diag, DIAG_NOTICE, "%s: takes changes from now on", d->src->path);
+	return err;
+}
+
 static int shorter(int a_ms, int b_ms)
 {
 	return a_ms < 0 || (b_ms >= 0 && b_ms < a_ms) ? b_ms : a_ms;
@@ -573,6 +661,8 @@ static void daemon_serve(struct daemon *d)
 		poll(p, 3, shorter(commit_timer_run(&d->timer), left < 0 && d->give_up_ms ? 0 : (int)left));
 		read_signals(d);
 		dev_poll(d->q, 0);
+		if (d->asked)
+			answer_writing(d, d->asked, begin_writing(d));
 	}
 }
 
@@ -582,6 +672,8 @@ static void daemon_serve(struct daemon *d)
 static void stop_work(struct daemon *d)
 {
 	d->closing = true;
+	if (d->asked)
+		answer_writing(d, d->asked, -EBUSY);
 	/* While workers still serve what it may be waiting for. */
 	inval_end(d->inval, d->q);
 	if (d->loop)

@@ -16,7 +16,7 @@
 
 #define SOCKET_FD 3 /* the keeper's only descriptor beside stdio */
 
-enum order { MOUNT = 1, SETTLE, SETTLE_AND_DETACH, UNMOUNT };
+enum order { MOUNT = 1, SETTLE, SETTLE_AND_DETACH, OPEN_FOR_WRITING, UNMOUNT };
 
 struct request {
 	uint32_t order;
@@ -83,19 +83,40 @@ static void leave_stdio(void)
 		close(null);
 }
 
-static bool do_settle(struct mount_point *mp, bool detach, uint32_t ratio)
+/* Only where a remount can make use of it. */
+static bool may_open(const struct mount_point *mp, const struct mount_source *src)
 {
+	return src->read_only && !mp->by_helper;
+}
+
+static bool do_settle(struct mount_point *mp, const struct mount_source *src, bool detach, uint32_t ratio)
+{
+	uint64_t keep = UINT64_C(1) << CAP_SYS_ADMIN | UINT64_C(1) << CAP_DAC_READ_SEARCH;
 	bool limited = mount_point_settle(mp, ratio < DIRTY_RATIO_MAX ? ratio : DIRTY_RATIO_MAX);
 	struct answer done = {.err = limited ? 0 : -EPERM};
 
 	if (detach)
 		leave_stdio();
-	/* To unmount, and to open a root directory that its owner has closed to others.  fusermount3 has its own privileges. */
+	/* To unmount, and to open a root directory that its owner has closed to others; perhaps an image that belongs to somebody.  fusermount3
+	 * has its own privileges. */
+	if (may_open(mp, src))
+		keep |= UINT64_C(1) << CAP_DAC_OVERRIDE;
 	if (!mp->by_helper) {
-		sandbox_drop_capabilities(UINT64_C(1) << CAP_SYS_ADMIN | UINT64_C(1) << CAP_DAC_READ_SEARCH);
+		sandbox_drop_capabilities(keep);
 		sandbox_no_new_privileges();
 	}
 	return send_answer(&done, -1);
+}
+
+static bool do_open(const struct mount_point *mp, const struct mount_source *src)
+{
+	int fd = may_open(mp, src) ? mount_source_open_again(src) : -EOPNOTSUPP;
+	struct answer a = {.err = fd < 0 ? fd : 0};
+	bool ok = send_answer(&a, fd);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
 }
 
 static void do_unmount(const struct mount_point *mp)
@@ -112,7 +133,7 @@ static void do_unmount(const struct mount_point *mp)
 	send_answer(&a, -1);
 }
 
-/* Each order is taken once, and none out of turn; anything else is not from our daemon any more. */
+/* None is taken out of turn, and each once, but for opening the image; anything else is not from our daemon any more. */
 static void take_orders(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
 			const struct diag *diag)
 {
@@ -123,8 +144,11 @@ static void take_orders(struct mount_point *mp, const struct mount_source *src, 
 	if (!next_order(&r))
 		return;
 	if (r.order == SETTLE || r.order == SETTLE_AND_DETACH) {
-		if (!do_settle(mp, r.order == SETTLE_AND_DETACH, r.ratio) || !next_order(&r))
+		if (!do_settle(mp, src, r.order == SETTLE_AND_DETACH, r.ratio) || !next_order(&r))
 			return;
+		while (r.order == OPEN_FOR_WRITING)
+			if (!do_open(mp, src) || !next_order(&r))
+				return;
 	}
 	if (r.order == UNMOUNT)
 		do_unmount(mp);
@@ -220,6 +244,14 @@ int keeper_settle(struct keeper *k, bool detach, uint32_t ratio)
 	struct answer a;
 
 	return ask(k, detach ? SETTLE_AND_DETACH : SETTLE, ratio, &a);
+}
+
+int keeper_open_for_writing(struct keeper *k)
+{
+	struct answer a;
+	int fd = k->unmounting ? -EBUSY : ask(k, OPEN_FOR_WRITING, 0, &a);
+
+	return fd ? fd : -EPIPE;
 }
 
 /* If the keeper is gone, its end of the socket tells so to who waits for the answer. */

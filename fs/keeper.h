@@ -4,9 +4,10 @@
  *
  * Forked off the daemon before that looks at the image.  It was told then what to mount where; afterwards it takes three
  * orders, in this sequence and each once: mount, settle, unmount.  The second carries a limit, which it takes only
- * if it is below the kernel's own.  So the worst that somebody who has taken
- * over the daemon gets from it is an early unmount.  It reads nothing from the image, holds neither its descriptor nor its lock,
- * gives up what unmounting does not take, and ends when the daemon has ended, however that happened.
+ * if it is below the kernel's own.  Between the last two it opens the image for writing, as often as it is told to, if root has mounted it
+ * read-only: for a remount.  So the worst that somebody who has taken
+ * over the daemon gets from it is an early unmount, and an image that he can write to.  It reads nothing from the image, holds neither its descriptor nor its lock,
+ * gives up what these orders do not take, and ends when the daemon has ended, however that happened.
  */
 #ifndef HOLDFAST_FS_KEEPER_H
 #define HOLDFAST_FS_KEEPER_H
@@ -33,6 +34,12 @@ int keeper_mount(struct keeper *k, struct mount_point *mp);
 
 /* mount_point_settle(), and with `detach` leaves stdio.  0 or a negative errno: -EPERM if the limit could not be set. */
 int keeper_settle(struct keeper *k, bool detach, uint32_t ratio);
+
+/*
+ * A descriptor of the image, opened for writing; the caller's.  -EROFS: it is write-protected; -ESTALE: it is not where it was; -EOPNOTSUPP (the kernel
+ * would not remount it), -EBUSY (it is being unmounted), -EPIPE.
+ */
+int keeper_open_for_writing(struct keeper *k);
 
 /*
  * Begins: what is dirty through mmap is flushed (a lazy umount with files open would not do it), then the mount is detached.

@@ -39,7 +39,13 @@ static const char *why_not(int err)
 	case EPERM:
 		return "only root and who has mounted the volume may remount it";
 	case EROFS:
-		return "was mounted read-only, so that nothing can be written: unmount and mount again";
+		return "cannot remount it read-write: the image is write-protected, or has features that this version cannot write";
+	case EOPNOTSUPP:
+		return "cannot remount it read-write: fusermount3, which has mounted it, knows no remount";
+	case ETXTBSY:
+		return "cannot remount it read-write: the image is in use by others, who only read it";
+	case ESTALE:
+		return "cannot remount it read-write: the image is not what it was when it was mounted";
 	case EIO:
 		return "the volume has failed and takes no changes; holdfast stats says why";
 	case EBUSY:

@@ -43,6 +43,11 @@ static int open_for_writing(const char *path)
 	return -EROFS;
 }
 
+static bool is_protection(int err)
+{
+	return err == -EACCES || err == -EPERM || err == -EROFS;
+}
+
 /* Sets s->fd; and what may not be written is opened for reading. */
 static int open_image(struct mount_source *s)
 {
@@ -54,7 +59,7 @@ static int open_image(struct mount_source *s)
 			return 0;
 		err = s->fd;
 	}
-	if (err != -EACCES && err != -EPERM && err != -EROFS)
+	if (!is_protection(err))
 		return err;
 	s->fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (s->fd < 0)
@@ -120,15 +125,40 @@ void mount_source_close(struct mount_source *s)
 	s->path = NULL;
 }
 
-/* Another open file of the same image. */
-static int reopen_image(const struct mount_source *s)
+static bool is_source(const struct mount_source *s, int fd)
 {
-	int fd = open(s->path, (s->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
 	struct stat st;
 
-	if (fd < 0)
+	if (fstat(fd, &st) < 0)
+		return false;
+	return s->is_block ? S_ISBLK(st.st_mode) && st.st_rdev == s->dev : st.st_dev == s->dev && st.st_ino == s->ino;
+}
+
+int mount_source_open_again(const struct mount_source *s)
+{
+	int fd = open_for_writing(s->path);
+
+	if (is_protection(fd))
+		return -EROFS;
+	if (fd >= 0 && !is_source(s, fd)) {
+		close(fd);
+		return -ESTALE;
+	}
+	return fd;
+}
+
+/* Another open file of the same image; for writing where that may be, whatever the mount: a loop device stays what it is, and a mount
+ * on it can be remounted. */
+static int reopen_image(const struct mount_source *s, bool *read_only)
+{
+	int fd = mount_source_open_again(s);
+
+	*read_only = fd == -EROFS;
+	if (*read_only)
+		fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (*read_only && fd < 0)
 		return -errno;
-	if (fstat(fd, &st) < 0 || st.st_dev != s->dev || st.st_ino != s->ino) {
+	if (fd >= 0 && !is_source(s, fd)) {
 		close(fd);
 		return -ESTALE;
 	}
@@ -136,14 +166,14 @@ static int reopen_image(const struct mount_source *s)
 }
 
 /* -EBUSY: somebody else took it between our asking for a free one and this. */
-static int configure_loop(const struct mount_source *s, const char *name, int image_fd)
+static int configure_loop(const struct mount_source *s, const char *name, int image_fd, bool read_only)
 {
 	struct loop_config config = {.fd = (unsigned)image_fd};
-	int fd = open(name, (s->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+	int fd = open(name, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 
 	if (fd < 0)
 		return -errno;
-	config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (s->read_only ? LO_FLAGS_READ_ONLY : 0);
+	config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (read_only ? LO_FLAGS_READ_ONLY : 0);
 	snprintf((char *)config.info.lo_file_name, LO_NAME_SIZE, "%s", s->path);
 	if (ioctl(fd, LOOP_CONFIGURE, &config) < 0) {
 		int err = -errno;
@@ -154,7 +184,7 @@ static int configure_loop(const struct mount_source *s, const char *name, int im
 	return fd;
 }
 
-static int attach(const struct mount_source *s, int control, int image_fd, char *name, size_t name_bytes)
+static int attach(const struct mount_source *s, int control, int image_fd, bool read_only, char *name, size_t name_bytes)
 {
 	int fd = -EBUSY;
 
@@ -164,7 +194,7 @@ static int attach(const struct mount_source *s, int control, int image_fd, char 
 		if (number < 0)
 			return -errno;
 		snprintf(name, name_bytes, "/dev/loop%d", number);
-		fd = configure_loop(s, name, image_fd);
+		fd = configure_loop(s, name, image_fd, read_only);
 	}
 	return fd;
 }
@@ -172,12 +202,13 @@ static int attach(const struct mount_source *s, int control, int image_fd, char 
 int mount_source_attach_loop(const struct mount_source *s, char *name, size_t name_bytes)
 {
 	int control, image_fd, fd;
+	bool read_only;
 
 	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
 	if (control < 0)
 		return -errno;
-	image_fd = reopen_image(s);
-	fd = image_fd < 0 ? image_fd : attach(s, control, image_fd, name, name_bytes);
+	image_fd = reopen_image(s, &read_only);
+	fd = image_fd < 0 ? image_fd : attach(s, control, image_fd, read_only, name, name_bytes);
 	if (image_fd >= 0)
 		close(image_fd);
 	close(control);

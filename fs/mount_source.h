@@ -29,6 +29,9 @@ struct mount_source {
 int mount_source_open(const char *path, bool read_only, const struct diag *diag, struct mount_source *out);
 void mount_source_close(struct mount_source *src);
 
+/* The same image once more, for writing, with no lock.  -EROFS: it is write-protected; -ESTALE: something else is there now. */
+int mount_source_open_again(const struct mount_source *src);
+
 /*
  * Attaches a loop device to the image file, set to detach itself on last close, and returns an open descriptor; fills
  * `name` (/dev/loopN).  The loop device has its own open file of the image, so it does not keep the lock.

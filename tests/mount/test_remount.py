@@ -4,6 +4,9 @@ import errno
 import mmap
 import os
 import re
+import signal
+import subprocess
+import threading
 import time
 
 import pytest
@@ -227,12 +230,232 @@ def test_refused(unmounted):
     unmounted.umount()
     unmounted.mount("ro")
     before = sha256(unmounted.image)
-    assert "was mounted read-only" in remount(unmounted, "rw", expect=32)
     remount(unmounted, "ro,noatime")
     assert sha256(unmounted.image) == before
     with pytest.raises(OSError) as e:
         os.mkdir(unmounted.path("d"))
     assert e.value.errno == errno.EROFS
+    unmounted.umount()
+    unmounted.mount("ro,norecovery")
+    assert "'norecovery' needs 'ro'" in remount(unmounted, "rw", expect=1)
+    assert sha256(unmounted.image) == before
+    unmounted.umount()
+
+
+# --- what was mounted read-only becomes writable ---
+
+
+def crash_with_orphans(vol):
+    """Something to replay, and files that are unlinked, of which one takes several transactions to remove."""
+    vol.mount()
+    free = os.statvfs(vol.dir).f_bfree
+    write_synced(vol.path("kept"), b"kept")
+    held = []
+    for i in range(20):
+        held.append(os.open(vol.path(f"orphan{i}"), os.O_RDWR | os.O_CREAT))
+        os.pwrite(held[-1], b"x" * 5000, 0)
+        os.setxattr(vol.path(f"orphan{i}"), "user.a", b"b" * 500)
+    for i in range(3000):
+        os.pwrite(held[0], b"x", i * 8192)
+    for i in range(20):
+        os.unlink(vol.path(f"orphan{i}"))
+    run("sync", "-f", vol.dir)
+    vol.kill()
+    for fd in held:
+        os.close(fd)
+    return free
+
+
+@pytest.mark.parametrize("options", ["", "plain", "engine=threads", "nosandbox", "transport=dev,noatime,commit=1"])
+def test_read_only_becomes_writable(unmounted, options):
+    """After a crash: nothing is written before, everything that a writable mount does is done then."""
+    free = crash_with_orphans(unmounted)
+    before = sha256(unmounted.image)
+    unmounted.mount("ro," + options if options else "ro")
+    fd = os.open(unmounted.path("kept"), os.O_RDONLY)
+    assert os.listdir(unmounted.dir) == ["kept"] and os.read(fd, 10) == b"kept"
+    assert os.statvfs(unmounted.dir).f_bfree < free - 3000
+    assert sha256(unmounted.image) == before
+    remount(unmounted, "rw")
+    assert "rw" in kernel_options(unmounted.dir)[0] and shown(unmounted).startswith("rw") and "state     ok" in stats(unmounted)
+    # The descriptor from before is good for reading, and its file can be written.
+    assert os.pread(fd, 10, 0) == b"kept"
+    with open(unmounted.path("kept"), "ab") as f:
+        f.write(b" and more")
+        f.flush()
+        os.fsync(f.fileno())
+    assert os.pread(fd, 20, 0) == b"kept and more"
+    os.close(fd)
+    wait_for(lambda: os.statvfs(unmounted.dir).f_bfree >= free - 16, what="room of the unlinked files")
+    write_synced(unmounted.path("new"), b"new" * 100000)
+    # Nobody else may have it from now on.
+    other = run(MOUNT, unmounted.image, unmounted.folder, "-o", "ro", check=False)
+    assert other.returncode == 32 and "in use" in other.stdout
+    # Without a sync: the timer that a read-only mount had none of.
+    if "commit=1" in options:
+        os.mkdir(unmounted.path("unsynced"))
+        time.sleep(2.5)
+    unmounted.kill()
+    unmounted.mount()
+    with open(unmounted.path("kept"), "rb") as f:
+        assert f.read() == b"kept and more"
+    with open(unmounted.path("new"), "rb") as f:
+        assert f.read() == b"new" * 100000
+    assert os.path.isdir(unmounted.path("unsynced")) == ("commit=1" in options)
+    unmounted.umount()
+    assert "clean" in unmounted.fsck("-n", "-f", "--data")
+
+
+def test_writable_and_back_again(unmounted):
+    """Read-only, writable, at rest, writable: each as it should be, and unmounted clean from each."""
+    unmounted.mount("ro")
+    remount(unmounted, "rw,strictatime,lazytime")
+    write_synced(unmounted.path("f"), b"1")
+    remount(unmounted, "ro")
+    before = sha256(unmounted.image)
+    assert "clean" in unmounted.fsck("-n", "-f")
+    time.sleep(0.5)
+    assert sha256(unmounted.image) == before
+    remount(unmounted, "rw")
+    remount(unmounted, "rw")
+    write_synced(unmounted.path("f"), b"2")
+    unmounted.umount()
+    assert "clean" in unmounted.fsck("-n")
+    unmounted.mount("ro")
+    remount(unmounted, "rw")
+    unmounted.umount()
+    assert "clean" in unmounted.fsck("-n")
+    unmounted.mount("ro")
+    with open(unmounted.path("f"), "rb") as f:
+        assert f.read() == b"2"
+
+
+def test_not_while_others_read(unmounted):
+    """Another read-only mount of the image is in the way, and neither of them is harmed; without it, it works."""
+    other = os.path.join(unmounted.folder, "other")
+    os.mkdir(other)
+    unmounted.mount()
+    write_synced(unmounted.path("f"), b"x" * 10000)
+    unmounted.kill()
+    before = sha256(unmounted.image)
+    unmounted.mount("ro")
+    run(MOUNT, unmounted.image, other, "-o", "ro")
+    try:
+        assert "in use by others" in remount(unmounted, "rw", expect=32)
+        for there in (unmounted.dir, other):
+            assert read_anew(os.path.join(there, "f")) == b"x" * 10000
+            with pytest.raises(OSError) as e:
+                os.mkdir(os.path.join(there, "d"))
+            assert e.value.errno == errno.EROFS
+        # The one that was refused has its lock still.
+        run("umount", other)
+        wait_for(lambda: len(daemons(unmounted.image)) == 1, what="the other daemon's end")
+        assert sha256(unmounted.image) == before
+        assert "in use" in unmounted.fsck("-y", expect=8)
+        remount(unmounted, "rw")
+        write_synced(unmounted.path("g"), b"y")
+    finally:
+        run("umount", "-l", other, check=False)
+    unmounted.umount()
+    assert "clean" in unmounted.fsck("-n", "-f")
+
+
+def test_write_protected_cannot(unmounted):
+    """Neither a device that is set so, nor an image in a file system that is read-only; but when it is not any more."""
+    done = run("losetup", "-f", "--show", unmounted.image, check=False)
+    if done.returncode:
+        pytest.skip("no loop device: " + done.stdout)
+    file, unmounted.image = unmounted.image, done.stdout.strip()
+    try:
+        run("blockdev", "--setro", unmounted.image)
+        before = sha256(file)
+        unmounted.mount()
+        assert "cannot remount it read-write: the image is write-protected" in remount(unmounted, "rw", expect=32)
+        assert shown(unmounted).startswith("ro") and "ro" in kernel_options(unmounted.dir)[0]
+        assert sha256(file) == before
+        run("blockdev", "--setrw", unmounted.image)
+        remount(unmounted, "rw")
+        write_synced(unmounted.path("f"), b"x")
+        unmounted.umount()
+    finally:
+        unmounted.clean_up()
+        run("blockdev", "--setrw", unmounted.image, check=False)
+        run("losetup", "-d", unmounted.image, check=False)
+        unmounted.image = file
+    assert "clean" in unmounted.fsck("-n", "-f", "--data")
+
+
+def test_another_image_in_its_place(unmounted):
+    """The path leads to another volume by now: that is not touched."""
+    unmounted.mount("ro")
+    run("mv", unmounted.image, unmounted.image + ".moved")
+    run("cp", "--sparse=always", unmounted.image + ".moved", unmounted.image)
+    before = sha256(unmounted.image)
+    assert "not what it was" in remount(unmounted, "rw", expect=32)
+    assert sha256(unmounted.image) == before and shown(unmounted).startswith("ro")
+    run("mv", unmounted.image + ".moved", unmounted.image)
+    remount(unmounted, "rw")
+    os.mkdir(unmounted.path("d"))
+
+
+def test_readers_go_on(unmounted):
+    """Those who read all the while get what is there, and nothing else."""
+    crash_with_orphans(unmounted)
+    unmounted.mount()
+    data = {}
+    for i in range(30):
+        data[f"d{i}"] = os.urandom(20000 + i * 7000)
+        write_synced(unmounted.path(f"d{i}"), data[f"d{i}"])
+    unmounted.kill()
+    stop = threading.Event()
+    wrong, rounds = [], [0]
+
+    def read():
+        while not stop.is_set():
+            for name, want in data.items():
+                if read_anew(unmounted.path(name)) != want:
+                    wrong.append(name)
+            rounds[0] += 1
+
+    for _ in range(3):
+        unmounted.mount("ro")
+        stop.clear()
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        remount(unmounted, "rw")
+        write_synced(unmounted.path("new"), os.urandom(100000))
+        done = rounds[0]
+        wait_for(lambda: rounds[0] > done + 2, what="readers")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        unmounted.kill()
+    assert not wrong
+    unmounted.mount()
+    unmounted.umount()
+    assert "clean" in unmounted.fsck("-n", "-f", "--data")
+
+
+def test_asked_by_many(unmounted):
+    """One at a time does it, the others are told to wait or find it done; and a mount that goes meanwhile goes."""
+    unmounted.mount("ro")
+    asking = [subprocess.Popen([MOUNT, unmounted.image, unmounted.dir, "-o", "remount,rw"], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT) for _ in range(6)]
+    said = [p.communicate(timeout=60)[0].decode() for p in asking]
+    assert any(p.returncode == 0 for p in asking)
+    assert all(p.returncode == 0 or "another remount is under way" in text for p, text in zip(asking, said)), said
+    os.mkdir(unmounted.path("d"))
+    unmounted.umount()
+    for _ in range(5):
+        unmounted.mount("ro")
+        (pid,) = daemons(unmounted.image)
+        with subprocess.Popen([MOUNT, unmounted.image, unmounted.dir, "-o", "remount,rw"], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL):
+            os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
+        assert "clean" in unmounted.fsck("-n", "-f")
 
 
 # mount(8) looks for its helpers in /sbin: there they are in a mount namespace of its own.

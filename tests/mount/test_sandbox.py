@@ -2,6 +2,7 @@
 """What a mounted daemon has given up (fs/sandbox.h), and that it ends as before without it (fs/keeper.h)."""
 import ctypes
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -12,7 +13,7 @@ from conftest import BUILD, FSCK, MKFS, MOUNT, daemons, is_mounted, libc, run, w
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 2, 21
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1, 2, 21
 
 
 def status(pid, task=None):
@@ -111,6 +112,34 @@ def test_keeper_has_what_it_needs(vol):
     assert int(s["CapEff"], 16) == int(s["CapPrm"], 16) == int(s["CapBnd"], 16) == 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_READ_SEARCH
     vol.umount()
     gone(vol.image)
+
+
+def test_keeper_of_a_read_only_mount(unmounted):
+    """It opens the image when that is to be written, and has not got it before or after.  The daemon can still open nothing."""
+    os.chown(unmounted.image, 1234, 1234)
+    unmounted.mount("ro")
+    (pid,) = daemons(unmounted.image)
+    (keeper,) = keepers(unmounted.image)
+    wanted = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_READ_SEARCH | 1 << CAP_DAC_OVERRIDE
+    assert int(status(keeper)["CapEff"], 16) == int(status(keeper)["CapBnd"], 16) == wanted
+
+    def how(p):
+        """The access modes of a process's descriptors of the image."""
+        modes = []
+        for fd in os.listdir(f"/proc/{p}/fd"):
+            if os.readlink(f"/proc/{p}/fd/{fd}") == unmounted.image:
+                with open(f"/proc/{p}/fdinfo/{fd}", encoding="ascii") as f:
+                    modes.append(int(re.search(r"flags:\s+(\d+)", f.read())[1], 8) & os.O_ACCMODE)
+        return modes
+
+    assert how(pid) == [os.O_RDONLY] and how(keeper) == []
+    run(MOUNT, unmounted.image, unmounted.dir, "-o", "remount,rw")
+    assert how(pid) == [os.O_RDWR] and how(keeper) == []
+    s = status(pid)
+    assert s["NoNewPrivs"] == "1" and int(s["CapEff"], 16) == 0
+    os.mkdir(unmounted.path("d"))
+    unmounted.umount()
+    gone(unmounted.image)
 
 
 def test_nosandbox(unmounted):
