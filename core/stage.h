@@ -9,7 +9,7 @@
  * A reader takes stage_get() before it looks at the device.
  *
  * Always: a frozen page is immutable (a change copies it), so what a checkpoint places home is the content as of its freeze.
- * All functions: under the volume's lock.
+ * All functions: under the volume's lock; stage_get() may share it.
  */
 #ifndef HOLDFAST_CORE_STAGE_H
 #define HOLDFAST_CORE_STAGE_H

@@ -54,7 +54,7 @@ void tree_get_stats(const struct tree *t, struct tree_stats *out)
 		.cached = t->nclean + t->ndirty + t->nfrozen,
 		.dirty = t->ndirty,
 		.frozen = t->nfrozen,
-		.lookups = t->lookups,
+		.lookups = tally_sum(&t->lookups, 0),
 		.misses = t->misses,
 		.splits = t->splits,
 		.merges = t->merges,
@@ -114,7 +114,7 @@ static int descend(struct tree *t, const struct key *key, bool before, struct sp
 	unsigned level, i;
 	struct node *n;
 
-	t->lookups++;
+	tally_add(&t->lookups, 0, 1);
 	s->lower = s->upper = NULL;
 	for (level = t->level;; level--) {
 		int err = tree_node_get(t, ptr, level, &n);

@@ -23,7 +23,7 @@
  *      their paths in memory.
  *
  * Values returned by lookups point into nodes: valid until the next mutation, arrival or freeze, or the lock's release.
- * All functions: under the volume's lock.
+ * All functions: under the volume's lock; tree_lookup(), tree_first(), tree_next() and tree_seek*() may share it.
  */
 #ifndef HOLDFAST_CORE_TREE_H
 #define HOLDFAST_CORE_TREE_H

@@ -15,7 +15,7 @@
 
 void cache_ahead_used(struct tree *t, struct node *n)
 {
-	n->ahead = false;
+	atomic_store_explicit(&n->ahead, false, memory_order_relaxed);
 	t->ahead_credit += AHEAD_EARNS;
 	if (t->ahead_credit > TREE_AHEAD_CREDIT)
 		t->ahead_credit = TREE_AHEAD_CREDIT;

@@ -90,7 +90,7 @@ static struct node *node_alloc(struct tree *t)
 	t->nfree--;
 	page_unpoison(n->page);
 	n->detached = false;
-	n->ahead = false;
+	atomic_store_explicit(&n->ahead, false, memory_order_relaxed);
 	return n;
 }
 
@@ -158,10 +158,35 @@ int cache_reserve(struct tree *t, uint64_t n)
 
 /* --- clean nodes ------------------------------------------------------------------------------ */
 
+/* Now is when it was last used.  Alone, or `moving`. */
+static void stamp(struct tree *t, struct node *n)
+{
+	uint64_t now = atomic_load_explicit(&t->clock, memory_order_relaxed) + 1;
+
+	atomic_store_explicit(&t->clock, now, memory_order_relaxed);
+	atomic_store_explicit(&n->stamp, now, memory_order_relaxed);
+}
+
+void cache_use(struct tree *t, struct node *n)
+{
+	if (atomic_load_explicit(&t->moving, memory_order_relaxed) ||
+	    atomic_exchange_explicit(&t->moving, true, memory_order_acquire))
+		return;
+	/* Somebody may have done it since we looked. */
+	if (atomic_load_explicit(&n->ahead, memory_order_relaxed))
+		cache_ahead_used(t, n);
+	if (cache_is_old(t, n)) {
+		TAILQ_REMOVE(&t->clean, n, link);
+		TAILQ_INSERT_TAIL(&t->clean, n, link);
+		stamp(t, n);
+	}
+	atomic_store_explicit(&t->moving, false, memory_order_release);
+}
+
 static void clean_add(struct tree *t, struct node *n)
 {
 	n->state = NODE_CLEAN;
-	n->stamp = ++t->clock;
+	stamp(t, n);
 	TAILQ_INSERT_TAIL(&t->clean, n, link);
 	t->nclean++;
 }
@@ -258,7 +283,7 @@ static int node_arrived(struct tree *t, const struct miss *miss, const void *blo
 	n = node_alloc(t);
 	memcpy(n->page, page, BLOCK_SIZE);
 	n->addr = addr;
-	n->ahead = ahead;
+	atomic_store_explicit(&n->ahead, ahead, memory_order_relaxed);
 	hash_insert(t, n);
 	clean_add(t, n);
 	cache_evict(t);

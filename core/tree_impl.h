@@ -15,8 +15,10 @@
 #ifndef HOLDFAST_CORE_TREE_IMPL_H
 #define HOLDFAST_CORE_TREE_IMPL_H
 
+#include <stdatomic.h>
 #include <sys/queue.h>
 
+#include "core/tally.h"
 #include "core/tree.h"
 
 enum node_state { NODE_FREE, NODE_CLEAN, NODE_DIRTY, NODE_FROZEN };
@@ -25,10 +27,10 @@ struct node {
 	uint64_t addr;		/* the first address, or TREE_TEMP | counter */
 	struct node *hash_next;
 	struct disk_node *page;
-	uint64_t stamp;		/* tree->clock when it was last moved in the list of clean nodes */
+	_Atomic uint64_t stamp;	/* tree->clock when it was last moved in the list of clean nodes */
 	enum node_state state;
 	bool detached;		/* frozen, and replaced by a newer version: not in the hash table */
-	bool ahead;		/* read ahead, and not used yet */
+	_Atomic bool ahead;	/* read ahead, and not used yet */
 	TAILQ_ENTRY(node) link;	/* free, clean (least recently used first) or frozen */
 };
 TAILQ_HEAD(node_list, node);
@@ -51,7 +53,8 @@ struct tree {
 	struct node_list free, clean, frozen;
 	uint64_t nnodes, nfree, nclean, ndirty, nfrozen;
 	uint64_t limit;		/* of clean nodes */
-	uint64_t clock;
+	_Atomic uint64_t clock;
+	_Atomic bool moving;	/* see cache_use() */
 	uint64_t temp;		/* the last temporary address given */
 
 	bool prune;		/* a leaf may be empty */
@@ -59,7 +62,9 @@ struct tree {
 	struct tree_frozen_node *frozen_array;	/* of the freeze that is not thawed yet */
 	uint32_t ahead_credit;	/* see tree_ahead.c */
 
-	uint64_t lookups, misses, splits, merges, copies, evictions;
+	uint64_t splits, merges, copies, evictions;
+	_Atomic uint64_t misses;
+	struct tally lookups;
 };
 
 /* The nodes from the root (node[level]) to a leaf (node[0]); index[l] is the slot taken in node[l], l > 0. */
@@ -176,20 +181,23 @@ static inline struct node *cache_find(const struct tree *t, uint64_t addr)
 	return n;
 }
 
-/* A node that was read ahead is wanted. */
+/* A node that was read ahead is wanted.  See cache_use(). */
 void cache_ahead_used(struct tree *t, struct node *n);
 /* One is evicted that never was. */
 void cache_ahead_wasted(struct tree *t);
 
-/* Marks a clean node as recently used.  Those that are so already (within an eighth of the limit) stay where they are. */
-static inline void cache_touch(struct tree *t, struct node *n)
+/* Was a clean node not used recently?  Those that were (within an eighth of the limit) stay where they are. */
+static inline bool cache_is_old(const struct tree *t, const struct node *n)
 {
-	if (n->state != NODE_CLEAN || t->clock - n->stamp <= t->limit / 8)
-		return;
-	TAILQ_REMOVE(&t->clean, n, link);
-	TAILQ_INSERT_TAIL(&t->clean, n, link);
-	n->stamp = ++t->clock;
+	return n->state == NODE_CLEAN && atomic_load_explicit(&t->clock, memory_order_relaxed) -
+						 atomic_load_explicit(&n->stamp, memory_order_relaxed) > t->limit / 8;
 }
+
+/*
+ * Marks a node as used that is old or was read ahead.  Among those who share the volume's lock one at a time does that, and the others leave it:
+ * then the node is marked a little later, or evicted a little too early.
+ */
+void cache_use(struct tree *t, struct node *n);
 
 int cache_create(struct tree *t);
 void cache_destroy(struct tree *t);
@@ -231,9 +239,8 @@ static inline int tree_node_get(struct tree *t, const struct disk_ptr *ptr, unsi
 		return -ENOENT;
 	if (__builtin_expect(n->page->level != level, 0))
 		return tree_wrong_level(t, n, level);
-	if (__builtin_expect(n->ahead, 0))
-		cache_ahead_used(t, n);
-	cache_touch(t, n);
+	if (__builtin_expect(atomic_load_explicit(&n->ahead, memory_order_relaxed) || cache_is_old(t, n), 0))
+		cache_use(t, n);
 	return 0;
 }
 
