@@ -65,7 +65,7 @@ int fs_getattr(struct fs *fs, struct dev_queue *q, uint64_t ino, struct fs_attr 
 {
 	struct attr_get g = {ino, out};
 
-	return fs_run_shut_too(fs, q, getattr_step, &g);
+	return fs_look_shut_too(fs, q, getattr_step, &g);
 }
 
 /* --- setattr --- */
@@ -184,7 +184,7 @@ int fs_statfs(struct fs *fs, struct fs_statfs *out)
 {
 	struct alloc_space space;
 
-	volume_lock(fs->v);
+	volume_share(fs->v);
 	alloc_get_space(fs->v->alloc, &space);
 	out->blocks = fs->v->sb.nblocks;
 	out->bfree = less(space.nfree + space.npending, space.reserved);
@@ -192,6 +192,6 @@ int fs_statfs(struct fs *fs, struct fs_statfs *out)
 	out->ffree = out->bavail * INODES_PER_BLOCK;
 	out->bavail = for_contents(out->bavail);
 	out->files = fs->v->ninodes + out->ffree;
-	volume_unlock(fs->v);
+	volume_unshare(fs->v);
 	return 0;
 }

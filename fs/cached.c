@@ -172,11 +172,11 @@ void fs_released(struct fs *fs, uint64_t ino)
 
 bool fs_has_writers(struct fs *fs, uint64_t ino, bool *expired)
 {
-	volume_lock(fs->v);
+	volume_share(fs->v);
 	const struct inode *inode = inode_find(fs, ino);
 	bool has = inode && inode->nwriters;
 	*expired = inode && inode->expired;
-	volume_unlock(fs->v);
+	volume_unshare(fs->v);
 	return has;
 }
 

@@ -27,15 +27,22 @@ int file_atime(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_ino
 	struct timespec now;
 
 	fs_now(fs, &now);
-	if (!atime_due(fs, di, &now))
-		return 0;
-	int err = atime_set(fs, q, ino, di, &now, miss);
+	return atime_due(fs, di, &now) ? file_atime_set(fs, q, ino, di, &now, miss) : 0;
+}
+
+int file_atime_set(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, const struct timespec *now,
+		   struct miss *miss)
+{
+	int err = atime_set(fs, q, ino, di, now, miss);
+
 	return err == -EAGAIN && (miss->kind == MISS_NODE || miss->kind == MISS_BITMAP) ? err : 0;
 }
 
 int file_damaged(struct fs *fs, uint64_t ino, uint64_t block, uint64_t blkno)
 {
-	LOCK_ASSERT_HELD(&fs->v->lock);
+	VOLUME_ASSERT_SHARED(fs->v);
+	if (!volume_is_alone(fs->v))
+		return -ENOLCK;
 	corrupt(fs->v->diag, "%s: inode %llu: checksum of the data at byte %llu (device block %llu) does not match",
 		fs->v->dev->path, (unsigned long long)ino, (unsigned long long)(block << BLOCK_SHIFT),
 		(unsigned long long)blkno);

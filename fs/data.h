@@ -29,7 +29,7 @@ int file_check(const struct disk_inode *di);
 /* mtime and ctime are now. */
 void file_touch(struct fs *fs, struct disk_inode *di);
 
-/* Reports a block of file data that is not what it was: -EIO. */
+/* Reports a block of file data that is not what it was: -EIO.  Lock shared: -ENOLCK, and nothing else. */
 int file_damaged(struct fs *fs, uint64_t ino, uint64_t block, uint64_t blkno);
 
 /* --- inline contents --- */
@@ -91,6 +91,9 @@ void data_start(struct fs *fs, struct dev_queue *q, struct data_task *t);
 /* The file was read: its time of access, if it is due.  The last thing in a step, for it changes the tree.  A
  * reader does not wait for space or journal, nor fail for want of them. */
 int file_atime(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, struct miss *miss);
+/* The second half of it, for who has found it due. */
+int file_atime_set(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, const struct timespec *now,
+		   struct miss *miss);
 
 /* Zeros in bytes [at, at + len) of a block, through the log, if it is written.  Errors as base_get(). */
 int zero_part(struct extmap *m, struct txn *t, struct base_set *s, unsigned which, uint64_t block, unsigned at,

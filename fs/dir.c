@@ -214,10 +214,10 @@ static int lookup_step(struct fs *fs, struct dev_queue *q, void *arg, struct mis
 		return err;
 	if (!get32(di.nlink))
 		return -ENOENT;
-	if (!inode_ref(fs, ino, 1))
-		return -ENOMEM;
-	inode_to_attr(ino, &di, l->out);
-	return 0;
+	err = inode_know(fs, ino);
+	if (!err)
+		inode_to_attr(ino, &di, l->out);
+	return err;
 }
 
 int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *name, size_t len,
@@ -226,7 +226,7 @@ int fs_lookup(struct fs *fs, struct dev_queue *q, uint64_t parent, const char *n
 	struct lookup l = {parent, name, len, out};
 	int err = name_is_nameless(name, len) ? 0 : name_check(name, len);
 
-	return err ? err : fs_run(fs, q, lookup_step, &l);
+	return err ? err : fs_look(fs, q, lookup_step, &l);
 }
 
 /* --- create --- */

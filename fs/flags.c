@@ -89,7 +89,7 @@ int fs_get_flags(struct fs *fs, struct dev_queue *q, uint64_t ino, uint32_t *fla
 {
 	struct flags_get g = {ino, flags};
 
-	return fs_run(fs, q, get_step, &g);
+	return fs_look(fs, q, get_step, &g);
 }
 
 struct flags_set {
@@ -137,9 +137,9 @@ static int set_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *
 
 bool fs_has_flags(struct fs *fs)
 {
-	volume_lock(fs->v);
+	volume_share(fs->v);
 	bool has = fs->v->sb.incompat & FEATURE_INCOMPAT_INODE_FLAGS;
-	volume_unlock(fs->v);
+	volume_unshare(fs->v);
 	return has;
 }
 

@@ -23,19 +23,48 @@
 
 /* --- the step driver --- */
 
-static int run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, bool shut_too)
+enum how {
+	ALONE = 0,
+	SHARED = 1,
+	SHUT_TOO = 2,
+};
+
+static int try(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, unsigned how, struct miss *miss)
+{
+	return volume_is_shut(fs->v) && !(how & SHUT_TOO) && !BUG(SHUT_FORGOTTEN) ? -EIO : step(fs, q, arg, miss);
+}
+
+static int try_once(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, unsigned how, struct miss *miss)
+{
+	int err = -ENOLCK;
+
+	*miss = (struct miss){.kind = MISS_NONE};
+	if (how & SHARED) {
+		volume_share(fs->v);
+		err = try(fs, q, step, arg, how, miss);
+		volume_unshare(fs->v);
+	}
+	if (err == -ENOLCK) {
+		volume_lock(fs->v);
+		err = try(fs, q, step, arg, how, miss);
+		volume_unlock(fs->v);
+		assert(err != -ENOLCK);
+	}
+	if (err == -EAGAIN) {
+		assert(miss->kind != MISS_NONE);
+		fs->v->stats.retries++;
+	}
+	return err;
+}
+
+static int run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, unsigned how)
 {
 	for (;;) {
-		struct miss miss = {.kind = MISS_NONE};
+		struct miss miss;
+		int err = try_once(fs, q, step, arg, how, &miss);
 
-		volume_lock(fs->v);
-		int err = volume_is_shut(fs->v) && !shut_too && !BUG(SHUT_FORGOTTEN) ? -EIO : step(fs, q, arg, &miss);
-		if (err == -EAGAIN)
-			fs->v->stats.retries++;
-		volume_unlock(fs->v);
 		if (err != -EAGAIN)
 			return fs_verdict(fs, err);
-		assert(miss.kind != MISS_NONE);
 		err = volume_provide(fs->v, q, &miss);
 		if (err)
 			return fs_verdict(fs, err);
@@ -44,12 +73,22 @@ static int run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, 
 
 int fs_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
 {
-	return run(fs, q, step, arg, false);
+	return run(fs, q, step, arg, ALONE);
 }
 
-int fs_run_shut_too(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
+int fs_look(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
 {
-	return run(fs, q, step, arg, true);
+	return run(fs, q, step, arg, SHARED);
+}
+
+int fs_look_shut_too(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg)
+{
+	return run(fs, q, step, arg, SHARED | SHUT_TOO);
+}
+
+int fs_look_once(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, struct miss *miss)
+{
+	return try_once(fs, q, step, arg, SHARED, miss);
 }
 
 /* --- known inodes --- */
@@ -61,7 +100,8 @@ static struct inode **inode_bucket(struct inode **hash, uint64_t nhash, uint64_t
 
 struct inode *inode_find(struct fs *fs, uint64_t ino)
 {
-	struct inode *inode = *inode_bucket(fs->hash, fs->nhash, ino);
+	/* Another one who shares the lock may be adding some. */
+	struct inode *inode = __atomic_load_n(inode_bucket(fs->hash, fs->nhash, ino), __ATOMIC_ACQUIRE);
 
 	while (inode && inode->ino != ino)
 		inode = inode->hash_next;
@@ -92,21 +132,36 @@ static void inode_grow_table(struct fs *fs)
 	fs->nhash = nhash;
 }
 
-static struct inode *inode_add(struct fs *fs, uint64_t ino)
+static struct inode *inode_new(struct fs *fs, uint64_t ino)
 {
 	struct inode *inode = calloc(1, sizeof(*inode));
 
 	if (!inode)
 		return NULL;
-	if (fs->ninodes >= fs->nhash)
-		inode_grow_table(fs);
-	struct inode **b = inode_bucket(fs->hash, fs->nhash, ino);
 	inode->ino = ino;
 	inode->lsn_change = inode->lsn_data = fs->v->applied_lsn;
+	return inode;
+}
+
+static void inode_insert(struct fs *fs, struct inode *inode)
+{
+	struct inode **b = inode_bucket(fs->hash, fs->nhash, inode->ino);
+
 	inode->hash_next = *b;
-	*b = inode;
+	__atomic_store_n(b, inode, __ATOMIC_RELEASE);
 	fs->ninodes++;
 	cached_known_changed(fs);
+}
+
+static struct inode *inode_add(struct fs *fs, uint64_t ino)
+{
+	struct inode *inode = inode_new(fs, ino);
+
+	if (!inode)
+		return NULL;
+	if (fs->ninodes >= fs->nhash)
+		inode_grow_table(fs);
+	inode_insert(fs, inode);
 	return inode;
 }
 
@@ -133,6 +188,47 @@ struct inode *inode_ref(struct fs *fs, uint64_t ino, uint64_t n)
 	if (inode)
 		inode->nlookup += n;
 	return inode;
+}
+
+static void inode_know_more(struct inode *inode)
+{
+	__atomic_fetch_add(&inode->nlookup, 1, __ATOMIC_RELAXED);
+}
+
+/* Of one that was not known a moment ago; another one who shares the lock may have been faster. */
+static int inode_add_shared(struct fs *fs, uint64_t ino)
+{
+	struct inode *new = inode_new(fs, ino), *inode;
+	int err = 0;
+
+	if (!new)
+		return -ENOMEM;
+	lock_take(&fs->known);
+	inode = inode_find(fs, ino);
+	if (!inode && fs->ninodes >= fs->nhash) {
+		err = -ENOLCK;
+	} else if (!inode) {
+		inode_insert(fs, new);
+		inode = new;
+		new = NULL;
+	}
+	if (inode)
+		inode_know_more(inode);
+	lock_drop(&fs->known);
+	free(new);
+	return err;
+}
+
+int inode_know(struct fs *fs, uint64_t ino)
+{
+	if (volume_is_alone(fs->v))
+		return inode_ref(fs, ino, 1) ? 0 : -ENOMEM;
+	VOLUME_ASSERT_SHARED(fs->v);
+	struct inode *inode = inode_find(fs, ino);
+	if (!inode)
+		return inode_add_shared(fs, ino);
+	inode_know_more(inode);
+	return 0;
 }
 
 void reap_queue(struct fs *fs, struct inode *inode)
@@ -420,13 +516,14 @@ int fs_begin_writing(struct fs *fs, struct dev_queue *q)
 
 static void fs_free(struct fs *fs)
 {
-	for (uint64_t i = 0; i < fs->nhash; i++) {
+	for (uint64_t i = 0; fs->hash && i < fs->nhash; i++) {
 		while (fs->hash[i]) {
 			assert(!fs->hash[i]->npin);
 			inode_remove(fs, fs->hash[i]);
 		}
 	}
 	free(fs->hash);
+	lock_fini(&fs->known);
 	free(fs);
 }
 
@@ -443,8 +540,9 @@ int fs_open(struct volume *v, struct dev_queue *q, const struct fs_config *cfg, 
 	STAILQ_INIT(&fs->stalled);
 	TAILQ_INIT(&fs->lazy);
 	STAILQ_INIT(&fs->held);
+	lock_init(&fs->known);
 	if (!fs->hash) {
-		free(fs);
+		fs_free(fs);
 		return -ENOMEM;
 	}
 	if (cfg)
@@ -514,6 +612,8 @@ void fs_get_stats(struct fs *fs, struct fs_stats *out)
 {
 	volume_lock(fs->v);
 	*out = fs->stats;
+	out->reads = tally_sum(&fs->looked, FS_READS);
+	out->read_bytes = tally_sum(&fs->looked, FS_READ_BYTES);
 	out->known_inodes = fs->ninodes;
 	out->flight_bytes = fs->flight_bytes;
 	volume_unlock(fs->v);
@@ -541,6 +641,9 @@ uint64_t *fs_known_inodes(struct fs *fs, uint64_t *n)
 
 int inode_corrupt(struct fs *fs, uint64_t ino, const char *what)
 {
+	VOLUME_ASSERT_SHARED(fs->v);
+	if (!volume_is_alone(fs->v))
+		return -ENOLCK;
 	volume_note_damage(fs->v);
 	return corrupt(fs->v->diag, "inode %llu: %s", (unsigned long long)ino, what);
 }

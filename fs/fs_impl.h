@@ -13,6 +13,7 @@
 #ifndef HOLDFAST_FS_FS_IMPL_H
 #define HOLDFAST_FS_FS_IMPL_H
 
+#include "core/tally.h"
 #include "fs/fs.h"
 #include "journal/txn.h"
 
@@ -21,11 +22,11 @@ enum default_acl { DEFAULT_ACL_UNKNOWN, DEFAULT_ACL_NONE, DEFAULT_ACL_SOME };
 
 /*
  * An inode that somebody knows.  What it is lives in the tree (struct disk_inode); here is only what must not be on disk.
- * Under the volume's lock.
+ * Under the volume's lock; who shares it may add references, and inodes: inode_know().
  */
 struct inode {
 	uint64_t ino;
-	uint64_t nlookup;	/* references; 0 only while pinned or being removed */
+	uint64_t nlookup;	/* references; 0 only while pinned or being removed.  Atomic where the lock is shared */
 	uint32_t npin;		/* operations that need it to stay */
 	bool orphan;		/* without a name: to be removed when nlookup and npin are 0 */
 	bool queued;		/* on fs->reap */
@@ -47,9 +48,14 @@ struct inode {
 
 STAILQ_HEAD(fs_stall_list, fs_stall);
 
+/* What is counted while the lock is shared. */
+enum fs_looked { FS_READS, FS_READ_BYTES };
+
 struct fs {
 	struct volume *v;
 	struct fs_config cfg;
+	struct lock known;		/* among those who share v->lock: one adds an inode */
+	struct tally looked;		/* enum fs_looked */
 	/* under v->lock */
 	struct inode **hash;
 	uint64_t nhash, ninodes;
@@ -83,8 +89,16 @@ struct fs_stall {
 /* One try: under the lock.  -EAGAIN with *miss: is run again after volume_provide(). */
 typedef int fs_step_fn(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss);
 int fs_run(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg);
+
+/*
+ * The same for a step that only reads: it shares the lock with others of its kind.  What it uses must be made for that; what must be alone says
+ * -ENOLCK then, having changed nothing (volume_is_alone()), and the step runs again with the lock held.  That code never leaves these functions.
+ */
+int fs_look(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg);
 /* Even if the volume has been shut down: of what is in memory. */
-int fs_run_shut_too(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg);
+int fs_look_shut_too(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg);
+/* One try of such a step; -EIO if the volume has been shut down.  For those that must not wait for what is missed. */
+int fs_look_once(struct fs *fs, struct dev_queue *q, fs_step_fn *step, void *arg, struct miss *miss);
 
 /* What an operation that ended in `err` says: whatever fails on a volume that was shut down fails for that reason. */
 static inline int fs_verdict(const struct fs *fs, int err)
@@ -94,11 +108,13 @@ static inline int fs_verdict(const struct fs *fs, int err)
 
 /* --- known inodes (fs.c); lock held --- */
 
-/* NULL if nobody knows it. */
+/* NULL if nobody knows it.  Lock held or shared. */
 struct inode *inode_find(struct fs *fs, uint64_t ino);
 /* Adds `n` references, making the entry if need be.  A new entry's lsn_change and lsn_data are the volume's applied_lsn (its history is
  * unknown, so the safe choice).  NULL: no memory. */
 struct inode *inode_ref(struct fs *fs, uint64_t ino, uint64_t n);
+/* A reference for the reply of a step that only reads.  Lock held or shared.  -ENOMEM; -ENOLCK. */
+int inode_know(struct fs *fs, uint64_t ino);
 /* Takes `n` back (0 after lowering npin); frees the entry when nothing holds it, or queues it for removal if it is an orphan. */
 void inode_unref(struct fs *fs, struct inode *inode, uint64_t n);
 /* The same, but an orphan that nothing holds any more is returned, pinned, for inode_reap(); else NULL. */
@@ -125,7 +141,7 @@ void cached_known_changed(struct fs *fs);
 
 /* --- inode items --- */
 
-/* Damage that an operation met in what belongs to `ino`: reported and counted.  -EUCLEAN. */
+/* Damage that an operation met in what belongs to `ino`: reported and counted.  -EUCLEAN.  Lock shared: -ENOLCK, and nothing else. */
 int inode_corrupt(struct fs *fs, uint64_t ino, const char *what);
 /* The item of `ino` -> host copy.  -ESTALE if there is none; -EAGAIN. */
 int inode_get(struct fs *fs, uint64_t ino, struct miss *miss, struct disk_inode *out);

@@ -50,6 +50,7 @@ static int atime_commit(struct fs *fs, struct dev_queue *q, uint64_t ino, const 
 int atime_set(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, const struct timespec *now,
 	      struct miss *miss)
 {
+	LOCK_ASSERT_HELD(&fs->v->lock);
 	struct inode *inode = fs->cfg.lazytime ? inode_find(fs, ino) : NULL;
 
 	di->atime = time_encode(now);

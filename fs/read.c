@@ -166,33 +166,43 @@ static bool any_device(const struct read *r)
 	return false;
 }
 
-static int read_step(struct read *r, struct miss *miss)
+static int read_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
 {
+	struct read *r = arg;
 	struct fs_io *io = r->io;
 	struct disk_inode di;
-	int err = inode_get(r->fs, io->ino, miss, &di);
+	struct timespec now;
+	bool due = false;
+	int err = inode_get(fs, io->ino, miss, &di);
 
 	if (!err)
 		err = file_check(&di);
 	if (err)
 		return err;
+	if (io->len && !io->no_atime) {
+		fs_now(fs, &now);
+		due = atime_due(fs, &di, &now);
+	}
+	/* Before all the work: it would have to be done again. */
+	if (due && !volume_is_alone(fs->v))
+		return -ENOLCK;
 	uint64_t size = get64(di.size), len = io->len < FS_IO_MAX ? io->len : FS_IO_MAX;
 
 	r->len = io->off >= size ? 0 : size - io->off < len ? (size_t)(size - io->off) : (size_t)len;
 	r->nblocks = r->len ? (unsigned)(BLOCKS_OF(io->off + r->len) - r->first) : 0;
 	if (r->len)
 		err = read_map(r, &di, miss);
-	if (!err && io->len && !io->no_atime)
-		err = file_atime(r->fs, r->q, io->ino, &di, miss);
+	if (!err && due)
+		err = file_atime_set(fs, q, io->ino, &di, &now, miss);
 	if (err)
 		return err;
 	if (!r->counted) {
 		r->counted = true;
-		r->fs->stats.reads++;
-		r->fs->stats.read_bytes += r->len;
+		tally_add(&fs->looked, FS_READS, 1);
+		tally_add(&fs->looked, FS_READ_BYTES, r->len);
 	}
 	if (any_device(r))
-		r->epoch = volume_read_begin(r->fs->v);
+		r->epoch = volume_read_begin(fs->v);
 	return 0;
 }
 
@@ -302,16 +312,11 @@ static void read_provided(struct provide *p, int err)
 
 static void read_go(struct read *r)
 {
-	struct miss miss = {.kind = MISS_NONE};
-	struct volume *v = r->fs->v;
+	struct miss miss;
+	int err = fs_look_once(r->fs, r->q, read_step, r, &miss);
 
-	volume_lock(v);
-	int err = volume_is_shut(v) ? -EIO : read_step(r, &miss);
-	if (err == -EAGAIN)
-		v->stats.retries++;
-	volume_unlock(v);
 	if (err == -EAGAIN) {
-		volume_provide_start(v, r->q, &miss, &r->provide, read_provided);
+		volume_provide_start(r->fs->v, r->q, &miss, &r->provide, read_provided);
 		return;
 	}
 	if (err) {

@@ -61,7 +61,7 @@ static int batch_add_attr(struct fs *fs, uint64_t ino, struct miss *miss, struct
 
 	if (err)
 		return err;
-	return inode_ref(fs, ino, 1) ? 0 : -ENOMEM;
+	return inode_know(fs, ino);
 }
 
 static int batch_add_item(struct fs *fs, struct batch *b, const struct tree_cursor *c, struct miss *miss)
@@ -172,7 +172,7 @@ int fs_readdir(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t cookie
 	b->end = b->touch = false;
 	while (!b->end && !err) {
 		b->n = 0;
-		err = fs_run(fs, q, batch_step, b);
+		err = fs_look(fs, q, batch_step, b);
 		if ((err == -EUCLEAN || err == -EIO) && b->plus) {
 			b->plus = false;
 			err = 0;
@@ -235,7 +235,7 @@ static int readlink_step(struct fs *fs, struct dev_queue *q, void *arg, struct m
 int fs_readlink(struct fs *fs, struct dev_queue *q, uint64_t ino, char *buf)
 {
 	struct readlink r = {ino, buf, false};
-	int err = fs_run(fs, q, readlink_step, &r);
+	int err = fs_look(fs, q, readlink_step, &r);
 
 	if (!err && r.touch)
 		atime_touch(fs, q, ino);

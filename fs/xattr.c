@@ -361,7 +361,7 @@ int fs_getxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, const char *na
 	int err = xattr_name_check(fs, name);
 
 	if (!err)
-		err = fs_run(fs, q, get_step, &g);
+		err = fs_look(fs, q, get_step, &g);
 	if (!err)
 		*len = g.len;
 	return err;
@@ -435,7 +435,7 @@ static int list_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss 
 int fs_listxattr(struct fs *fs, struct dev_queue *q, uint64_t ino, bool trusted, char *buf, size_t *len)
 {
 	struct xattr_list l = {.ino = ino, .trusted = trusted, .buf = buf, .room = *len};
-	int err = fs_run(fs, q, list_step, &l);
+	int err = fs_look(fs, q, list_step, &l);
 
 	if (!err)
 		*len = l.len;

@@ -82,7 +82,7 @@ void volume_note_damage(struct volume *v)
 
 unsigned volume_read_begin(struct volume *v)
 {
-	LOCK_ASSERT_HELD(&v->lock);
+	VOLUME_ASSERT_SHARED(v);
 	atomic_fetch_add(&v->readers[v->epoch], 1);
 	return v->epoch;
 }
@@ -377,7 +377,7 @@ static void provide_no_memory(struct dev_task *task)
 void volume_provide_start(struct volume *v, struct dev_queue *q, const struct miss *miss, struct provide *p,
 			  void (*done)(struct provide *p, int err))
 {
-	LOCK_ASSERT_NOT_HELD(&v->lock);
+	assert(!volume_is_alone(v) && !share_is_mine());
 	assert(miss->kind != MISS_NONE);
 	memset(&p->read, 0, sizeof(p->read));
 	p->v = v;

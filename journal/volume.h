@@ -7,6 +7,8 @@
  *
  * The lock is never held across device I/O.  Operations run in steps: lock, step, unlock; a step that lacks something
  * returns -EAGAIN with a miss (core/miss.h), volume_provide() gets it, the step runs again from its beginning.
+ *
+ * A step that only reads shares the lock with others of its kind (volume_share()).  "Lock held" means held alone, unless "or shared" is said.
  */
 #ifndef HOLDFAST_JOURNAL_VOLUME_H
 #define HOLDFAST_JOURNAL_VOLUME_H
@@ -19,6 +21,7 @@
 #include "core/lock.h"
 #include "core/meta.h"
 #include "core/miss.h"
+#include "core/share.h"
 #include "core/stage.h"
 #include "core/tree.h"
 #include "journal/log.h"
@@ -59,7 +62,8 @@ struct volume_config {
 
 struct volume_stats {
 	uint64_t checkpoints, checkpoint_nodes, checkpoint_pages;
-	uint64_t txns, retries;	/* committed; steps run again after a miss */
+	uint64_t txns;			/* committed */
+	_Atomic uint64_t retries;	/* steps run again after a miss; without the lock */
 	uint64_t loads, repairs;/* metadata blocks read; bad copies rewritten */
 };
 
@@ -100,6 +104,7 @@ struct volume {
 	struct disk_root *root_block;	/* of the checkpoint under way; here, so that beginning one needs no memory */
 
 	struct lock lock;	/* everything below */
+	struct share share;	/* who shares it reads all of that, and changes nothing but what is atomic */
 	struct tree *tree;
 	struct alloc *alloc;
 	struct stage *stage;
@@ -186,8 +191,27 @@ int volume_close(struct volume *v, struct dev_queue *q);
 
 /* --- steps --- */
 
-static inline void volume_lock(struct volume *v) { lock_take(&v->lock); }
-static inline void volume_unlock(struct volume *v) { lock_drop(&v->lock); }
+static inline void volume_lock(struct volume *v)
+{
+	lock_take(&v->lock);
+	share_close(&v->share);
+}
+
+static inline void volume_unlock(struct volume *v)
+{
+	share_open(&v->share);
+	lock_drop(&v->lock);
+}
+
+/* For a step that only reads.  Such a step comes upon things that it would have to change, and runs again with the lock held: see -ENOLCK in
+ * fs/fs_impl.h. */
+static inline void volume_share(struct volume *v) { share_begin(&v->share, &v->lock); }
+static inline void volume_unshare(struct volume *v) { share_end(&v->share); }
+
+/* Is the lock held, and not shared?  Of a thread that does one of both. */
+static inline bool volume_is_alone(struct volume *v) { return lock_is_mine(&v->lock); }
+
+#define VOLUME_ASSERT_SHARED(v) assert(share_is_mine() || lock_is_mine(&(v)->lock))	/* or held */
 
 /* Gets what a step missed, waiting and serving q.  0: run the step again.  Else the error to return.  No lock held; not from a
  * callback. */
@@ -212,7 +236,7 @@ void volume_provide_start(struct volume *v, struct dev_queue *q, const struct mi
 /* dev_event_wait() for operations that may need a checkpoint on the way: where nobody else makes them, makes them. */
 void volume_event_wait(struct volume *v, struct dev_event *ev);
 
-/* A reader of device blocks begins (lock held) and ends (any thread, lock not held).  begin returns what end wants. */
+/* A reader of device blocks begins (lock held or shared) and ends (any thread, lock neither).  begin returns what end wants. */
 unsigned volume_read_begin(struct volume *v);
 void volume_read_end(struct volume *v, unsigned epoch);
 
