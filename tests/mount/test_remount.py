@@ -269,6 +269,8 @@ def crash_with_orphans(vol):
 @pytest.mark.parametrize("options", ["", "plain", "engine=threads", "nosandbox", "transport=dev,noatime,commit=1"])
 def test_read_only_becomes_writable(unmounted, options):
     """After a crash: nothing is written before, everything that a writable mount does is done then."""
+    if "threads" in options and os.environ.get("HOLDFAST_TRANSPORT") == "uring":
+        pytest.skip("requests over io_uring need the engine uring")
     free = crash_with_orphans(unmounted)
     before = sha256(unmounted.image)
     unmounted.mount("ro," + options if options else "ro")

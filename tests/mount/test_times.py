@@ -158,10 +158,10 @@ mount --bind {folder}/period /proc/sys/vm/dirtytime_expire_seconds
 exec 9<>{dir}/f
 {python} -c 'import os; os.posix_fadvise(9, 0, 0, os.POSIX_FADV_DONTNEED); os.read(9, 100)'
 stat -c %.9X {dir}/f >{folder}/seen
-sleep 1.5
+sleep 0.5
 {stats} | grep ' txns ' >{folder}/before
 printf "$2" >{folder}/period
-sleep 3.5
+sleep $3
 {stats} | grep ' txns ' >{folder}/after
 read wait_for_the_crash
 """
@@ -182,7 +182,8 @@ def test_lazy_times_expire(unmounted, first, later, written):
         with open(os.path.join(unmounted.folder, name), encoding="ascii") as f:
             return f.read()
 
-    with subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", first, later], stdin=subprocess.PIPE) as shell:
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", first, later,
+                           "3.5" if written else "2.2"], stdin=subprocess.PIPE) as shell:
         wait_for(lambda: shell.poll() is not None or os.path.exists(os.path.join(unmounted.folder, "after")) and said("after"),
                  60, "the script's end")
         unmounted.kill()
