@@ -14,8 +14,8 @@
 #include <sys/queue.h>
 
 #include "core/bug.h"
-#include "core/dev.h"
 #include "core/format.h"
+#include "core/page_pool.h"
 
 struct staged {
 	uint64_t blkno;
@@ -25,7 +25,7 @@ struct staged {
 	struct staged *next;
 };
 
-/* Memory set aside by stage_prepare(). */
+/* An entry set aside by stage_prepare(). */
 struct spare {
 	SLIST_ENTRY(spare) link;
 };
@@ -34,8 +34,9 @@ struct stage {
 	struct staged **bucket;
 	uint64_t nbuckets, nentries;
 	uint64_t npages;	/* logged pages, frozen ones included */
-	SLIST_HEAD(, spare) pages, entries;
-	unsigned nspare_pages, nspare_entries;
+	struct page_pool pages;
+	SLIST_HEAD(, spare) spares;
+	unsigned nspares;
 	struct stage_page *list;	/* of the freeze under way */
 	uint64_t nlist;
 };
@@ -120,25 +121,29 @@ int stage_create(struct stage **out)
 		free(s);
 		return -ENOMEM;
 	}
-	SLIST_INIT(&s->pages);
-	SLIST_INIT(&s->entries);
+	page_pool_init(&s->pages);
+	SLIST_INIT(&s->spares);
 	*out = s;
 	return 0;
 }
 
-static void *spare_take(struct stage *s, bool page)
+static void *spare_take(struct stage *s)
 {
-	struct spare *sp = page ? SLIST_FIRST(&s->pages) : SLIST_FIRST(&s->entries);
+	struct spare *sp = SLIST_FIRST(&s->spares);
 
 	assert(sp);	/* stage_prepare() was not called */
-	if (page) {
-		SLIST_REMOVE_HEAD(&s->pages, link);
-		s->nspare_pages--;
-	} else {
-		SLIST_REMOVE_HEAD(&s->entries, link);
-		s->nspare_entries--;
-	}
+	SLIST_REMOVE_HEAD(&s->spares, link);
+	s->nspares--;
 	return sp;
+}
+
+static void page_drop(struct stage *s, void **page)
+{
+	if (!*page)
+		return;
+	page_put(&s->pages, *page);
+	*page = NULL;
+	s->npages--;
 }
 
 void stage_destroy(struct stage *s)
@@ -150,15 +155,14 @@ void stage_destroy(struct stage *s)
 
 		for (e = s->bucket[i]; e; e = next) {
 			next = e->next;
-			free(e->page);
-			free(e->frozen);
+			page_drop(s, &e->page);
+			page_drop(s, &e->frozen);
 			free(e);
 		}
 	}
-	while (s->nspare_pages)
-		free(spare_take(s, true));
-	while (s->nspare_entries)
-		free(spare_take(s, false));
+	page_pool_fini(&s->pages);
+	while (s->nspares)
+		free(spare_take(s));
 	free(s->list);
 	free(s->bucket);
 	free(s);
@@ -175,23 +179,15 @@ const void *stage_get(const struct stage *s, uint64_t blkno)
 
 int stage_prepare(struct stage *s, unsigned n)
 {
-	while (s->nspare_pages < n) {
-		struct spare *sp = dev_alloc(BLOCK_SIZE, false);
-
-		if (!sp)
-			return -ENOMEM;
-		SLIST_INSERT_HEAD(&s->pages, sp, link);
-		s->nspare_pages++;
-	}
-	while (s->nspare_entries < n) {
+	while (s->nspares < n) {
 		struct spare *sp = malloc(sizeof(struct staged));
 
 		if (!sp)
 			return -ENOMEM;
-		SLIST_INSERT_HEAD(&s->entries, sp, link);
-		s->nspare_entries++;
+		SLIST_INSERT_HEAD(&s->spares, sp, link);
+		s->nspares++;
 	}
-	return 0;
+	return page_pool_reserve(&s->pages, n);
 }
 
 int stage_flight_begin(struct stage *s, uint64_t blkno, uint64_t n, const void *bytes)
@@ -227,13 +223,13 @@ int stage_write(struct stage *s, uint64_t blkno, unsigned at, const void *bytes,
 
 	assert(at <= BLOCK_SIZE && len <= BLOCK_SIZE - at);
 	if (!e)
-		e = stage_add(s, spare_take(s, false), blkno);
+		e = stage_add(s, spare_take(s), blkno);
 	if (e->frozen && BUG(FROZEN_PAGE_CHANGED)) {
 		memcpy((char *)e->frozen + at, bytes, len);
 		return 0;
 	}
 	if (!e->page) {
-		e->page = spare_take(s, true);
+		e->page = page_get(&s->pages);
 		s->npages++;
 		if (!fresh) {
 			assert(old || base);
@@ -244,15 +240,6 @@ int stage_write(struct stage *s, uint64_t blkno, unsigned at, const void *bytes,
 		memset(e->page, BUG(FRESH_NOT_ZEROED) ? 0xa5 : 0, BLOCK_SIZE);
 	memcpy((char *)e->page + at, bytes, len);
 	return 0;
-}
-
-static void page_drop(struct stage *s, void **page)
-{
-	if (!*page)
-		return;
-	free(*page);
-	*page = NULL;
-	s->npages--;
 }
 
 void stage_drop(struct stage *s, uint64_t blkno, uint64_t n)

@@ -11,19 +11,11 @@
  * Eviction happens where a node becomes clean (an arrival, a thaw), never in lookups or mutations.
  */
 #include "core/bug.h"
+#include "core/page_pool.h"
 #include "core/tree_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#define page_poison(p)   __asan_poison_memory_region(p, BLOCK_SIZE)
-#define page_unpoison(p) __asan_unpoison_memory_region(p, BLOCK_SIZE)
-#else
-#define page_poison(p)   ((void)(p))
-#define page_unpoison(p) ((void)(p))
-#endif
 
 #define SLAB_NODES  32u
 #define BUCKET_BITS 10u

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* page_pool.c - see page_pool.h. */
+#include "core/page_pool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#define SLAB_PAGES 64u
+#define KEEP_SLABS 64u	/* by an empty pool */
+
+struct page_slab {
+	TAILQ_ENTRY(page_slab) link;
+	uint8_t *pages;
+	unsigned nfresh;	/* the last ones: never given out, so they have cost no memory yet */
+};
+
+void page_pool_init(struct page_pool *p)
+{
+	*p = (struct page_pool){0};
+	TAILQ_INIT(&p->slabs);
+}
+
+/* All pages are here. */
+static void slabs_free(struct page_pool *p, uint64_t keep)
+{
+	struct page_slab *s;
+
+	assert(p->nused == 0);
+	while (p->nslabs > keep) {
+		s = TAILQ_FIRST(&p->slabs);
+		TAILQ_REMOVE(&p->slabs, s, link);
+		for (unsigned i = 0; i < SLAB_PAGES; i++)
+			page_unpoison(s->pages + (size_t)i * BLOCK_SIZE);
+		free(s->pages);
+		free(s);
+		p->nslabs--;
+	}
+	p->nback = 0;
+	TAILQ_FOREACH(s, &p->slabs, link)
+		s->nfresh = SLAB_PAGES;
+}
+
+void page_pool_fini(struct page_pool *p)
+{
+	slabs_free(p, 0);
+	free(p->back);
+}
+
+/* With room in `back` for its pages. */
+static int slab_add(struct page_pool *p)
+{
+	uint64_t cap = (p->nslabs + 1) * SLAB_PAGES;
+	struct page_slab *s;
+
+	if (cap > p->cap_back) {
+		void **bigger = reallocarray(p->back, 2 * cap, sizeof(*bigger));
+
+		if (!bigger)
+			return -ENOMEM;
+		p->back = bigger;
+		p->cap_back = 2 * cap;
+	}
+	s = malloc(sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->pages = aligned_alloc(BLOCK_SIZE, (size_t)SLAB_PAGES * BLOCK_SIZE);
+	if (!s->pages) {
+		free(s);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < SLAB_PAGES; i++)
+		page_poison(s->pages + (size_t)i * BLOCK_SIZE);
+	s->nfresh = SLAB_PAGES;
+	TAILQ_INSERT_HEAD(&p->slabs, s, link);
+	p->nslabs++;
+	return 0;
+}
+
+int page_pool_reserve(struct page_pool *p, uint64_t n)
+{
+	int err = 0;
+
+	while (!err && p->nslabs * SLAB_PAGES - p->nused < n)
+		err = slab_add(p);
+	return err;
+}
+
+static void *fresh_page(struct page_pool *p)
+{
+	struct page_slab *s = TAILQ_FIRST(&p->slabs);
+
+	assert(s && s->nfresh);	/* page_pool_reserve() */
+	void *page = s->pages + (size_t)(SLAB_PAGES - s->nfresh) * BLOCK_SIZE;
+
+	if (!--s->nfresh) {
+		TAILQ_REMOVE(&p->slabs, s, link);
+		TAILQ_INSERT_TAIL(&p->slabs, s, link);
+	}
+	return page;
+}
+
+void *page_get(struct page_pool *p)
+{
+	/* The last one that came back is the likeliest to be in the processor's cache. */
+	void *page = p->nback ? p->back[--p->nback] : fresh_page(p);
+
+	p->nused++;
+	page_unpoison(page);
+	return page;
+}
+
+void page_put(struct page_pool *p, void *page)
+{
+	assert(p->nused > 0);
+	page_poison(page);
+	p->back[p->nback++] = page;
+	if (!--p->nused && p->nslabs > KEEP_SLABS)
+		slabs_free(p, KEEP_SLABS);
+}
