@@ -13,7 +13,7 @@
 #include "journal/log.h"
 
 #define LOG_CHUNK        (256u << 10)
-#define LOG_SPARE_CHUNKS 8u		/* kept for the next groups; the rest goes back to malloc */
+#define LOG_SPARE_CHUNKS 24u		/* kept for the next groups; the rest goes back to malloc */
 #define LOG_START_BYTES  (1u << 20)	/* so much not yet durable starts a group without a waiter */
 #define LOG_FLYING	 4u		/* groups in flight at a time */
 #define LOG_BESIDE_MAX	 (8u << 20)	/* data of a group that is written beside it, and that recovery may have to read */
