@@ -378,6 +378,7 @@ struct disk_home {
 };
 static_assert(sizeof(struct disk_home) == 16, "disk_home");
 #define UNPROVEN_MAX (64u << 20)	/* bytes of such data that recovery may have to look at */
+#define UNPROVEN_GROUPS 16u		/* groups of that kind */
 
 /* --- geometry --------------------------------------------------------------------------------- */
 

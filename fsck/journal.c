@@ -135,7 +135,8 @@ int check_journal(struct check *c)
 /* Pointless on a volume that is damaged anyhow. */
 int check_replay(struct check *c)
 {
-	struct volume_config cfg = {.flags = VOLUME_READ_ONLY};
+	struct volume_recovery rec = {0};
+	struct volume_config cfg = {.flags = VOLUME_READ_ONLY, .recovery = &rec};
 	struct catcher k;
 	struct volume *v;
 
@@ -145,6 +146,10 @@ int check_replay(struct check *c)
 	int err = volume_open(c->q, &cfg, &k.diag, &v);
 	if (!err) {
 		volume_close(v, c->q);
+		if (rec.unwritten_lsn)
+			found(c, FSCK_LOG_TORN, AT_NOWHERE,
+			      "journal: from LSN %llu on, %llu transactions will be cut: data that they name was not written, none was acknowledged",
+			      (unsigned long long)rec.unwritten_lsn, (unsigned long long)rec.dropped_frames);
 		return 0;
 	}
 	if (err == -ENOMEM)

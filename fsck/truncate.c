@@ -56,13 +56,13 @@ int truncate_journal(struct dev_queue *q, const struct diag *d, struct volume_re
 	uint64_t stop = 0;
 	int err = try_open(q, NULL, VOLUME_READ_ONLY, 0, out);
 
-	/* A transaction that does not fit: cut in front of it.  Where replay has not begun, something else is wrong. */
-	if (err == -EUCLEAN && out->replayed_lsn) {
+	/* A transaction that does not fit, or builds on what cannot be read: cut in front of it.  Where replay has not begun, something else is wrong. */
+	if ((err == -EUCLEAN || (err == -EIO && out->unreadable_data)) && out->replayed_lsn) {
 		stop = out->replayed_lsn;
 		err = try_open(q, d, VOLUME_READ_ONLY, stop, out);
 	} else if (err) {
 		err = try_open(q, d, VOLUME_READ_ONLY, 0, out);	/* once more, loudly */
-	} else if (!log_tail_refuses(out->tail.kind)) {
+	} else if (!log_tail_refuses(out->tail.kind) && !out->unreadable_data) {
 		return -ENODATA;
 	}
 	if (!err)

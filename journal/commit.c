@@ -61,10 +61,10 @@ static struct dev_queue *leader_locked(struct log *l, struct dev_queue *q)
 	return first;
 }
 
-/* A group that is closed: are its frames written beside the data that they name? */
-static bool is_beside(const struct log_group *g)
+/* Of a group that is closed: are its frames and the data that they name made durable by one flush? */
+static bool is_one_flush(const struct log_group *g)
 {
-	return g->has_data && g->data_bytes <= LOG_BESIDE_MAX;
+	return g->has_data && g->data_bytes <= LOG_UNFLUSHED_MAX;
 }
 
 static void start_posted(struct dev_task *task)
@@ -89,7 +89,7 @@ struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q)
 		commit_close_locked(l);
 	struct log_group *g = STAILQ_FIRST(&l->closed);
 
-	if (!g || g->pending || (g->held && !is_beside(g)))
+	if (!g || g->pending)
 		return NULL;
 	STAILQ_REMOVE_HEAD(&l->closed, link);
 	assert(g->start == started_locked(l));
@@ -187,7 +187,7 @@ static void publish_locked(struct log *l, const struct log_group *g, struct log_
 	l->stats.groups++;
 	l->stats.group_bytes += g->end - g->start;
 	l->stats.flushes += g->has_data;
-	l->stats.beside += is_beside(g);
+	l->stats.one_flush += is_one_flush(g);
 	take_covered_locked(l, covered);
 }
 
@@ -244,9 +244,10 @@ static void last_flush_done(struct dev_io *io, int err)
 	group_end(g, err, "flush of a group and the data that it names");
 }
 
-/* Frames and data are written: makes both durable.  On g->q's thread, or on any if the log has failed. */
+/* Frames and data are written: makes both durable. */
 static void group_flush(struct log_group *g)
 {
+	/* The log may have failed meanwhile, and then nothing is acknowledged any more. */
 	if (log_error(g->log) || BUG(DATA_FLUSH_LEFT_OUT)) {
 		group_end(g, 0, NULL);
 		return;
@@ -254,47 +255,6 @@ static void group_flush(struct log_group *g)
 	g->io[0] = (struct log_group_io){.io = {.op = DEV_FLUSH, .done = last_flush_done}, .group = g};
 	g->ios_left = 1;
 	dev_submit(g->q, &g->io[0].io);
-}
-
-static void flush_posted(struct dev_task *task)
-{
-	group_flush((struct log_group *)((char *)task - offsetof(struct log_group, task)));
-}
-
-/* Nothing is to be awaited for the group but its holds.  As long as it has some it stays, also if the log has failed: they point to it. */
-static void await_holds(struct log_group *g)
-{
-	lock_take(&g->log->lock);
-	g->written = true;
-	bool held = g->held;
-
-	lock_drop(&g->log->lock);
-	if (!held)
-		group_flush(g);
-}
-
-void commit_release(struct log_group *g, struct dev_queue *q)
-{
-	struct log_group *next = NULL;
-	struct log *l = g->log;
-
-	lock_take(&l->lock);
-	assert(g->held > 0);
-	bool last = --g->held == 0 && g->written;
-	bool here = g->q == q || l->error;
-
-	/* Under the lock: the leader cannot have gone while its waiter is on the list; after a failure it may have. */
-	if (last && !here) {
-		g->task.run = flush_posted;
-		dev_post(g->q, &g->task);
-	} else if (!last) {
-		next = commit_pick_locked(l, q);
-	}
-	lock_drop(&l->lock);
-	if (last && here)
-		group_flush(g);
-	if (next)
-		commit_start(next, q);
 }
 
 static void write_done(struct dev_io *io, int err)
@@ -305,18 +265,15 @@ static void write_done(struct dev_io *io, int err)
 		g->err = err;
 	if (--g->ios_left)
 		return;
-	if (!is_beside(g)) {
+	if (is_one_flush(g) && (!g->err || BUG(LOG_ERROR_IGNORED)))
+		group_flush(g);
+	else
 		group_end(g, g->err, "write of a group");
-		return;
-	}
-	if (g->err && !BUG(LOG_ERROR_IGNORED))
-		log_fail(g->log, g->err, "write of a group");
-	await_holds(g);
 }
 
 static unsigned write_flags(const struct log_group *g)
 {
-	bool later = is_beside(g) && !BUG(DATA_FLUSH_LEFT_OUT);
+	bool later = is_one_flush(g) && !BUG(DATA_FLUSH_LEFT_OUT);
 
 	return later || BUG(LOG_NOT_DURABLE) ? 0 : DEV_DURABLE;
 }
@@ -397,7 +354,7 @@ static void group_finish(struct log_group *g, uint64_t durable_lsn)
 	static const uint8_t zeros[BLOCK_SIZE + FRAME_OVERHEAD];
 	struct disk_group head = {
 		.type = RECORD_GROUP,
-		.flags = is_beside(g) ? GROUP_ONE_FLUSH : 0,
+		.flags = is_one_flush(g) ? GROUP_ONE_FLUSH : 0,
 		.durable_lsn = put64(durable_lsn),
 		.len = put64(g->end - g->start),
 	};
@@ -422,11 +379,11 @@ void commit_start(struct log_group *g, struct dev_queue *q)
 
 	assert(g->q == q);
 	if (log_error(l)) {
-		await_holds(g);
+		group_end(g, 0, NULL);
 		return;
 	}
 	group_finish(g, log_durable_lsn(l));
-	if (!g->has_data || is_beside(g) || BUG(DATA_FLUSH_LEFT_OUT)) {
+	if (!g->has_data || is_one_flush(g) || BUG(DATA_FLUSH_LEFT_OUT)) {
 		group_write(g);
 		return;
 	}

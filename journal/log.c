@@ -252,7 +252,7 @@ static int reserve_locked(struct log *l, uint32_t len, struct log_hold *hold, st
 	g->pending++;
 	if (hold) {
 		hold->group = g;
-		g->held++;
+		g->pending++;
 		g->has_data = true;
 		g->data_bytes += hold->bytes;
 	}
@@ -306,7 +306,7 @@ void log_release(struct log *l, struct dev_queue *q, struct log_hold *hold, int 
 	/* Before the group can go: its frames name what was not written. */
 	if (err)
 		log_fail(l, err, "write of data that the journal names");
-	commit_release(g, q);
+	pending_drop(l, g, q);
 }
 
 /* --- the end of it, and small questions --- */
@@ -354,9 +354,8 @@ void log_drain(struct log *l, struct dev_queue *q)
 
 		lock_take(&l->lock);
 		busy = false;
-		/* What waits for a hold has no I/O. */
 		STAILQ_FOREACH(g, &l->flying, link)
-			busy |= !g->landed && g->q == q && !(g->written && g->held);
+			busy |= !g->landed && g->q == q;
 		lock_drop(&l->lock);
 		if (busy)
 			dev_poll(q, -1);

@@ -8,9 +8,10 @@
  * frames is never written again.  A few groups are in flight at a time (LOG_FLYING); the next one forms meanwhile.
  *
  * To become durable a group passes: closed -> all its bytes copied -> written as whole blocks with DEV_DURABLE -> so are all before it ->
- * durable_lsn = its end -> waiters.  Frames may name file data that is on its way to its place (struct log_hold).  If that is little, the
- * frames are written beside it, not durably, and one flush follows when both have ended (GROUP_ONE_FLUSH: after a power cut the frames may be
- * there without the data, and recovery looks, verify.c).  If it is much, that would take long: then it is awaited and flushed first.
+ * durable_lsn = its end -> waiters.  Frames may name file data that is on its way to its place (struct log_hold): then the group is not
+ * written before that has ended.  If it is little data, the frames are written behind it, not durably, and one flush follows for both (GROUP_ONE_FLUSH: after
+ * a power cut the frames may be there without the data, and recovery looks, verify.c).  If it is much, that would take long: then the
+ * flush comes first.
  *
  * Numbered invariants (log_assert()):
  *   1. tail <= durable <= append; append - tail <= size, and closing the open group always fits.
@@ -52,7 +53,7 @@ enum frame_state frame_decode(const struct super *sb, uint64_t lsn, const void *
 struct log;
 struct log_group;
 
-/* Keeps the group from being acknowledged until the data that one of its frames names is on the device. */
+/* Keeps the group from being written until the data that one of its frames names is. */
 struct log_hold {
 	uint64_t bytes;		/* of that data; the caller's to set */
 	/* private */
@@ -64,7 +65,7 @@ struct log_stats {
 	uint64_t groups, group_bytes;	/* groups made durable */
 	uint64_t syncs;			/* log_sync() calls that had to wait */
 	uint64_t flushes;		/* of these, groups that named data: each a flush of its own */
-	uint64_t beside;		/* of these, groups whose frames were written beside the data */
+	uint64_t one_flush;		/* of these, groups whose frames were written before it */
 };
 
 /* The first failure, from then on; called once, without locks, from whatever thread saw it. */
@@ -85,7 +86,7 @@ uint32_t log_max_payload(const struct log *l);
  * Appends one frame: reserves under the lock, copies and checksums outside it.  No I/O of its own (but if the open group has grown
  * large and fewer than LOG_FLYING are in flight, the group is closed and started on `q`, whose owner must go on polling it).  *end_lsn: sync to that to have it durable.
  * `hold` not NULL: the frame names hold->bytes of data whose writes are yet to be submitted; the caller must log_release() it when they
- * have ended, also after a failure.  -ENOSPC: the region has no room before a trim; -EIO: the log has failed; -EFBIG; -ENOMEM.  Nothing changed then.
+ * have ended.  -ENOSPC: the region has no room before a trim; -EIO: the log has failed; -EFBIG; -ENOMEM.  Nothing changed then.
  */
 int log_append(struct log *l, struct dev_queue *q, const void *payload, uint32_t len, struct log_hold *hold,
 	       uint64_t *end_lsn);
@@ -148,8 +149,9 @@ void log_reader_close(struct log_reader *r);
  * log_reader_tail().  -ENOMEM.
  */
 int log_reader_next(struct log_reader *r, const void **payload, uint32_t *len, uint64_t *end_lsn);
-/* GROUP_ONE_FLUSH or 0: of the group that the last transaction is in. */
+/* Of the group that the last transaction is in: GROUP_ONE_FLUSH or 0; where it begins. */
 unsigned log_reader_group_flags(const struct log_reader *r);
+uint64_t log_reader_group_start(const struct log_reader *r);
 
 enum log_tail_kind {
 	LOG_TAIL_CLEAN,		/* the log ends at a group's end with nothing of this lap behind it */

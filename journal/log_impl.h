@@ -16,7 +16,7 @@
 #define LOG_SPARE_CHUNKS 24u		/* kept for the next groups; the rest goes back to malloc */
 #define LOG_START_BYTES  (1u << 20)	/* so much not yet durable starts a group without a waiter */
 #define LOG_FLYING	 4u		/* groups in flight at a time */
-#define LOG_BESIDE_MAX	 (8u << 20)	/* data of a group that is written beside it, and that recovery may have to read */
+#define LOG_UNFLUSHED_MAX (8u << 20)	/* data of a group that is not flushed before it, and that recovery may have to read */
 #define LOG_IO_IOVS      256u		/* iovecs of one dev_io; IOV_MAX is 1024 */
 #define LOG_PAYLOAD_MAX  (4u << 20)
 #define GROUP_FRAME_BYTES (FRAME_OVERHEAD + (unsigned)sizeof(struct disk_group))
@@ -44,13 +44,10 @@ struct log_group {
 	struct log *log;
 	STAILQ_ENTRY(log_group) link;	/* in log->closed, then in log->flying */
 
-	/* Under log->lock. */
-	bool landed;
-	bool written;		/* it waits for held == 0; then comes the flush, or the end if the log has failed */
-	unsigned held;		/* holds not yet released */
+	bool landed;		/* under log->lock */
 	/* Under log->lock until started; then the leader's alone. */
 	uint64_t start, end;	/* LSNs; `end` is aligned once closed */
-	unsigned pending;	/* reasons not to write it yet: being open, copies under way */
+	unsigned pending;	/* reasons not to write it yet: being open, copies under way, holds */
 	bool open;
 	bool has_data;		/* some frame names data: a flush is needed */
 	uint64_t data_bytes;	/* such data */
@@ -145,9 +142,6 @@ void commit_close_locked(struct log *l);
  */
 struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q);
 void commit_start(struct log_group *g, struct dev_queue *q);
-
-/* One of the group's holds is gone.  Not under log->lock; may start I/O on q, the caller's own queue. */
-void commit_release(struct log_group *g, struct dev_queue *q);
 
 /* --- log_tail.c --- */
 

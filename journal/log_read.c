@@ -194,6 +194,7 @@ bool reader_group_ok(const struct frame *f, uint64_t lsn, uint64_t limit, struct
 	uint64_t len = get64(out->len);
 
 	return !(out->flags & ~GROUP_ONE_FLUSH) && all_zero(out->pad, sizeof(out->pad)) && get64(out->durable_lsn) <= lsn &&
+	       get64(out->durable_lsn) % BLOCK_SIZE == 0 &&
 	       len >= BLOCK_SIZE && len % BLOCK_SIZE == 0 && len <= limit - lsn;
 }
 
@@ -239,6 +240,7 @@ static int advance(struct log_reader *r, struct frame *f)
 		return 0;
 	}
 	if (head) {
+		r->group_start = r->lsn;
 		r->group_end = r->lsn + get64(g.len);
 		r->group_flags = g.flags;
 		reader_note_proof(r, &g);
@@ -268,6 +270,11 @@ int reader_align(struct log_reader *r, const struct frame *f, const void **paylo
 unsigned log_reader_group_flags(const struct log_reader *r)
 {
 	return r->group_flags;
+}
+
+uint64_t log_reader_group_start(const struct log_reader *r)
+{
+	return r->group_start;
 }
 
 /*

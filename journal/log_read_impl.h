@@ -14,7 +14,8 @@ struct log_reader {
 	uint64_t start, limit;
 	uint64_t lsn;		/* of the next frame */
 	uint64_t group_end;	/* of the group that `lsn` is in; == lsn at a boundary */
-	uint8_t group_flags;	/* of the same */
+	uint64_t group_start;	/* of the same */
+	uint8_t group_flags;
 	uint64_t proven;	/* highest durable_lsn met */
 	bool ended;
 	enum frame_state stop;	/* if ended */

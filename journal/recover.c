@@ -341,6 +341,11 @@ static int volume_go_on(struct volume *v, struct dev_queue *q, const struct disk
 
 	if (err)
 		return err;
+	err = recover_rewrite(v, q, get64(root->replay_lsn), get64(root->applied_lsn));
+	if (err) {
+		log_destroy(log);
+		return err;
+	}
 	v->opening = false;
 	repair_copies(v, q, root, bad_supers);
 	volume_lock(v);
@@ -410,6 +415,7 @@ static int volume_open_super(struct dev_queue *q, const struct super *sb, unsign
 	if (err)
 		return err;
 	v->recovery.unwritten_lsn = rec->unwritten_lsn;
+	v->recovery.unreadable_data = rec->unreadable_data;
 	err = volume_open_root(v, q, bad, cfg->cache_bytes);
 	*rec = v->recovery;
 	if (err)
@@ -439,9 +445,11 @@ int volume_open(struct dev_queue *q, const struct volume_config *cfg, const stru
 	free(block);
 	if (err)
 		return err;
-	do {
+	err = -ERESTART;
+	for (unsigned i = 0; err == -ERESTART && i < UNPROVEN_GROUPS + 1; i++)
 		err = volume_open_super(q, &sb, bad, cfg, d, &rec, out);
-	} while (err == -ERESTART);
+	if (err == -ERESTART)
+		err = corrupt(d, "%s: journal: more groups without their data than any writer leaves", q->dev->path);
 	if (cfg->recovery)
 		*cfg->recovery = rec;
 	return err;

@@ -101,8 +101,10 @@ static int bases_read(struct volume *v, struct dev_queue *q, const void *payload
 {
 	int err = has_data(payload, len) ? bases_list(v, payload, len, b) : 0;
 
-	for (unsigned i = 0; !err && i < b->n; i++)
+	for (unsigned i = 0; !err && i < b->n; i++) {
 		err = base_read(q, &b->base[i]);
+		v->recovery.unreadable_data |= err == -EIO;
+	}
 	return err;
 }
 
@@ -246,25 +248,9 @@ static void report_tail(struct volume *v)
 		     (unsigned long long)t->nunreadable);
 	if (v->recovery.unwritten_lsn)
 		diag(v->diag, DIAG_NOTICE,
-		     "%s: journal: cut %llu transactions at its end whose data had not been written, none of which was acknowledged",
-		     v->dev->path, (unsigned long long)v->recovery.dropped_frames);
-}
-
-/*
- * Transactions whose data was on its way when the power went are cut off, with all that come after.  The rest is replayed from the start, and
- * looked at once more: what it maps may be something else.  If data is missing then, too, all goes that is not proven, so that this ends.
- */
-static int replay_verify(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied)
-{
-	struct volume_recovery *rec = &v->recovery;
-	uint64_t proven = rec->tail.proven_lsn > applied ? rec->tail.proven_lsn : applied, lost_lsn;
-	int err = recover_verify(v, q, start, applied, &lost_lsn);
-
-	if (err || !lost_lsn)
-		return err;
-	/* No transaction ends at 1. */
-	rec->unwritten_lsn = rec->unwritten_lsn ? (proven ? proven : 1) : lost_lsn - 1;
-	return -ERESTART;
+		     "%s: journal: cut at LSN %llu, where data of the last transactions %s",
+		     v->dev->path, (unsigned long long)v->recovery.unwritten_lsn,
+		     v->recovery.unreadable_data ? "cannot be read" : "had not been written; none of them was acknowledged");
 }
 
 static int replay_tail(struct volume *v, struct dev_queue *q, struct log_reader *r, uint64_t start, uint64_t applied)
@@ -275,7 +261,7 @@ static int replay_tail(struct volume *v, struct dev_queue *q, struct log_reader 
 		return err;
 	if (log_tail_refuses(v->recovery.tail.kind) && !(v->flags & VOLUME_TRUNCATE_LOG))
 		return refuse_tail(v, r);
-	err = replay_verify(v, q, start, applied);
+	err = recover_verify(v, q, start, applied);
 	if (!err)
 		report_tail(v);
 	return err;

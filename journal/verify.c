@@ -11,8 +11,12 @@
  * no longer mapped there says nothing.  None is written directly twice before a root forgets the first time (a freed block is not
  * used again before that, a written one never overwritten in place), so a wrong block is the fault of the one transaction that names it.
  *
- * The log is then cut in front of that: its group was not acknowledged, nor any behind it.  A group that is proven durable is not looked at, and
- * of the others a writer leaves few (UNPROVEN_MAX).  What the device cannot read cuts nothing: that is no sign of a write that never ended.
+ * The log is then cut where the group begins: it was not acknowledged, nor any behind it.  That may bring back mappings which the group had taken away,
+ * so all is replayed and looked at again, once for each such group at most.  A group that is proven durable is not looked at, and of the others a
+ * writer leaves few (UNPROVEN_MAX).
+ *
+ * What the device cannot read may be what a power cut has torn, or what was acknowledged and has died since: as with the end of the journal
+ * itself (LOG_TAIL_UNREADABLE), nobody goes on from here but on the user's word.
  */
 #include "core/bug.h"
 #include "core/crc32c.h"
@@ -26,7 +30,9 @@ struct verify {
 	struct dev_queue *q;
 	uint8_t *data;			/* EXTENT_MAX_BLOCKS */
 	uint64_t bytes;			/* named so far */
+	bool rewrite;
 	bool lost;			/* a block is not what it should be */
+	bool unreadable;		/* and because it cannot be read */
 };
 
 struct run {
@@ -106,11 +112,37 @@ static int read_again(struct verify *vf, uint64_t blkno, uint32_t csum, uint8_t 
 {
 	int err = dev_read(vf->q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
 
-	if (!err && crc32c(0, block, BLOCK_SIZE) != csum)
+	if (err != -ENOMEM && (err || crc32c(0, block, BLOCK_SIZE) != csum))
 		err = dev_read(vf->q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
-	if (!err)
-		vf->lost |= crc32c(0, block, BLOCK_SIZE) != csum;
-	return err == -ENOMEM ? err : 0;
+	if (err == -ENOMEM)
+		return err;
+	vf->lost |= err || crc32c(0, block, BLOCK_SIZE) != csum;
+	vf->unreadable |= err;
+	if (err && !(vf->v->flags & VOLUME_TRUNCATE_LOG)) {
+		corrupt(vf->v->diag,
+			"%s: block %llu cannot be read (device error), to which one of the journal's last transactions has written: acknowledged "
+			"changes may be lost",
+			vf->v->dev->path, (unsigned long long)blkno);
+		return -EBADMSG;
+	}
+	return 0;
+}
+
+/* Those blocks of the run that were just read and are what they should be. */
+static int write_back(struct verify *vf, const struct run *r, uint32_t first, uint32_t end)
+{
+	int err = 0;
+
+	for (uint32_t i = first, n; !err && i < end; i += n) {
+		for (n = 0; i + n < end && r->on_device[i + n]; n++)
+			;
+		if (n)
+			err = dev_write(vf->q, (r->blkno + i) * BLOCK_SIZE, vf->data + (uint64_t)(i - first) * BLOCK_SIZE,
+					(uint64_t)n * BLOCK_SIZE, 0);
+		else
+			n = 1;
+	}
+	return err;
 }
 
 static int compare(struct verify *vf, const struct run *r)
@@ -134,7 +166,7 @@ static int compare(struct verify *vf, const struct run *r)
 		if (r->on_device[i] && (bad || crc32c(0, block, BLOCK_SIZE) != r->csum[i]))
 			err = read_again(vf, r->blkno + i, r->csum[i], block);
 	}
-	return err;
+	return !err && !vf->lost && vf->rewrite ? write_back(vf, r, first, end) : err;
 }
 
 static int verify_home(struct verify *vf, const struct disk_op *op)
@@ -142,7 +174,7 @@ static int verify_home(struct verify *vf, const struct disk_op *op)
 	struct disk_home home;
 
 	memcpy(&home, op + 1, sizeof(home));
-	auto_free struct run *r = malloc(sizeof(*r));
+	auto_free struct run *r = calloc(1, sizeof(*r));
 
 	if (!r)
 		return -ENOMEM;
@@ -172,43 +204,64 @@ static int verify_txn(struct verify *vf, const void *payload, uint32_t len)
 	return err;
 }
 
-static int verify_log(struct verify *vf, struct log_reader *r, uint64_t applied, uint64_t end, uint64_t *lost_lsn)
+/* Until data is missing, or all is seen that was replayed. */
+static int verify_log(struct verify *vf, struct log_reader *r, uint64_t applied)
 {
 	const void *payload;
-	uint64_t end_lsn;
+	uint64_t end_lsn = 0;
 	uint32_t len;
-	int err;
+	int err = 0;
 
-	while (!(err = log_reader_next(r, &payload, &len, &end_lsn)) && end_lsn <= end) {
-		if (end_lsn <= applied || !(log_reader_group_flags(r) & GROUP_ONE_FLUSH))
-			continue;
-		err = verify_txn(vf, payload, len);
-		if (err)
-			return err;
-		if (vf->lost) {
-			*lost_lsn = end_lsn;
-			return 0;
-		}
+	while (!err && !vf->lost && end_lsn < vf->v->recovery.replayed_lsn) {
+		err = log_reader_next(r, &payload, &len, &end_lsn);
+		if (!err && end_lsn > applied && log_reader_group_flags(r) & GROUP_ONE_FLUSH)
+			err = verify_txn(vf, payload, len);
 	}
-	return err == -ENOENT ? 0 : err;
+	/* It was read to there a moment ago. */
+	return err == -ENOENT ? -EIO : err;
 }
 
-int recover_verify(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied, uint64_t *lost_lsn)
+/* *group: where the group begins in which data is missing, if vf->lost. */
+static int verify(struct verify *vf, uint64_t start, uint64_t applied, uint64_t *group)
 {
-	uint64_t proven = v->recovery.tail.proven_lsn, from = proven > start ? proven : start;
-	struct verify vf = {.v = v, .q = q};
+	const struct volume_recovery *rec = &vf->v->recovery;
+	uint64_t from = rec->tail.proven_lsn > start ? rec->tail.proven_lsn : start;
 	struct log_reader *r;
 
-	*lost_lsn = 0;
-	if (from >= v->recovery.replayed_lsn || BUG(HOME_NOT_VERIFIED))
+	if (from >= rec->replayed_lsn || BUG(HOME_NOT_VERIFIED))
 		return 0;
-	int err = log_reader_open(q, &v->sb, from, &r);
+	int err = log_reader_open(vf->q, &vf->v->sb, from, &r);
 
 	if (err)
 		return err;
-	vf.data = dev_alloc((uint64_t)EXTENT_MAX_BLOCKS * BLOCK_SIZE, false);
-	err = vf.data ? verify_log(&vf, r, applied, v->recovery.replayed_lsn, lost_lsn) : -ENOMEM;
-	free(vf.data);
+	vf->data = dev_alloc((uint64_t)EXTENT_MAX_BLOCKS * BLOCK_SIZE, false);
+	err = vf->data ? verify_log(vf, r, applied) : -ENOMEM;
+	*group = log_reader_group_start(r);
+	free(vf->data);
 	log_reader_close(r);
 	return err;
+}
+
+int recover_verify(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied)
+{
+	struct verify vf = {.v = v, .q = q};
+	uint64_t group;
+	int err = verify(&vf, start, applied, &group);
+
+	if (err || !vf.lost)
+		return err;
+	/* No transaction ends at 1. */
+	v->recovery.unwritten_lsn = group ? group : 1;
+	v->recovery.unreadable_data |= vf.unreadable;
+	return -ERESTART;
+}
+
+int recover_rewrite(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied)
+{
+	struct verify vf = {.v = v, .q = q, .rewrite = true};
+	uint64_t group;
+	int err = verify(&vf, start, applied, &group);
+
+	/* It was there a moment ago. */
+	return !err && vf.lost ? -EIO : err;
 }

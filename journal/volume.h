@@ -38,7 +38,8 @@ struct volume_recovery {
 	uint64_t bytes;
 	uint64_t replayed_lsn;	/* behind the last one replayed, or that the root has already */
 	uint64_t dropped_frames, dropped_bytes;	/* transactions behind volume_config.replay_stop, or unwritten_lsn */
-	uint64_t unwritten_lsn;	/* not 0: no transaction that ends above has all the data that it names; cut */
+	uint64_t unwritten_lsn;	/* not 0: the group from here on names data that is not there; cut */
+	bool unreadable_data;	/* the device cannot read data that transactions name (cut with VOLUME_TRUNCATE_LOG only) or build on (-EIO) */
 	struct log_tail tail;
 };
 

@@ -44,9 +44,13 @@ int recover_replay(struct volume *v, struct dev_queue *q, const struct disk_root
 		   uint64_t *end);
 
 /*
- * After a replay from `start` (verify.c): is the data there that unproven groups name?  *lost_lsn: the end of the first transaction of which
- * some is missing, 0: none.  -EUCLEAN, -ENOMEM.
+ * After a replay from `start` (verify.c): is the data there that unproven groups name?  0: yes.  -ERESTART: v->recovery.unwritten_lsn says
+ * where to cut.  -EBADMSG, through diag: the device cannot read it, and nobody has said VOLUME_TRUNCATE_LOG.  -EUCLEAN, -EIO, -ENOMEM.
  */
-int recover_verify(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied, uint64_t *lost_lsn);
+int recover_verify(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied);
+/*
+ * And writes it once more, now that the volume is going to be used: if a flush has failed before, what is read may be in a cache that takes it for written.
+ */
+int recover_rewrite(struct volume *v, struct dev_queue *q, uint64_t start, uint64_t applied);
 
 #endif

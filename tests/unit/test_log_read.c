@@ -692,7 +692,7 @@ static void live(struct rig *r, uint64_t seed, struct life *life)
 	*life = (struct life){0};
 	for (unsigned step = 0; step < WORK_STEPS; step++) {
 		uint64_t dice = rig_random(&rng);
-		struct log_hold hold = {.bytes = dice % 16 ? 4096 : LOG_BESIDE_MAX + 1};
+		struct log_hold hold = {.bytes = dice % 16 ? 4096 : LOG_UNFLUSHED_MAX + 1};
 		bool data = dice % 8 == 0;
 		uint32_t len = dice % 4 ? 500 : MIN_TXN + (uint32_t)(dice >> 8) % 9000;
 		uint8_t *payload = malloc(len);

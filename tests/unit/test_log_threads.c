@@ -226,7 +226,7 @@ static void *mixed_work(void *arg)
 
 	for (uint32_t i = 0; i < 4 * NFRAMES; i++) {
 		uint64_t dice = rig_random(&rng);
-		struct log_hold hold = {.bytes = dice % 16 ? 4096 : LOG_BESIDE_MAX + 1};
+		struct log_hold hold = {.bytes = dice % 16 ? 4096 : LOG_UNFLUSHED_MAX + 1};
 		bool data = dice % 8 == 0;
 		uint32_t len = dice % 128 == 1 ? 700000 : MIN_TXN + (uint32_t)(dice >> 8) % 6000;
 		int err;

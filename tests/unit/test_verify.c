@@ -2,6 +2,8 @@
 /* test_verify.c - recovery looks whether the data is there that the last groups name (journal/verify.c). */
 #include "tests/unit/data_rig.h"
 
+#include "fsck/truncate.h"
+
 #define LEN KB(128)	/* goes straight home */
 
 static void setup(struct data *d)
@@ -65,7 +67,7 @@ static void all_there(void **state)
 	data_destroy(&d);
 }
 
-/* What comes before is kept, the transaction itself and all behind it are not. */
+/* Groups before it are kept, its own is not. */
 static void cut_where_data_is_missing(void **state)
 {
 	struct model before;
@@ -74,6 +76,7 @@ static void cut_where_data_is_missing(void **state)
 	(void)state;
 	setup(&d);
 	data_write(&d, 0, 0, LEN, false);
+	sync_all(&d);
 	model_init(&before);
 	model_copy(&before, &d.m[1]);
 	data_write(&d, 1, 0, LEN, false);
@@ -210,36 +213,156 @@ static void truncated_away(void **state)
 	data_destroy(&d);
 }
 
-/* The cut takes a truncation with it, and what that had hidden is missing, too: then all goes that is not proven. */
+static void note_done(struct log_waiter *w, int err)
+{
+	assert_int_equal(err, 0);
+	w->q = NULL;
+}
+
+/* Everything up to now, without waiting. */
+static void sync_begin(struct data *d, struct log_waiter *w)
+{
+	*w = (struct log_waiter){.done = note_done};
+	assert_int_equal(log_sync(d->r.v->log, d->q, log_append_lsn(d->r.v->log), w), -EINPROGRESS);
+}
+
+static void sync_end(struct data *d, struct log_waiter *w)
+{
+	while (w->q)
+		dev_poll(d->q, -1);
+}
+
+/*
+ * Three groups, of which the first is acknowledged and not proven by the others.  The cut in front of the third takes a truncation with it, and
+ * what that had hidden, of the second, is missing too.
+ */
 static void cut_twice(void **state)
 {
+	struct log_waiter w[3];
 	struct data d;
 
 	(void)state;
 	setup(&d);
-	data_write(&d, 2, 0, 100, false);
-	data_write(&d, 1, 0, LEN, false);
+	sync_all(&d);
+	uint64_t durable = log_durable_lsn(d.r.v->log);
+	const struct super *sb = &d.r.v->sb;
+
+	/* The first one is on its way until the others have been begun. */
+	dev_sim_trouble(d.r.dev, SIM_SLOW, DEV_WRITE, 1, SIM_FAULT_ONCE, sb->journal_blkno << BLOCK_SHIFT,
+			sb->journal_nblocks << BLOCK_SHIFT);
+	data_write(&d, 2, 0, 100, true);
+	sync_begin(&d, &w[0]);
+	data_write(&d, 1, 0, LEN, true);
 	uint64_t hidden = home(&d, 1, 3);
 
-	data_write(&d, 0, 0, LEN, false);
+	sync_begin(&d, &w[1]);
+	data_write(&d, 0, 0, LEN, true);
 	uint64_t missing = home(&d, 0, 5);
 
 	data_truncate(&d, 1, 0);
-	sync_all(&d);
+	sync_begin(&d, &w[2]);
+	assert_int_equal(log_durable_lsn(d.r.v->log), durable);
+	for (unsigned i = 0; i < 3; i++)
+		sync_end(&d, &w[i]);
 	power_off(&d);
 	wipe(&d, hidden);
 	wipe(&d, missing);
 	power_on(&d);
-	assert_int_equal(recovery(&d)->frames, 0);
-	for (unsigned f = 0; f < NFILES; f++)
-		model_truncate(&d.m[f], 0);
+	assert_int_equal(recovery(&d)->tail.proven_lsn, durable);
+	model_truncate(&d.m[0], 0);
+	model_truncate(&d.m[1], 0);
 	data_check(&d);
 	data_destroy(&d);
 }
 
-static void unreadable_is_not_cut(void **state)
+static void fail_reads(struct data *d, uint64_t blkno)
 {
-	uint8_t buf[BLOCK_SIZE];
+	dev_sim_fail(d->r.dev, DEV_READ, 1, blkno ? SIM_FAULT_STICKY : SIM_FAULT_NONE, -EIO, blkno << BLOCK_SHIFT, BLOCK_SIZE);
+}
+
+/* As at the end of the journal: it goes on when the device can read it again, or on the user's word without the group. */
+static void unreadable_is_refused(void **state)
+{
+	(void)state;
+	for (unsigned word = 0; word < 2; word++) {
+		struct data d;
+
+		setup(&d);
+		data_write(&d, 0, 0, LEN, false);
+		uint64_t blkno = home(&d, 0, 5);
+
+		sync_all(&d);
+		power_off(&d);
+		fail_reads(&d, blkno);
+		uint64_t writes = dev_sim_writes(d.r.dev);
+
+		assert_int_equal(volume_open(d.r.q, &d.r.cfg, &d.r.diag, &d.r.v), -EBADMSG);
+		assert_int_equal(dev_sim_writes(d.r.dev), writes);
+		if (word)
+			d.r.cfg.flags |= VOLUME_TRUNCATE_LOG;
+		else
+			fail_reads(&d, 0);
+		power_on(&d);
+		assert_int_equal(recovery(&d)->unreadable_data, word);
+		if (word)
+			model_truncate(&d.m[0], 0);
+		data_check(&d);
+		data_destroy(&d);
+	}
+}
+
+/* The same by fsck's hand; also when part of the block was written through the log later, so that replay itself has to read it. */
+static void unreadable_is_truncated(void **state)
+{
+	(void)state;
+	for (unsigned partly = 0; partly < 2; partly++) {
+		struct volume_recovery rec;
+		struct data d;
+
+		setup(&d);
+		data_write(&d, 1, 0, 100, false);
+		sync_all(&d);
+		data_write(&d, 0, 0, LEN, false);
+		if (partly)
+			data_write(&d, 0, 5 * BLOCK_SIZE + 10, 100, false);
+		uint64_t blkno = home(&d, 0, 5);
+
+		sync_all(&d);
+		power_off(&d);
+		assert_int_equal(truncate_journal(d.r.q, &d.r.diag, &rec), -ENODATA);
+		fail_reads(&d, blkno);
+		assert_int_equal(volume_open(d.r.q, &d.r.cfg, &d.r.diag, &d.r.v), partly ? -EIO : -EBADMSG);
+		assert_int_equal(truncate_journal(d.r.q, &d.r.diag, &rec), 0);
+		power_on(&d);
+		model_truncate(&d.m[0], 0);
+		data_check(&d);
+		data_destroy(&d);
+	}
+}
+
+/* A write that fails leaves what was there: its frames are not written. */
+static void failed_overwrite(void **state)
+{
+	uint8_t buf[LEN];
+	struct data d;
+
+	(void)state;
+	setup(&d);
+	data_write(&d, 0, 0, LEN, false);
+	data_checkpoint(&d);
+	memset(buf, 7, LEN);
+	dev_sim_fail(d.r.dev, DEV_WRITE, 1, SIM_FAULT_ONCE, -EIO, 0, 0);
+	assert_int_equal(data_start(&d, 0, 0, buf, LEN), LEN);
+	assert_int_equal(fs_sync(d.fs, d.q, 0, false), -EIO);
+	data_crash(&d, 3);
+	assert_int_equal(recovery(&d)->frames, 0);
+	data_check(&d);
+	data_destroy(&d);
+}
+
+/* It may lie in a cache only, whose flush has failed before. */
+static void written_once_more(void **state)
+{
 	struct data d;
 
 	(void)state;
@@ -249,11 +372,9 @@ static void unreadable_is_not_cut(void **state)
 
 	sync_all(&d);
 	power_off(&d);
-	dev_sim_fail(d.r.dev, DEV_READ, 1, SIM_FAULT_STICKY, -EIO, blkno << BLOCK_SHIFT, BLOCK_SIZE);
+	dev_sim_fail(d.r.dev, DEV_WRITE, 1, SIM_FAULT_ONCE, -EIO, blkno << BLOCK_SHIFT, BLOCK_SIZE);
+	assert_int_equal(volume_open(d.r.q, &d.r.cfg, &d.r.diag, &d.r.v), -EIO);
 	power_on(&d);
-	assert_int_equal(recovery(&d)->unwritten_lsn, 0);
-	assert_int_equal(fs_pread(d.fs, d.q, d.ino[0], buf, sizeof(buf), 5 * BLOCK_SIZE), -EIO);
-	dev_sim_fail(d.r.dev, DEV_READ, 1, SIM_FAULT_NONE, 0, 0, 0);
 	data_check(&d);
 	data_destroy(&d);
 }
@@ -299,7 +420,10 @@ int main(void)
 		cmocka_unit_test(partly_overwritten),
 		cmocka_unit_test(truncated_away),
 		cmocka_unit_test(cut_twice),
-		cmocka_unit_test(unreadable_is_not_cut),
+		cmocka_unit_test(unreadable_is_refused),
+		cmocka_unit_test(unreadable_is_truncated),
+		cmocka_unit_test(failed_overwrite),
+		cmocka_unit_test(written_once_more),
 		cmocka_unit_test(too_much_is_refused),
 	};
 
