@@ -137,8 +137,8 @@ static int replay_load(struct volume *v, struct dev_queue *q, const void *payloa
 }
 
 /*
- * No daemon lets contents gather in the log beyond what makes a checkpoint due, twice that while one is under way; its limit is at most
- * VOLUME_MAX_DIRTY.  A journal that asks for much more memory is none that one of ours has written.
+ * No daemon lets more contents gather in the log than volume_stage_limit(), at most 4 * VOLUME_MAX_DIRTY, and a transaction.  A journal that asks for
+ * much more memory is none that one of ours has written.
  */
 #define MAX_REPLAYED (8 * (uint64_t)VOLUME_MAX_DIRTY)
 

@@ -247,6 +247,11 @@ int txn_commit(struct txn *t, struct dev_queue *q, unsigned flags, struct miss *
 		miss->kind = MISS_JOURNAL;
 		return -EAGAIN;
 	}
+	/* Memory is bounded, and recovery takes no more than that: the checkpoint that is due, or under way, comes first. */
+	if (t->ndata && stage_bytes(v->stage) >= volume_stage_limit(v)) {
+		miss->kind = MISS_JOURNAL;
+		return -EAGAIN;
+	}
 	memcpy(t->buf, &head, sizeof(head));
 	if (t->nbases > 1)
 		qsort(t->base, t->nbases, sizeof(*t->base), txn_base_cmp);

@@ -128,7 +128,7 @@ struct volume {
 	unsigned epoch;
 	_Atomic uint64_t readers[2];
 	struct dev_queue *_Atomic drain_queue;	/* of the checkpoint that waits for readers[] of the old parity */
-	uint64_t dirty_limit;	/* bytes of dirty nodes, or of staged pages, that make a checkpoint due */
+	uint64_t dirty_limit;	/* bytes of dirty nodes, or of staged pages, that make a checkpoint due; see also volume_stage_limit() */
 
 	/* Nodes that did not verify once: their pointer may have been outdated.  Twice is damage.  By blkno mod 64. */
 	struct volume_suspect {
@@ -265,6 +265,12 @@ int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags);
 int volume_rest(struct volume *v, struct dev_queue *q);
 /* Ends a rest (lock not held); waits, serving q.  From any thread but the one that makes checkpoints.  0: changes can be made. */
 int volume_wake(struct volume *v, struct dev_queue *q);
+
+/* Bytes of staged pages with which transactions that stage more wait for a checkpoint: what gathers while one is under way, and some. */
+static inline uint64_t volume_stage_limit(const struct volume *v)
+{
+	return 4 * v->dirty_limit;
+}
 
 /* Should there be one now (journal half full, much dirty memory, or asked for)?  Lock held. */
 bool volume_checkpoint_due(struct volume *v);

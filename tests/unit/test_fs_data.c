@@ -544,6 +544,43 @@ static void test_random(void **state)
 		random_run(1001 + i, 1024, 0, 600);
 }
 
+static void nobody(void *arg)
+{
+	(void)arg;
+}
+
+/* While the checkpoint takes its time, what is staged does not grow without end: recovery would refuse it. */
+static void test_staged_is_bounded(void **state)
+{
+	struct data_io w;
+	struct data d;
+	uint64_t off = 0;
+
+	(void)state;
+	data_create(&d, MB(64), 1024, KB(512), 3);
+	d.r.v->want_checkpoint_fn = nobody;
+	do {
+		uint64_t staged = stage_bytes(d.r.v->stage);
+
+		assert_true(staged <= volume_stage_limit(d.r.v) + MB(4));
+		memset(&w, 0, sizeof(w));
+		w.d = &d;
+		w.io = (struct fs_io){.ino = d.ino[0], .off = off, .len = 1, .buf = "x", .done = data_io_done};
+		fs_write(d.fs, d.q, &w.io);
+		for (unsigned i = 0; i < 1000 && !w.done; i++)
+			dev_poll(d.q, 0);
+		off += KB(8);
+	} while (w.done && off < MB(32));
+	assert_false(w.done);
+	assert_true(stage_bytes(d.r.v->stage) >= volume_stage_limit(d.r.v));
+	assert_int_equal(volume_checkpoint(d.r.v, d.q, 0), 0);
+	while (!w.done)
+		dev_poll(d.q, 1);
+	assert_int_equal(w.io.result, 1);
+	d.r.v->want_checkpoint_fn = NULL;
+	data_destroy(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -556,6 +593,7 @@ int main(void)
 		cmocka_unit_test(test_times),
 		cmocka_unit_test(test_kill_priv),
 		cmocka_unit_test(test_sync),
+		cmocka_unit_test(test_staged_is_bounded),
 		cmocka_unit_test(test_truncate_many),
 		cmocka_unit_test(test_truncate_interrupted),
 		cmocka_unit_test(test_random_tiny),
