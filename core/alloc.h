@@ -9,7 +9,7 @@
  *   1. A block is in exactly one state: free, used, freed-pending, or free and being trimmed.  The live bitmap has a 1 for the
  *      latter three: nothing is handed out before alloc_release() has forgotten it, or alloc_trim_end().
  *   2. nfree (sum over groups of clear live bits) >= reserved + emergency + cached, except that ALLOC_CACHED may
- *      dip into the last part, ALLOC_OWNED into three quarters of the second, and ALLOC_URGENT into both; `reserved` blocks are those
+ *      dip into the last part, ALLOC_OWNED, if that is empty, into three quarters of the second, and ALLOC_URGENT into both; `reserved` blocks are those
  *      the next checkpoint will need.
  *   3. What alloc_freeze() snapshots has a 0 for every block freed before the freeze or being trimmed, and a 1 for none
  *      allocated after it.

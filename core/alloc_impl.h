@@ -111,7 +111,8 @@ static inline struct piece piece_take(uint64_t *blkno, uint64_t *n)
 	return p;
 }
 
-/* What of the free blocks is not for `level`. */
+/* What of the free blocks is not for `level`.  While room is kept for cached writes, nobody else's contents come out of the emergency reserve, since
+ * theirs was promised above all of it. */
 static inline uint64_t alloc_kept(const struct alloc *a, enum alloc_level level)
 {
 	bool owned = level == ALLOC_OWNED || level == ALLOC_OWNED_CACHED;
@@ -119,7 +120,7 @@ static inline uint64_t alloc_kept(const struct alloc *a, enum alloc_level level)
 
 	if (level == ALLOC_URGENT)
 		return 0;
-	return a->emergency / (owned ? 4 : 1) + (cached ? 0 : a->cached);
+	return a->emergency / (owned && (cached || !a->cached) ? 4 : 1) + (cached ? 0 : a->cached);
 }
 
 /* Makes the bits of a group available: 0; -EAGAIN + *miss if they must be read; -ENOMEM. */

@@ -297,6 +297,44 @@ static void test_power_cuts(void **state)
 	free(buf);
 }
 
+/* What it can get at this level, as long as it asks. */
+static uint64_t drain(struct data *d, enum alloc_level level)
+{
+	uint64_t blkno, n, total = 0;
+	struct miss miss = {0};
+	int err;
+
+	do {
+		volume_lock(d->r.v);
+		err = alloc_get(d->r.v->alloc, 0, 1000, 0, level, &miss, &blkno, &n);
+		volume_unlock(d->r.v);
+		if (err == -EAGAIN)
+			assert_int_equal(volume_provide(d->r.v, d->q, &miss), 0);
+		else if (!err)
+			total += n;
+	} while (err != -ENOSPC);
+	return total;
+}
+
+/* Room that was promised to cached writes is there for them, whatever others have reserved and write. */
+static void promise_is_kept(void **state)
+{
+	(void)state;
+	for (uint64_t size = MB(64); size <= MB(1024); size *= 4) {
+		const uint64_t promised = 900;
+		struct data d;
+
+		data_create(&d, size, 0, 0, 1);
+		volume_lock(d.r.v);
+		alloc_keep_cached(d.r.v->alloc, promised);
+		volume_unlock(d.r.v);
+		drain(&d, ALLOC_NORMAL);
+		drain(&d, ALLOC_OWNED);
+		assert_int_equal(drain(&d, ALLOC_CACHED), promised);
+		data_destroy(&d);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -304,6 +342,7 @@ int main(void)
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_what_is_filled),
 		cmocka_unit_test(test_power_cuts),
+		cmocka_unit_test(promise_is_kept),
 	};
 
 	return cmocka_run_group_tests_name("fs_reserved", tests, NULL, NULL);
