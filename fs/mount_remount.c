@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "fs/ioctl.h"
@@ -132,9 +134,8 @@ static enum mount_status decide(struct remount *r)
 
 /* --- doing it --------------------------------------------------------------------------------------------- */
 
-static enum mount_status tell_daemon(const struct remount *r)
+static enum mount_status tell_daemon(const struct remount *r, const struct mount_options *o)
 {
-	const struct mount_options *o = &r->after;
 	struct holdfast_remount m = {
 		.set = HOLDFAST_SET_ACCESS | HOLDFAST_SET_TIMES | HOLDFAST_SET_DURABLE | HOLDFAST_SET_COMMIT |
 		       HOLDFAST_SET_DISCARD,
@@ -167,14 +168,41 @@ static enum mount_status tell_kernel(const struct remount *r)
 	return refuse(r, err == EBUSY ? "is busy: files are open for writing, or removed and still open" : strerror(err));
 }
 
+/* Is the block device that the kernel sees below the mount read-only?  Then it refuses, and the daemon must not have gone ahead. */
+static bool is_device_read_only(const struct remount *r)
+{
+	char path[60];
+	struct stat st;
+	FILE *f;
+
+	/* Major 0: there is none. */
+	if (fstat(r->fd, &st) < 0 || !major(st.st_dev))
+		return false;
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/ro", major(st.st_dev), minor(st.st_dev));
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	bool read_only = fgetc(f) == '1';
+
+	fclose(f);
+	return read_only;
+}
+
+/* The kernel shall never show as read-only what can change, nor pass on changes to a daemon that takes none. */
 static enum mount_status apply(const struct remount *r)
 {
 	bool kernel_first = r->after.read_only;
-	enum mount_status st = kernel_first ? tell_kernel(r) : tell_daemon(r);
+
+	if (r->before.read_only && !r->after.read_only && is_device_read_only(r))
+		return refuse(r, "cannot remount it read-write: the image is write-protected, or was when it was mounted");
+	enum mount_status st = kernel_first ? tell_kernel(r) : tell_daemon(r, &r->after);
 
 	if (st != MOUNT_OK)
 		return st;
-	return kernel_first ? tell_daemon(r) : tell_kernel(r);
+	st = kernel_first ? tell_daemon(r, &r->after) : tell_kernel(r);
+	if (st != MOUNT_OK && !kernel_first && r->before.read_only)
+		(void)tell_daemon(r, &r->before);
+	return st;
 }
 
 enum mount_status mount_remount(const struct mount_options *opts, const struct diag *diag)

@@ -153,7 +153,7 @@ static int reopen_image(const struct mount_source *s, bool *read_only)
 {
 	int fd = mount_source_open_again(s);
 
-	*read_only = fd == -EROFS;
+	*read_only = fd < 0 && fd != -ESTALE;
 	if (*read_only)
 		fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (*read_only && fd < 0)
