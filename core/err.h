@@ -17,6 +17,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef NDEBUG
@@ -44,6 +45,12 @@ int corrupt(const struct diag *d, const char *fmt, ...) __attribute__((format(pr
 
 /* An `emit` that writes "<program>: <line>" to stderr; `arg` is the program's name. */
 void diag_to_stderr(void *arg, enum diag_level level, const char *line);
+
+/* What the kernel answers on a FUSE mount whose daemon is gone; the second, if its requests went over io_uring. */
+static inline bool err_is_dead_mount(int err)
+{
+	return err == -ENOTCONN || err == -ECONNABORTED;
+}
 
 /* free(3) by cleanup attribute: `auto_free char *s = ...;` */
 void err_free_cleanup(void *pointer_to_pointer);

@@ -144,7 +144,7 @@ static bool is_dead(const char *point)
 {
 	struct statfs sf;
 
-	return statfs(point, &sf) < 0 && errno == ENOTCONN;
+	return statfs(point, &sf) < 0 && err_is_dead_mount(-errno);
 }
 
 /* Detaches one dead mount that is in the way.  1: did, 0: there is none (left), or a negative errno. */
@@ -195,7 +195,7 @@ static char *resolve(const char *dir)
 {
 	char *real = realpath(dir, NULL);
 
-	if (real || errno != ENOTCONN)
+	if (real || !err_is_dead_mount(-errno))
 		return real;
 
 	auto_free char *copy = strdup(dir);

@@ -76,13 +76,13 @@ int tool_open_mount(const char *path)
 	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0) {
-		tool_refuse(path, "%s", errno == ENOTCONN ? dead_mount : strerror(errno));
+		tool_refuse(path, "%s", err_is_dead_mount(-errno) ? dead_mount : strerror(errno));
 		return -1;
 	}
 	/* Another file system may take our request for one of its own. */
 	if (fstatfs(fd, &sf) == 0 && sf.f_type == FUSE_SUPER_MAGIC)
 		return fd;
-	tool_refuse(path, "%s", errno == ENOTCONN ? dead_mount : "is not on a mounted Holdfast volume");
+	tool_refuse(path, "%s", err_is_dead_mount(-errno) ? dead_mount : "is not on a mounted Holdfast volume");
 	close(fd);
 	return -1;
 }

@@ -108,8 +108,10 @@ class Volume:
         return self
 
     def mount(self, options="", check=True):
-        opts = [o for o in (os.environ.get("HOLDFAST_OPTIONS", ""), options, *(f"{name}={os.environ[variable]}" for name, variable in (
-            ("engine", "HOLDFAST_ENGINE"), ("transport", "HOLDFAST_TRANSPORT")) if variable in os.environ)) if o]
+        chosen = {"engine": os.environ.get("HOLDFAST_ENGINE"), "transport": os.environ.get("HOLDFAST_TRANSPORT")}
+        if "engine=threads" in options:
+            del chosen["transport"]  # which has no such requests
+        opts = [o for o in (os.environ.get("HOLDFAST_OPTIONS", ""), options, *(f"{name}={value}" for name, value in chosen.items() if value)) if o]
         return run(MOUNT, self.image, self.dir, *(["-o", ",".join(opts)] if opts else []), check=check, timeout=60)
 
     def umount(self):
