@@ -18,7 +18,7 @@
 #define BUG_LIST(X) \
 	/* The log. */ \
 	X(DATA_FLUSH_LEFT_OUT, "data-flush-left-out", "no flush of the data that frames name") \
-	X(DATA_NOT_AWAITED, "data-not-awaited", "a group is acknowledged before the writes of its data have ended") \
+	X(DATA_NOT_AWAITED, "data-not-awaited", "frames are written before the writes of their data have ended") \
 	X(DATA_ERROR_SWALLOWED, "data-error-swallowed", "a failed write of data does not fail the log") \
 	X(ACK_BEFORE_WRITE, "ack-before-write", "a group is acknowledged when its write has been submitted") \
 	X(LOG_NOT_DURABLE, "log-not-durable", "a group is written without durability, and acknowledged") \

@@ -333,7 +333,7 @@ struct disk_group {
 	le64 len;		/* bytes of the whole group, padding included */
 };
 static_assert(sizeof(struct disk_group) == 24, "disk_group");
-#define GROUP_ONE_FLUSH 1u	/* written beside the data that it names, which may be missing behind a power cut */
+#define GROUP_ONE_FLUSH 1u	/* not flushed between the data that it names and itself: after a power cut that may be missing */
 
 struct disk_txn {
 	uint8_t type;		/* RECORD_TXN */

@@ -39,6 +39,7 @@ static void spin(void)
 /* Nobody is alone while we have the lock, nor looks who is inside. */
 void share_queue(struct share *s, struct share_slot *slot, struct lock *l)
 {
+	assert(!lock_is_mine(l));
 	share_leave(s, slot);
 	for (unsigned i = 0; i < SPINS; i++, spin()) {
 		if (atomic_load(&s->state) != SHARE_OPEN)

@@ -2,7 +2,7 @@
 /*
  * verify.c - is the data there that the last groups name?
  *
- * A GROUP_ONE_FLUSH group was written beside the data that goes straight to its place, and one flush made both durable.  Was it never
+ * A GROUP_ONE_FLUSH group was written behind data that goes straight to its place, and one flush made both durable.  Was it never
  * acknowledged, then after a power cut its frames may be whole and some of that data lost.  OP_HOME says what was written where.  So when
  * all has been replayed, each such block is compared with its checksum.
  *

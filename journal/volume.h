@@ -183,7 +183,7 @@ int volume_open(struct dev_queue *q, const struct volume_config *cfg, const stru
  * Does for a volume that was opened with VOLUME_READ_ONLY what else volume_open() does, and makes it one that takes changes.  Readers may be at
  * work meanwhile; the thread that makes checkpoints may be there, and has nothing to do before.  The device must be writable and this program's
  * alone by now; nobody may have written to it since the open.  -EROFS (device, features, VOLUME_NO_RECOVERY), -ESTALE (it is not what was opened
- * any more), -ENOMEM, and nothing has changed; -EIO: the volume has failed.  Waits, serving q.  One caller at a time.  No lock held.
+ * any more), -ENOMEM, -EBADMSG, -EIO: it goes on as it was, unless it has failed (v->failed).  Waits, serving q.  One caller at a time.  No lock held.
  */
 int volume_begin_writing(struct volume *v, struct dev_queue *q);
 
@@ -194,6 +194,8 @@ int volume_close(struct volume *v, struct dev_queue *q);
 
 static inline void volume_lock(struct volume *v)
 {
+	/* Here and not only when the lock is taken: its holder may be waiting for us. */
+	assert(!share_is_mine());
 	lock_take(&v->lock);
 	share_close(&v->share);
 }

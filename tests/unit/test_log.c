@@ -501,13 +501,13 @@ static void check_doomed(struct doomed *d, int err, unsigned ndurable)
 	rig_close(r);
 }
 
-static void failed_flush(void **state)
+/* Of a group with much data or little. */
+static void fail_first(enum dev_op op)
 {
-	(void)state;
 	for (unsigned little = 0; little < 2; little++) {
 		struct doomed d;
 
-		doom(&d, DEV_FLUSH, 1, little ? LITTLE : MUCH);
+		doom(&d, op, 1, little ? LITTLE : MUCH);
 		log_release(d.r.l, d.r.q, &d.hold, 0);
 		poll_all(&d.r);
 		assert_int_equal(log_durable_lsn(d.r.l), d.durable);
@@ -515,18 +515,16 @@ static void failed_flush(void **state)
 	}
 }
 
+static void failed_flush(void **state)
+{
+	(void)state;
+	fail_first(DEV_FLUSH);
+}
+
 static void failed_write(void **state)
 {
 	(void)state;
-	for (unsigned little = 0; little < 2; little++) {
-		struct doomed d;
-
-		doom(&d, DEV_WRITE, 1, little ? LITTLE : MUCH);
-		log_release(d.r.l, d.r.q, &d.hold, 0);
-		poll_all(&d.r);
-		assert_int_equal(log_durable_lsn(d.r.l), d.durable);
-		check_doomed(&d, -EREMOTEIO, 0);
-	}
+	fail_first(DEV_WRITE);
 }
 
 static void failed_second_write(void **state)

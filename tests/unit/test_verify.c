@@ -50,6 +50,22 @@ static void wipe(struct data *d, uint64_t blkno)
 	dev_sim_poke(d->r.dev, blkno << BLOCK_SHIFT, zeros, BLOCK_SIZE);
 }
 
+/* A file's contents, all of which go straight home; where block 5 of it is. */
+static uint64_t write_home(struct data *d, unsigned f)
+{
+	data_write(d, f, 0, LEN, false);
+	return home(d, f, 5);
+}
+
+/* All was synced; then the power goes, and this block was lost with it. */
+static void lose(struct data *d, uint64_t blkno)
+{
+	sync_all(d);
+	power_off(d);
+	wipe(d, blkno);
+	power_on(d);
+}
+
 static void all_there(void **state)
 {
 	struct data d;
@@ -79,14 +95,10 @@ static void cut_where_data_is_missing(void **state)
 	sync_all(&d);
 	model_init(&before);
 	model_copy(&before, &d.m[1]);
-	data_write(&d, 1, 0, LEN, false);
-	uint64_t blkno = home(&d, 1, 5);
+	uint64_t blkno = write_home(&d, 1);
 
 	data_write(&d, 2, 0, 100, false);
-	sync_all(&d);
-	power_off(&d);
-	wipe(&d, blkno);
-	power_on(&d);
+	lose(&d, blkno);
 	assert_int_not_equal(recovery(&d)->unwritten_lsn, 0);
 	assert_int_equal(recovery(&d)->dropped_frames, 2);
 	model_copy(&d.m[1], &before);
@@ -109,15 +121,11 @@ static void proven_is_not_cut(void **state)
 
 	(void)state;
 	setup(&d);
-	data_write(&d, 0, 0, LEN, false);
-	uint64_t blkno = home(&d, 0, 5);
+	uint64_t blkno = write_home(&d, 0);
 
 	sync_all(&d);
 	data_write(&d, 1, 0, 100, false);
-	sync_all(&d);
-	power_off(&d);
-	wipe(&d, blkno);
-	power_on(&d);
+	lose(&d, blkno);
 	assert_int_equal(recovery(&d)->unwritten_lsn, 0);
 	assert_int_equal(fs_pread(d.fs, d.q, d.ino[0], buf, sizeof(buf), 5 * BLOCK_SIZE), -EIO);
 	assert_true(data_same(&d, &d.m[0], 0, 0, 5 * BLOCK_SIZE));
@@ -132,8 +140,7 @@ static void below_the_root_is_not_cut(void **state)
 
 	(void)state;
 	setup(&d);
-	data_write(&d, 0, 0, LEN, false);
-	uint64_t blkno = home(&d, 0, 5);
+	uint64_t blkno = write_home(&d, 0);
 
 	data_checkpoint(&d);
 	power_off(&d);
@@ -154,10 +161,7 @@ static void overwritten_through_the_log(void **state)
 	data_write(&d, 0, 5 * BLOCK_SIZE, BLOCK_SIZE, false);
 	uint64_t blkno = home(&d, 0, 5);
 
-	sync_all(&d);
-	power_off(&d);
-	wipe(&d, blkno);
-	power_on(&d);
+	lose(&d, blkno);
 	assert_int_equal(recovery(&d)->unwritten_lsn, 0);
 	data_check(&d);
 	data_destroy(&d);
@@ -200,14 +204,10 @@ static void truncated_away(void **state)
 
 	(void)state;
 	setup(&d);
-	data_write(&d, 0, 0, LEN, false);
-	uint64_t blkno = home(&d, 0, 5);
+	uint64_t blkno = write_home(&d, 0);
 
 	data_truncate(&d, 0, BLOCK_SIZE);
-	sync_all(&d);
-	power_off(&d);
-	wipe(&d, blkno);
-	power_on(&d);
+	lose(&d, blkno);
 	assert_int_equal(recovery(&d)->unwritten_lsn, 0);
 	data_check(&d);
 	data_destroy(&d);
@@ -288,8 +288,7 @@ static void unreadable_is_refused(void **state)
 		struct data d;
 
 		setup(&d);
-		data_write(&d, 0, 0, LEN, false);
-		uint64_t blkno = home(&d, 0, 5);
+		uint64_t blkno = write_home(&d, 0);
 
 		sync_all(&d);
 		power_off(&d);
@@ -367,8 +366,7 @@ static void written_once_more(void **state)
 
 	(void)state;
 	setup(&d);
-	data_write(&d, 0, 0, LEN, false);
-	uint64_t blkno = home(&d, 0, 5);
+	uint64_t blkno = write_home(&d, 0);
 
 	sync_all(&d);
 	power_off(&d);
