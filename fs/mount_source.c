@@ -153,7 +153,8 @@ static int reopen_image(const struct mount_source *s, bool *read_only)
 {
 	int fd = mount_source_open_again(s);
 
-	*read_only = fd < 0 && fd != -ESTALE;
+	/* A mount that is not read-only would not come about on such a device. */
+	*read_only = fd == -EROFS || (s->read_only && fd < 0 && fd != -ESTALE);
 	if (*read_only)
 		fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (*read_only && fd < 0)
