@@ -22,7 +22,8 @@
  *     of the journal           A mount may be refused, which changes nothing.  If it gets through, nothing acknowledged is missing, with
  *                              one exception (README.md, "What the last groups held"): if no group that was begun after that one was durable
  *                              has become durable, then what was acknowledged by it or later may be, and blocks of files that a checkpoint
- *                              had begun to place home with it end in EIO.
+ *                              had begun to place home with it end in EIO.  These may be blocks that the groups just before had written;
+ *                              unless another group proves those they are judged by them, and what they acknowledged may be missing, too.
  *
  *   a misdirected write,  The device lies in more places than one can know of: both copies of anything, or data and metadata.  Anything
  *   a lost flush, a lost  may be unreadable and the mount refused; what was acknowledged may be missing, since a flush or durable
@@ -48,8 +49,9 @@ struct group {
 /* What one of the last groups of the journal needs may be gone. */
 struct loss {
 	bool on;
-	/* So much is safe; and all, once a group is durable that was begun when all up to `end` was, which proves that something is missing. */
-	unsigned floor;
+	/* So much is safe, or `placed_floor` if a checkpoint has begun to place contents; and all, once a group is durable that was begun when
+	 * all up to `end` was, which proves that something is missing. */
+	unsigned floor, placed_floor;
 	uint64_t end;
 	bool proven;
 };
@@ -60,6 +62,8 @@ struct faults {
 	bool data, any;
 	struct loss log, home;	/* blocks of the journal; contents that it names */
 	uint64_t *named;	/* of each block that was written in this life: what had been appended when that was submitted */
+	bool placed;		/* such a block was written once more while the log began at: */
+	uint64_t placed_tail;
 	unsigned nmeta;		/* blocks of metadata of which a copy is bad */
 	struct group group[GROUPS]; /* the last ones, newest first */
 	uint64_t durable;
@@ -145,14 +149,23 @@ static bool has_log(const struct sim *s)
 }
 
 /* Of a group that is durable, or under way; so much is safe in any case. */
-static void lose(struct sim *s, struct loss *l, unsigned floor)
+static void lose(struct sim *s, struct loss *l, unsigned floor, unsigned placed_floor)
 {
 	struct faults *f = s->faults;
 
 	/* Two damages: which of them is the last group's cannot be said. */
 	if (f->log.on || is_lost(&f->home))
 		f->any = true;
-	*l = (struct loss){.on = true, .floor = floor, .end = has_log(s) ? log_append_lsn(s->v->log) : UINT64_MAX};
+	*l = (struct loss){.on = true,
+			   .floor = floor,
+			   .placed_floor = placed_floor,
+			   .end = has_log(s) ? log_append_lsn(s->v->log) : UINT64_MAX};
+}
+
+/* Where the log begins: what a checkpoint has placed is of no concern any more when its root has moved that. */
+static uint64_t log_begin(const struct sim *s)
+{
+	return log_append_lsn(s->v->log) - log_used(s->v->log);
 }
 
 /* The log has gone on. */
@@ -163,6 +176,7 @@ static void note_durable(struct sim *s)
 	if (!has_log(s))
 		return;
 	f->durable = log_durable_lsn(s->v->log);
+	f->placed = f->placed && log_begin(s) == f->placed_tail;
 	for (unsigned i = 0; i < GROUPS; i++) {
 		if (!f->group[i].end || f->durable < f->group[i].end)
 			continue;
@@ -188,17 +202,30 @@ static const struct group *proof(const struct faults *f)
 {
 	unsigned i = 0;
 
-	while (i < GROUPS - 1 && f->group[i + 1].end && f->durable < f->group[i].end)
+	while (i < GROUPS - 2 && f->group[i + 1].end && f->durable < f->group[i].end)
 		i++;
 	return &f->group[i];
 }
 
-static void note_write(struct sim *s, const struct dev_io *io)
+static void note_block(struct sim *s, uint64_t blkno, const void *block)
 {
 	struct faults *f = s->faults;
 
-	for (uint64_t at = 0; has_log(s) && at < io->len; at += BLOCK_SIZE)
-		f->named[(io->off + at) >> BLOCK_SHIFT] = log_append_lsn(s->v->log);
+	if (f->named[blkno] && !is_metadata(block)) {
+		f->placed = true;
+		f->placed_tail = log_begin(s);
+	}
+	f->named[blkno] = log_append_lsn(s->v->log);
+}
+
+static void note_write(struct sim *s, const struct dev_io *io)
+{
+	uint64_t blkno = io->off >> BLOCK_SHIFT;
+
+	for (int i = 0; has_log(s) && i < io->niov; i++) {
+		for (size_t at = 0; at + BLOCK_SIZE <= io->iov[i].iov_len; at += BLOCK_SIZE)
+			note_block(s, blkno++, (const char *)io->iov[i].iov_base + at);
+	}
 }
 
 /* Contents; `floor` as in lose(). */
@@ -208,7 +235,7 @@ static void damaged_data(struct sim *s, uint64_t blkno, unsigned floor)
 
 	f->data = true;
 	if (f->named[blkno] > proof(f)->durable)
-		lose(s, &f->home, floor);
+		lose(s, &f->home, floor, floor);
 }
 
 static void rot(struct sim *s, uint64_t random)
@@ -232,7 +259,8 @@ static void rot(struct sim *s, uint64_t random)
 	trace(s, "a bit of block %llu rots", (unsigned long long)blkno);
 	note_durable(s);
 	if (in_journal(s, blkno))
-		lose(s, &s->faults->log, proof(s->faults)->acked);
+		/* Of the newest durable group or of an older one, and what that had acknowledged is then missed. */
+		lose(s, &s->faults->log, proof(s->faults)->acked, proof(s->faults)[1].acked);
 	else if (is_metadata(block))
 		damaged_metadata(s->faults);
 	else
@@ -298,6 +326,7 @@ void faults_mounted(struct sim *s)
 
 	f->data |= is_lost(&f->log);
 	f->log = f->home = (struct loss){0};
+	f->placed = false;
 	memset(f->group, 0, sizeof(f->group));
 	memset(f->named, 0, s->plan->geo.nblocks * sizeof(*f->named));
 }
@@ -321,7 +350,7 @@ static void lost_write(struct sim *s, const struct dev_io *io)
 	unsigned nmeta = metadata_in(io);
 
 	if (in_journal(s, io->off >> BLOCK_SHIFT))
-		lose(s, &f->log, s->acked);
+		lose(s, &f->log, s->acked, proof(f)->acked);
 	else if (nmeta && io->len > BLOCK_SIZE)
 		f->any = true;
 	else if (nmeta)
@@ -473,6 +502,13 @@ bool faults_any(const struct sim *s)
 	return s->plan->faults && s->faults->any;
 }
 
+static unsigned lower(unsigned floor, const struct faults *f, const struct loss *l)
+{
+	unsigned safe = f->placed ? l->placed_floor : l->floor;
+
+	return is_lost(l) && safe < floor ? safe : floor;
+}
+
 /* So many changes must be there at least. */
 unsigned faults_floor(const struct sim *s)
 {
@@ -482,11 +518,7 @@ unsigned faults_floor(const struct sim *s)
 		return s->acked;
 	if (f->any)
 		return 0;
-	unsigned floor = s->acked;
+	unsigned floor = lower(s->acked, f, &f->log);
 
-	if (is_lost(&f->log) && f->log.floor < floor)
-		floor = f->log.floor;
-	if (is_lost(&f->home) && f->home.floor < floor)
-		floor = f->home.floor;
-	return floor;
+	return lower(floor, f, &f->home);
 }
