@@ -14,7 +14,7 @@ BENCH = os.path.join(TOP, "tests", "bench")
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(SANITIZED), reason="only the plain build has the benchmark's programs")
-def test_every_row_runs(tmp_path):
+def test_every_row_runs(folder):
     """On a volume, on the filesystem in memory, on the journal alone and on the file beside them: nothing fails, and every row that can be has a figure."""
     sys.path.insert(0, BENCH)
     try:
@@ -23,11 +23,11 @@ def test_every_row_runs(tmp_path):
     finally:
         sys.path.remove(BENCH)
     names = ["holdfast-dev", "empty-dev", "disk", "journal"]
-    # PostgreSQL takes seconds to be set up, and is not installed for the short tests.
+    # PostgreSQL takes seconds to be set up, and is not installed for the short tests.  It is a user of its own, and pytest's folders are root's alone.
     skip = "" if LONG else "pgbench"
-    out = os.path.join(tmp_path, "out.json")
+    out = os.path.join(folder, "out.json")
     with subprocess.Popen([sys.executable, os.path.join(BENCH, "bench.py"), "--rounds", "1", "--scale", "0.001", "--seconds", "0.02", "--long",
-                           "--keep-caches", "--dir", tmp_path, "--peers", ",".join(names), "--json", out, *(["--skip", skip] if skip else [])],
+                           "--keep-caches", "--dir", folder, "--peers", ",".join(names), "--json", out, *(["--skip", skip] if skip else [])],
                           env=dict(os.environ, HOLDFAST_BUILD=BUILD), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True) as bench:
         try:
@@ -42,7 +42,7 @@ def test_every_row_runs(tmp_path):
     figures = {(line["row"], name): peer["median"] for line in said["rows"] for name, peer in line["peers"].items()}
     assert all(f > 0 for f in figures.values())
     kinds = [kind for kind in peers.ALL if kind.name in names]
-    table = rows.all_rows(rows.Tree(str(tmp_path), 20), rows.Sizes(0.001, 0.02, True))
+    table = rows.all_rows(rows.Tree(folder, 20), rows.Sizes(0.001, 0.02, True))
     expected = {(row.name, kind.name) for row in table for kind in kinds if row.runs_on(kind) and not (skip and skip in row.name)}
     assert set(figures) == expected and len(expected) > 110
 
