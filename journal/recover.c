@@ -301,6 +301,7 @@ static int volume_load(struct volume *v, struct dev_queue *q, const struct disk_
 	if (!err)
 		err = tree_create(&v->sb, v->alloc, &root->tree, root->tree_level, cache, v->diag, &v->tree);
 	v->generation = get64(root->h.generation);
+	v->root_csum = get32(root->h.csum);
 	v->next_ino = get64(root->next_ino);
 	v->ninodes = get64(root->ninodes);
 	v->mount_count = get64(root->mount_count);
@@ -467,10 +468,26 @@ static int find_again(struct volume *v, struct dev_queue *q, unsigned *bad_super
 	if (memcmp(&sb, &v->sb, sizeof(sb)) != 0)
 		return -ESTALE;
 	err = root_find(q, &sb, v->diag, false, found);
-	if (err || root_generation(found->block) == v->generation)
+	if (err)
 		return err;
+	const struct disk_root *root = found->block;
+
+	/* Two of one generation there are if a repair was undone in between. */
+	if (get64(root->h.generation) == v->generation && get32(root->h.csum) == v->root_csum)
+		return 0;
 	free(found->block);
 	return -ESTALE;
+}
+
+int volume_look_again(struct volume *v, struct dev_queue *q)
+{
+	struct root_found found;
+	unsigned bad;
+	int err = find_again(v, q, &bad, &found);
+
+	if (!err)
+		free(found.block);
+	return err;
 }
 
 int volume_begin_writing(struct volume *v, struct dev_queue *q)

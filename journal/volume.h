@@ -96,6 +96,7 @@ struct volume {
 	void *clock_arg;
 	struct volume_recovery recovery;
 	uint64_t log_end;	/* where the log ended that was replayed */
+	uint32_t root_csum;	/* of the root that was found */
 	/* Set once, and VOLUME_READ_ONLY goes, by volume_begin_writing(), under `lock`; read anywhere. */
 	struct log *_Atomic log;	/* NULL if read-only */
 	_Atomic unsigned flags;
@@ -178,6 +179,12 @@ int volume_read_root(struct dev_queue *q, const struct super *sb, const struct d
  * or cannot be read where it would go on (not with VOLUME_TRUNCATE_LOG).
  */
 int volume_open(struct dev_queue *q, const struct volume_config *cfg, const struct diag *diag, struct volume **out);
+
+/*
+ * Is what is on the device what this volume, which nobody has made writable yet, was opened from?  Whoever writes to a volume makes a new root, or
+ * superblock, before anything counts that he changes; and no two roots are the same.  0, -ESTALE, or why it could not be read.  Waits, serving q.
+ */
+int volume_look_again(struct volume *v, struct dev_queue *q);
 
 /*
  * Does for a volume that was opened with VOLUME_READ_ONLY what else volume_open() does, and makes it one that takes changes.  Readers may be at

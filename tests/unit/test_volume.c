@@ -299,6 +299,50 @@ static void test_begin_writing_everywhere(void **state)
 	assert_true(cuts > 40);
 }
 
+/* As root `block` is, but for its count of mounts, in both copies. */
+static void root_change(struct rig *r, const struct super *sb, void *block, uint64_t mount_count)
+{
+	struct disk_root *root = block;
+	unsigned slot = get64(root->h.generation) & 1;
+
+	root->mount_count = put64(mount_count);
+	header_seal(root);
+	for (unsigned copy = 0; copy < 2; copy++)
+		assert_int_equal(dev_write(r->q, root_blkno(sb, slot, copy) * BLOCK_SIZE, root, BLOCK_SIZE, DEV_DURABLE), 0);
+}
+
+/* Whatever is no longer what was opened is seen: also a root of the same generation, and another superblock. */
+static void test_look_again(void **state)
+{
+	void *root = dev_alloc(BLOCK_SIZE, false);
+	uint64_t tried, count;
+	struct rig r;
+	struct super sb;
+
+	(void)state;
+	tried = crashed(&r, 60);
+	open_read_only(&r);
+	assert_int_equal(volume_look_again(r.v, r.q), 0);
+	(void)prefix_of(r.v, r.q, tried);
+	assert_int_equal(volume_look_again(r.v, r.q), 0);
+	assert_int_equal(volume_read_super(r.q, NULL, &sb), 0);
+	assert_int_equal(volume_read_root(r.q, &sb, NULL, false, root), 0);
+	count = get64(((struct disk_root *)root)->mount_count);
+	root_change(&r, &sb, root, count + 1);
+	assert_int_equal(volume_look_again(r.v, r.q), -ESTALE);
+	assert_int_equal(volume_begin_writing(r.v, r.q), -ESTALE);
+	root_change(&r, &sb, root, count);
+	assert_int_equal(volume_look_again(r.v, r.q), 0);
+	sb.label[0] ^= 1;
+	for (unsigned copy = 0; copy < SUPER_COPIES; copy++) {
+		super_encode(&sb, copy, root);
+		assert_int_equal(dev_write(r.q, super_blkno(sb.nblocks, copy) * BLOCK_SIZE, root, BLOCK_SIZE, DEV_DURABLE), 0);
+	}
+	assert_int_equal(volume_look_again(r.v, r.q), -ESTALE);
+	free(root);
+	rig_destroy(&r);
+}
+
 /* Then nothing is written, and it stays what it is. */
 static void test_begin_writing_refused(void **state)
 {
@@ -1051,6 +1095,7 @@ int main(void)
 		cmocka_unit_test(test_due_checkpoints_end),
 		cmocka_unit_test(test_power_cut_everywhere),
 		cmocka_unit_test(test_begin_writing_everywhere),
+		cmocka_unit_test(test_look_again),
 		cmocka_unit_test(test_begin_writing_refused),
 		cmocka_unit_test(test_begin_writing_repairs),
 		cmocka_unit_test(test_logged_data),
