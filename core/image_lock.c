@@ -121,17 +121,16 @@ int image_lock_pass(int from, int to)
 	return err;
 }
 
-/* The kernel takes the shared lock away before it finds that the other one is not to be had.  If it is, there was no moment between them. */
+/*
+ * The kernel takes the shared lock away before it finds that the other one is not to be had.  If it is, there was no moment between them.
+ * (Locks of fcntl(2) keep what they were.  But older versions of our programs, and udev, know this one only.)
+ */
 static int raise_one(int fd)
 {
-	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
-		if (lock_one(fd, true))
-			return -ENOLCK;
-		if (i == RETRIES)
-			return -EBUSY;
-		nanosleep(&(struct timespec){.tv_nsec = RETRY_NSEC}, NULL);
-	}
-	return 0;
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	/* Not waited for: who has it alone now may be writing. */
+	return flock(fd, LOCK_SH | LOCK_NB) == 0 ? -EBUSY : -ENOLCK;
 }
 
 /* Nobody can be in the way of that. */

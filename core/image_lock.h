@@ -32,8 +32,9 @@ int image_lock(int fd, unsigned flags, int *backing_fd);
 int image_lock_pass(int from, int to);
 
 /*
- * Makes the shared lock of `fd`, and of `backing_fd` if that is not -1, one that nobody shares.  -EBUSY: others do, for a second and longer;
- * it is shared as before.  -ENOLCK: as it was to be shared again somebody had taken it for himself, so there is none now.
+ * Makes the shared lock of `fd`, and of `backing_fd` if that is not -1, one that nobody shares; without a moment between the two.
+ * -EBUSY: others share it; it is shared again, but for a moment it was gone: somebody may have had it alone, and written.
+ * -ENOLCK: as it was to be shared again somebody had it alone, so there is none now.  Does not wait.
  */
 int image_lock_raise(int fd, int backing_fd);
 /* The way back. */

@@ -29,6 +29,8 @@
 #define MAX_WORKERS 8
 #define MAX_RING_WORKERS 64 /* each has its processor */
 #define GRACE_MS 3000 /* for users of a mount that was asked to go by a signal */
+#define RAISE_TRIES 20 /* to have the image alone: who has just closed it may keep its lock a little longer */
+#define RAISE_NSEC 50000000
 
 /* Asked for by a worker, done by the main thread. */
 struct begin_writing {
@@ -234,6 +236,15 @@ static int open_fs(struct daemon *d)
 	return err ? failed(d, "the file system cannot be opened", err) : 0;
 }
 
+static void forget_all(struct daemon *d)
+{
+	uint64_t n = 0, *inos = fs_known_inodes(d->fs, &n);
+
+	for (uint64_t i = 0; i < n; i++)
+		fuse_lowlevel_notify_inval_inode(d->se, inos[i], 0, 0);
+	free(inos);
+}
+
 static void drop_over(struct dev_task *task)
 {
 	struct cache_drop *drop = (struct cache_drop *)((char *)task - offsetof(struct cache_drop, task));
@@ -249,14 +260,12 @@ static void drop_here(struct dev_task *task)
 {
 	struct cache_drop *drop = (struct cache_drop *)((char *)task - offsetof(struct cache_drop, task));
 	struct daemon *d = drop->owner;
-	uint64_t n = 0, *inos = drop->ino || d->closing ? NULL : fs_known_inodes(d->fs, &n);
 
 	/* Of what the kernel does not know it says so. */
 	if (drop->ino && !d->closing)
 		fuse_lowlevel_notify_inval_inode(d->se, drop->ino, drop->attrs_only ? -1 : 0, 0);
-	for (uint64_t i = 0; i < n; i++)
-		fuse_lowlevel_notify_inval_inode(d->se, inos[i], 0, 0);
-	free(inos);
+	if (!drop->ino && !d->closing)
+		forget_all(d);
 	drop->task.run = drop_over;
 	dev_post(drop->q, &drop->task);
 }
@@ -595,6 +604,28 @@ static bool patience_is_over(struct daemon *d)
 	return true;
 }
 
+/* What is in memory may be of another image than what is read from now on. */
+static int give_up(struct daemon *d, const char *why)
+{
+	volume_shutdown(d->v, why);
+	return -EIO;
+}
+
+/* Each try that fails leaves a moment without the lock. */
+static int raise_lock(struct daemon *d)
+{
+	int err;
+
+	for (unsigned i = 0; (err = image_lock_raise(d->dev->fd, d->src->backing_fd)) == -EBUSY; i++) {
+		if (volume_look_again(d->v, d->q))
+			return give_up(d, "somebody has written to the image while its lock was to be raised, or it cannot be read again");
+		if (i == RAISE_TRIES)
+			return -ETXTBSY;
+		nanosleep(&(struct timespec){.tv_nsec = RAISE_NSEC}, NULL);
+	}
+	return err == -ENOLCK ? give_up(d, "somebody else has taken the image while its lock was to be raised") : err;
+}
+
 /* The image again, for writing, under the lock that was shared so far, and from now on is ours alone. */
 static int take_image(struct daemon *d)
 {
@@ -614,12 +645,7 @@ static int take_image(struct daemon *d)
 			return err;
 		}
 	}
-	err = image_lock_raise(d->dev->fd, d->src->backing_fd);
-	if (err == -ENOLCK) {
-		volume_shutdown(d->v, "somebody else has taken the image");
-		return -EIO;
-	}
-	return err == -EBUSY ? -ETXTBSY : err;
+	return raise_lock(d);
 }
 
 /* What daemon_open() has left undone for a read-only mount.  Until the last step the volume takes no changes. */
@@ -634,6 +660,9 @@ static int begin_writing(struct daemon *d)
 		err = background_start_service(d->bg, d->fs);
 	if (!err)
 		err = fs_begin_writing(d->fs, d->q);
+	/* By somebody whom no lock keeps away. */
+	if (err == -ESTALE)
+		err = give_up(d, "somebody has written to the image since it was mounted");
 	if (err && !atomic_load(&d->v->failed))
 		image_lock_lower(d->dev->fd, d->src->backing_fd);
 	if (!err)
@@ -661,8 +690,12 @@ static void daemon_serve(struct daemon *d)
 		poll(p, 3, shorter(commit_timer_run(&d->timer), left < 0 && d->give_up_ms ? 0 : (int)left));
 		read_signals(d);
 		dev_poll(d->q, 0);
-		if (d->asked)
-			answer_writing(d, d->asked, begin_writing(d));
+		if (!d->asked)
+			continue;
+		answer_writing(d, d->asked, begin_writing(d));
+		/* Not before: the worker that waits may be one that the kernel waits for. */
+		if (volume_is_shut(d->v))
+			forget_all(d);
 	}
 }
 

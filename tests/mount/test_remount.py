@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mount -o remount: read-only and back, other options, what cannot be changed; directly, through mount(8), by a user, by the kernel alone."""
 import errno
+import fcntl
 import mmap
 import os
 import re
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, MOUNT, daemons, run, sha256, wait_for, write_synced
+from conftest import BUILD, MOUNT, SANITIZED, daemons, run, sha256, wait_for, write_synced
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -374,6 +375,68 @@ def test_not_while_others_read(unmounted):
         run("umount", "-l", other, check=False)
     unmounted.umount()
     assert "clean" in unmounted.fsck("-n", "-f")
+
+
+@pytest.mark.skipif(SANITIZED != "", reason="a sanitizer's library must come first")
+@pytest.mark.parametrize("gap", ["written", "written and shared", "looked at"])
+def test_gap_in_the_lock(unmounted, gap):
+    """
+    A lock that cannot be raised is gone for a moment.  If somebody has written in it, nothing that is in memory is worth anything; if not, no
+    harm is done.
+    """
+    folder, other = os.path.join(unmounted.folder, "gap"), os.path.join(unmounted.folder, "other")
+    os.mkdir(folder)
+    os.mkdir(other)
+    unmounted.mount()
+    for i in range(300):
+        os.mkdir(unmounted.path(f"old{i}"))
+    write_synced(unmounted.path("f"), b"old" * 10000)
+    unmounted.umount()
+    # Whoever is to wait opens files.
+    os.environ.update(LD_PRELOAD=os.path.join(BUILD, "tests", "mount", "liblock_gap.so"), LOCK_GAP=folder)
+    try:
+        unmounted.mount("ro,nosandbox")
+    finally:
+        del os.environ["LD_PRELOAD"], os.environ["LOCK_GAP"]
+    assert len(os.listdir(unmounted.dir)) == 301
+    sharing = os.open(unmounted.image, os.O_RDONLY)
+    fcntl.flock(sharing, fcntl.LOCK_SH)
+    with subprocess.Popen([MOUNT, unmounted.image, unmounted.dir, "-o", "remount,rw"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as asking:
+        wait_for(lambda: os.path.exists(os.path.join(folder, "open")), what="the gap")
+        fcntl.flock(sharing, fcntl.LOCK_UN)
+        if gap == "looked at":
+            fcntl.flock(sharing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(sharing, fcntl.LOCK_UN)
+        else:
+            run(MOUNT, unmounted.image, other)
+            for i in range(0, 300, 2):
+                os.rmdir(os.path.join(other, f"old{i}"))
+            write_synced(os.path.join(other, "f"), b"new" * 10000)
+            run("umount", other)
+            # Besides the first daemon there is who asks it.
+            wait_for(lambda: len(daemons(unmounted.image)) == 2, what="the other daemon's end")
+        if gap == "written and shared":
+            fcntl.flock(sharing, fcntl.LOCK_SH)
+        with open(os.path.join(folder, "go"), "w", encoding="ascii"):
+            pass
+        said = asking.communicate(timeout=60)[0]
+    os.close(sharing)
+    if gap == "looked at":
+        assert asking.returncode == 0, said
+        write_synced(unmounted.path("g"), b"g")
+        with open(unmounted.path("f"), "rb") as f:
+            assert f.read() == b"old" * 10000
+    else:
+        assert asking.returncode == 32 and "the volume has failed" in said
+        assert "somebody has written to the image while its lock was to be raised" in run(HOLDFAST, "stats", unmounted.dir, check=False).stdout
+        # Also what the kernel had cached.
+        for look in (lambda: os.listdir(unmounted.dir), lambda: read_anew(unmounted.path("f")), lambda: os.stat(unmounted.path("new"))):
+            with pytest.raises(OSError) as e:
+                look()
+            assert e.value.errno == errno.EIO
+    unmounted.umount()
+    assert "clean" in unmounted.fsck("-n", "-f", "--data")
 
 
 def test_write_protected_cannot(unmounted):

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/image_lock.h"
@@ -87,7 +89,7 @@ static void test_raise(void **state)
 	assert_int_equal(image_lock(other, 0, &backing), -EBUSY);
 	assert_int_equal(image_lock(other, IMAGE_LOCK_SHARED, &backing), 0);
 	assert_int_equal(image_lock_raise(im->fd[1], -1), -EBUSY);
-	/* It is shared as before: nobody else can have it alone. */
+	/* It is shared again: nobody else can have it alone. */
 	close(other);
 	assert_int_equal(image_lock(third, 0, &backing), -EBUSY);
 	assert_int_equal(image_lock_raise(im->fd[1], -1), 0);
@@ -110,6 +112,27 @@ static void test_raise(void **state)
 	image_drop(&second);
 }
 
+/* What cannot be had is told at once, and each time: a try leaves a moment without the lock, of which the caller must know. */
+static void test_raise_lost(void **state)
+{
+	struct image *im = *state;
+	struct timespec begin, end;
+	int backing, third = open(im->path, O_RDONLY | O_CLOEXEC);
+
+	assert_int_equal(image_lock(im->fd[0], IMAGE_LOCK_SHARED, &backing), 0);
+	assert_int_equal(image_lock(im->fd[1], IMAGE_LOCK_SHARED, &backing), 0);
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	assert_int_equal(image_lock_raise(im->fd[0], -1), -EBUSY);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	assert_true((end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000 < 500);
+	/* That moment, made longer: somebody takes it. */
+	assert_int_equal(flock(im->fd[0], LOCK_UN), 0);
+	assert_int_equal(flock(im->fd[1], LOCK_UN), 0);
+	assert_int_equal(image_lock(third, 0, &backing), 0);
+	assert_int_equal(image_lock_raise(im->fd[0], -1), -ENOLCK);
+	close(third);
+}
+
 static void test_not_mounted(void **state)
 {
 	const struct image *im = *state;
@@ -128,6 +151,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_exclusive, image_make, image_drop),
 		cmocka_unit_test_setup_teardown(test_shared, image_make, image_drop),
 		cmocka_unit_test_setup_teardown(test_raise, image_make, image_drop),
+		cmocka_unit_test_setup_teardown(test_raise_lost, image_make, image_drop),
 		cmocka_unit_test_setup_teardown(test_not_mounted, image_make, image_drop),
 	};
 
