@@ -216,6 +216,8 @@ static void run_verify(const struct rrun *run)
 	for (unsigned i = run->first; i < run->first + run->n; i++) {
 		struct rblock *b = &r->blk[i];
 
+		if (i + 1 < run->first + run->n)
+			crc32c_prefetch(block_buf(r, i + 1), BLOCK_SIZE);
 		if (BUG(DATA_NOT_VERIFIED) || crc32c(0, block_buf(r, i), BLOCK_SIZE) == b->csum)
 			continue;
 		b->bad_blkno = b->blkno;

@@ -155,6 +155,8 @@ static void write_go(struct write *w)
 static void write_checksum(struct write *w)
 {
 	for (unsigned i = 0; i < w->nblocks; i++) {
+		if (i + 1 < w->nblocks && wpart_whole(w, i + 1))
+			crc32c_prefetch(wpart_bytes(w, i + 1), BLOCK_SIZE);
 		if (wpart_whole(w, i))
 			w->blk[i].csum = crc32c(0, wpart_bytes(w, i), BLOCK_SIZE);
 	}

@@ -163,6 +163,8 @@ static int compare(struct verify *vf, const struct run *r)
 	for (uint32_t i = first; !err && i < end; i++) {
 		uint8_t *block = vf->data + (uint64_t)(i - first) * BLOCK_SIZE;
 
+		if (i + 1 < end)
+			crc32c_prefetch(block + BLOCK_SIZE, BLOCK_SIZE);
 		if (r->on_device[i] && (bad || crc32c(0, block, BLOCK_SIZE) != r->csum[i]))
 			err = read_again(vf, r->blkno + i, r->csum[i], block);
 	}
