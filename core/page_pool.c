@@ -5,13 +5,17 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
-#define SLAB_PAGES 64u
-#define KEEP_SLABS 64u	/* by an empty pool */
+#define SMALL_PAGES 64u	 /* of the first slab: many pools stay small */
+#define LARGE_PAGES 512u /* of the others: a huge page */
+#define LARGE_BYTES ((size_t)LARGE_PAGES * BLOCK_SIZE)
+#define KEEP_PAGES  4096u /* by an empty pool */
 
 struct page_slab {
 	TAILQ_ENTRY(page_slab) link;
 	uint8_t *pages;
+	unsigned npages;
 	unsigned nfresh;	/* the last ones: never given out, so they have cost no memory yet */
 };
 
@@ -27,18 +31,18 @@ static void slabs_free(struct page_pool *p, uint64_t keep)
 	struct page_slab *s;
 
 	assert(p->nused == 0);
-	while (p->nslabs > keep) {
+	while (p->npages > keep) {
 		s = TAILQ_FIRST(&p->slabs);
 		TAILQ_REMOVE(&p->slabs, s, link);
-		for (unsigned i = 0; i < SLAB_PAGES; i++)
+		for (unsigned i = 0; i < s->npages; i++)
 			page_unpoison(s->pages + (size_t)i * BLOCK_SIZE);
+		p->npages -= s->npages;
 		free(s->pages);
 		free(s);
-		p->nslabs--;
 	}
 	p->nback = 0;
 	TAILQ_FOREACH(s, &p->slabs, link)
-		s->nfresh = SLAB_PAGES;
+		s->nfresh = s->npages;
 }
 
 void page_pool_fini(struct page_pool *p)
@@ -50,7 +54,8 @@ void page_pool_fini(struct page_pool *p)
 /* With room in `back` for its pages. */
 static int slab_add(struct page_pool *p)
 {
-	uint64_t cap = (p->nslabs + 1) * SLAB_PAGES;
+	unsigned npages = p->npages ? LARGE_PAGES : SMALL_PAGES;
+	uint64_t cap = p->npages + npages;
 	struct page_slab *s;
 
 	if (cap > p->cap_back) {
@@ -64,16 +69,18 @@ static int slab_add(struct page_pool *p)
 	s = malloc(sizeof(*s));
 	if (!s)
 		return -ENOMEM;
-	s->pages = aligned_alloc(BLOCK_SIZE, (size_t)SLAB_PAGES * BLOCK_SIZE);
+	s->pages = aligned_alloc(npages == LARGE_PAGES ? LARGE_BYTES : BLOCK_SIZE, (size_t)npages * BLOCK_SIZE);
 	if (!s->pages) {
 		free(s);
 		return -ENOMEM;
 	}
-	for (unsigned i = 0; i < SLAB_PAGES; i++)
+	if (npages == LARGE_PAGES)
+		(void)madvise(s->pages, LARGE_BYTES, MADV_HUGEPAGE);
+	for (unsigned i = 0; i < npages; i++)
 		page_poison(s->pages + (size_t)i * BLOCK_SIZE);
-	s->nfresh = SLAB_PAGES;
+	s->npages = s->nfresh = npages;
 	TAILQ_INSERT_HEAD(&p->slabs, s, link);
-	p->nslabs++;
+	p->npages += npages;
 	return 0;
 }
 
@@ -81,7 +88,7 @@ int page_pool_reserve(struct page_pool *p, uint64_t n)
 {
 	int err = 0;
 
-	while (!err && p->nslabs * SLAB_PAGES - p->nused < n)
+	while (!err && p->npages - p->nused < n)
 		err = slab_add(p);
 	return err;
 }
@@ -91,7 +98,7 @@ static void *fresh_page(struct page_pool *p)
 	struct page_slab *s = TAILQ_FIRST(&p->slabs);
 
 	assert(s && s->nfresh);	/* page_pool_reserve() */
-	void *page = s->pages + (size_t)(SLAB_PAGES - s->nfresh) * BLOCK_SIZE;
+	void *page = s->pages + (size_t)(s->npages - s->nfresh) * BLOCK_SIZE;
 
 	if (!--s->nfresh) {
 		TAILQ_REMOVE(&p->slabs, s, link);
@@ -115,6 +122,6 @@ void page_put(struct page_pool *p, void *page)
 	assert(p->nused > 0);
 	page_poison(page);
 	p->back[p->nback++] = page;
-	if (!--p->nused && p->nslabs > KEEP_SLABS)
-		slabs_free(p, KEEP_SLABS);
+	if (!--p->nused && p->npages > KEEP_PAGES)
+		slabs_free(p, KEEP_PAGES);
 }

@@ -3,7 +3,8 @@
  * page_pool.h - memory in pieces of BLOCK_SIZE, aligned to it, for who has many of them for a while.
  *
  * malloc(3) puts its own words in front of each piece, so that an aligned one takes two pages of memory; and when many are freed it gives them back to
- * the system, which has to clear others for the next.  Here pages are cut from slabs, and those that come back are given out again.
+ * the system, which has to clear others for the next.  Here pages are cut from slabs, and those that come back are given out again.  Slabs are huge
+ * pages if the system has them: pages that are taken one after the other are neighbours in memory then, and many fit one request of a device.
  * Not thread-safe: under the owner's lock.
  */
 #ifndef HOLDFAST_CORE_PAGE_POOL_H
@@ -29,7 +30,7 @@ struct page_slab;
 struct page_pool {
 	/* private */
 	TAILQ_HEAD(page_slabs, page_slab) slabs;	/* first those with pages that were never given out */
-	uint64_t nslabs, nused;
+	uint64_t npages, nused;
 	void **back;		/* pages that were given back */
 	uint64_t nback, cap_back;
 };
