@@ -14,6 +14,7 @@
 
 #define BATCH 16 /* requests between looks at the queue */
 #define OOM_WAIT_MS 10
+#define HUGE_MAX ((size_t)64 << 20) /* of requests' memory */
 
 /* --- requests over io_uring ----------------------------------------------------------------------- */
 
@@ -269,7 +270,7 @@ static int worker_init(struct worker *w, struct loop *l, struct dev *dev, unsign
 
 	*w = (struct worker){.loop = l, .epfd = -1};
 	SLIST_INIT(&w->free);
-	pool_init(&w->pool);
+	pool_init(&w->pool, l->big);
 	if (nrings)
 		err = make_ring_queue(w, dev, (unsigned)(w - l->workers), nworkers, nrings);
 	else
@@ -291,9 +292,10 @@ static void worker_fini(struct worker *w)
 		struct request *r = SLIST_FIRST(&w->free);
 
 		SLIST_REMOVE_HEAD(&w->free, link);
-		free(r);
+		big_pool_put(w->loop->big, r);
 	}
-	free(w->current);
+	if (w->current)
+		big_pool_put(w->loop->big, w->current);
 	pool_fini(&w->pool);
 }
 
@@ -318,6 +320,9 @@ int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_
 	l->nrings = nrings;
 	pthread_mutex_init(&l->gate, NULL);
 	pthread_cond_init(&l->opened, NULL);
+	l->big = big_pool_create(POOL_MAX_BYTES, huge_pages_share() < HUGE_MAX ? huge_pages_share() : HUGE_MAX);
+	if (!l->big)
+		err = -ENOMEM;
 	while (!err && l->nworkers < nworkers)
 		err = worker_init(&l->workers[l->nworkers++], l, dev, nworkers, nrings);
 	if (err) {
@@ -440,5 +445,6 @@ void loop_destroy(struct loop *l)
 	pthread_cond_destroy(&l->opened);
 	pthread_mutex_destroy(&l->gate);
 	pthread_key_delete(l->self);
+	big_pool_destroy(l->big);
 	free(l);
 }

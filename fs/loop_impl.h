@@ -63,6 +63,7 @@ struct loop {
 	struct fuse_init_out init_takes; /* of what libfuse does not know; only the flags */
 	bool setxattr_ext; /* SETXATTR has flags of its own; set before the gate opens */
 	bool kills_priv; /* setuid and setgid are ours to clear; likewise */
+	struct big_pool *big; /* all workers' buffers for a request, or as large as one */
 	unsigned nrings; /* queues of the kernel */
 	unsigned nworkers, nthreads; /* threads: those that run, the first ones */
 	struct worker workers[];

@@ -22,8 +22,9 @@ static size_t class_bytes(unsigned c)
 	return ((size_t)4096 << c) + 4096;
 }
 
-void pool_init(struct pool *p)
+void pool_init(struct pool *p, struct big_pool *big)
 {
+	p->big = big;
 	for (unsigned c = 0; c < POOL_CLASSES; c++) {
 		SLIST_INIT(&p->free[c]);
 		p->nfree[c] = 0;
@@ -45,6 +46,10 @@ void pool_fini(struct pool *p)
 void *pool_get(struct pool *p, size_t len)
 {
 	unsigned c = class_of(len);
+
+	if (c == POOL_CLASSES)
+		return big_pool_get(p->big);
+
 	struct pool_item *item = SLIST_FIRST(&p->free[c]);
 
 	if (!item)
@@ -59,6 +64,10 @@ void pool_put(struct pool *p, void *mem, size_t len)
 	unsigned c = class_of(len);
 	struct pool_item *item = mem;
 
+	if (c == POOL_CLASSES) {
+		big_pool_put(p->big, mem);
+		return;
+	}
 	if ((p->nfree[c] + 1) * class_bytes(c) > POOL_KEEP) {
 		free(mem);
 		return;

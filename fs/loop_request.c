@@ -10,7 +10,9 @@
 #include "fs/loop_impl.h"
 
 #define REQUEST_MEM (PAYLOAD_AT + MOUNT_MAX_IO)
-#define REQUESTS_KEPT 8 /* free buffers a worker holds on to */
+#define REQUESTS_KEPT 2 /* free buffers a worker holds on to */
+
+static_assert(REQUEST_MEM == POOL_MAX_BYTES, "requests are from the pool of large buffers");
 
 static_assert(WRITE_HEADER == 80, "libfuse and the kernel agree on this");
 static_assert(sizeof(struct request) <= MESSAGE_AT, "the message follows");
@@ -34,7 +36,7 @@ struct request *request_get(struct worker *w)
 		w->nfree--;
 		return r;
 	}
-	r = dev_alloc(REQUEST_MEM, false);
+	r = big_pool_get(w->loop->big);
 	if (r) {
 		r->worker = w;
 		r->entry = NULL;
@@ -47,7 +49,7 @@ static void request_recycle(struct request *r)
 	struct worker *w = r->worker;
 
 	if (w->nfree == REQUESTS_KEPT) {
-		free(r);
+		big_pool_put(w->loop->big, r);
 		return;
 	}
 	SLIST_INSERT_HEAD(&w->free, r, link);

@@ -12,6 +12,7 @@
 #include <sys/queue.h>
 #include <unistd.h>
 
+#include "core/big_pool.h"
 #include "core/dev_uring.h"
 
 /* --- what is younger than the header of Debian 12 -------------------------------------------------- */
@@ -50,7 +51,6 @@ static_assert(sizeof(struct ring_command) == 24, "the kernel reads this");
 #define ROOM_AT 512u
 #define PAYLOAD_AT 4096u
 #define SPARE 4096u /* behind the payload */
-#define HUGE_SHARE 64u /* of the machine's memory, above which all entries together have no huge pages */
 static_assert(ROOM_AT + RING_ROOM + sizeof(struct fuse_in_header) + OP_IN_MAX <= PAYLOAD_AT, "all fits the page");
 
 enum state {
@@ -310,11 +310,10 @@ static void entry_init(struct ring_entry *e, struct ring *r, unsigned qid, char 
 static char *map_entries(size_t bytes, size_t of_all)
 {
 	char *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 
 	if (mem == MAP_FAILED)
 		return NULL;
-	if (of_all <= memory / HUGE_SHARE)
+	if (of_all <= huge_pages_share())
 		(void)madvise(mem, bytes, MADV_HUGEPAGE);
 	return mem;
 }
