@@ -433,15 +433,37 @@ static int seek_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss 
 	return 0;
 }
 
+static int seek_check(uint64_t off, int whence)
+{
+	if (whence != SEEK_DATA && whence != SEEK_HOLE)
+		return -EINVAL;
+	return off > MAX_FILE_SIZE ? -ENXIO : 0;
+}
+
 int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t *out)
 {
 	struct seek s = {.ino = ino, .off = off, .pos = off, .data = whence == SEEK_DATA};
+	int err = seek_check(off, whence);
 
-	if (whence != SEEK_DATA && whence != SEEK_HOLE)
-		return -EINVAL;
-	if (off > MAX_FILE_SIZE)
-		return -ENXIO;
-	int err = data_run(fs, q, seek_step, &s, NULL);
+	if (!err)
+		err = data_run(fs, q, seek_step, &s, NULL);
+	if (!err)
+		*out = s.pos;
+	return err;
+}
+
+int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t end, uint64_t *out)
+{
+	struct seek s = {.ino = ino, .off = off, .pos = off, .data = whence == SEEK_DATA};
+	struct miss miss = {0};
+	int err = seek_check(off, whence);
+
+	if (!err)
+		err = fs_look_once(fs, q, seek_step, &s, &miss);
+	if (err == -EAGAIN || err == -ERESTART) {
+		s.pos = s.data ? off : end;
+		err = 0;
+	}
 	if (!err)
 		*out = s.pos;
 	return err;

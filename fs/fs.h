@@ -255,6 +255,8 @@ int64_t fs_copy_wait(struct fs *fs, struct dev_queue *q, uint64_t ino_in, uint64
 int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */
 int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t *out);
+/* The same from a callback.  What it would have to wait for is taken for data: *out is then `off`, or for SEEK_HOLE `end`. */
+int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t end, uint64_t *out);
 
 /* --- room for what was acknowledged before (cached.c) --- */
 

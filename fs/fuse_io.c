@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fuse_io.c - READ, WRITE, COPY_FILE_RANGE and FSYNC: begun here, answered from their completion on the same worker.
+ * fuse_io.c - READ, LSEEK, WRITE, COPY_FILE_RANGE and FSYNC: begun here, answered from their completion on the same worker.
  *
  * Nothing in a completion waits: it replies and gives memory back.
  */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fs/control.h"
 #include "fs/fuse_ops.h"
@@ -72,6 +73,116 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 		.no_atime = fi->flags & O_NOATIME};
 	worker_begin(c.worker);
 	fs_read(c.fs, c.q, &op->io);
+}
+
+/* --- lseek --- */
+
+/*
+ * What was stored through a mapping and not written back is where we may have a hole, and whoever copies what SEEK_DATA finds would leave it
+ * out.  So the kernel is made to drop what it has of a hole, for which it writes it back, before the hole is believed.
+ */
+struct seek_op {
+	struct inval_job inval;
+	fuse_req_t req;
+	struct worker *worker;
+	uint64_t ino, off, size;
+	int whence;
+	uint64_t hole; /* where the one that was dropped begins */
+};
+
+static void seek_reply(fuse_req_t req, int err, uint64_t found)
+{
+	if (err)
+		fuse_reply_err(req, -err);
+	else
+		fuse_reply_lseek(req, (off_t)found);
+}
+
+static void seek_answer(struct seek_op *op, int err, uint64_t found)
+{
+	struct worker *w = op->worker;
+
+	seek_reply(op->req, err, found);
+	free(op);
+	worker_end(w);
+}
+
+static void seek_dropped(struct dev_task *task);
+
+/* False: nothing of it can be in the kernel's cache. */
+static bool seek_drop(struct seek_op *op, uint64_t begin, uint64_t end)
+{
+	struct call c = call_of(op->req);
+
+	op->hole = begin;
+	op->inval = (struct inval_job){.ino = op->ino, .off = begin, .len = end - begin, .q = c.q, .done = {.run = seek_dropped}};
+	return inval_begin(c.glue->inval, &op->inval);
+}
+
+/* The kernel holds the file's lock until it is answered, so its size stays.  What a mapping stores meanwhile comes before or after, as it likes. */
+static void seek_dropped(struct dev_task *task)
+{
+	struct seek_op *op = (struct seek_op *)((char *)task - offsetof(struct seek_op, inval.done));
+	struct call c = call_of(op->req);
+	uint64_t found, end;
+	int err = fs_lseek_now(c.fs, c.q, op->ino, op->off, op->whence, op->size, &found);
+
+	if (err || op->whence == SEEK_DATA || found == op->hole || found >= op->size) {
+		seek_answer(op, err, found);
+		return;
+	}
+	/* It was no hole.  The next one is further on. */
+	if (fs_lseek_now(c.fs, c.q, op->ino, found, SEEK_DATA, op->size, &end))
+		end = op->size;
+	if (end == found || !seek_drop(op, found, end))
+		seek_answer(op, 0, end == found ? op->size : found);
+}
+
+/* The hole that an answer speaks of; empty: of none. */
+static int seek_hole(const struct call *c, const struct seek_op *op, int err, uint64_t found, uint64_t *begin, uint64_t *end)
+{
+	*begin = op->whence == SEEK_DATA ? op->off : found;
+	*end = op->whence == SEEK_DATA && !err ? found : op->size;
+	if (op->whence == SEEK_DATA || found >= op->size)
+		return 0;
+	err = fs_lseek(c->fs, c->q, op->ino, found, SEEK_DATA, end);
+	return err == -ENXIO ? 0 : err;
+}
+
+void fuse_io_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct call c = call_of(req);
+	struct seek_op *op, seek = {.req = req, .worker = c.worker, .ino = ino, .off = (uint64_t)off, .whence = whence};
+	uint64_t found = 0, begin = 0, end = 0;
+	struct fs_attr attr = {0};
+	/* With cached writes any page may be the kernel's alone; it then takes everything for data by itself. */
+	int err = c.glue->admit ? -ENOSYS : fs_lseek(c.fs, c.q, ino, (uint64_t)off, whence, &found);
+
+	(void)fi;
+	if (!err || (err == -ENXIO && whence == SEEK_DATA)) {
+		int trouble = fs_getattr(c.fs, c.q, ino, &attr);
+
+		seek.size = attr.size;
+		if (!trouble)
+			trouble = seek_hole(&c, &seek, err, found, &begin, &end);
+		if (trouble) {
+			err = trouble;
+			end = begin;
+		}
+	}
+	if (begin >= end) {
+		seek_reply(req, err, found);
+		return;
+	}
+	op = malloc(sizeof(*op));
+	if (!op) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	*op = seek;
+	worker_begin(c.worker);
+	if (!seek_drop(op, begin, end))
+		seek_answer(op, err, found);
 }
 
 /* --- write --- */

@@ -591,20 +591,6 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 	reply_change(req, CHANGE_FILE, ino, fs_fallocate(c.fs, c.q, ino, mode, (uint64_t)off, (uint64_t)len));
 }
 
-static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
-{
-	struct call c = call_of(req);
-	uint64_t out;
-	/* Data that the kernel has and we have not would look like a hole; the kernel alone takes everything for data. */
-	int err = c.glue->admit ? -ENOSYS : fs_lseek(c.fs, c.q, ino, (uint64_t)off, whence, &out);
-
-	(void)fi;
-	if (err)
-		fuse_reply_err(req, -err);
-	else
-		fuse_reply_lseek(req, (off_t)out);
-}
-
 /*
  * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right), poll,
  * bmap.  CREATE is refused before it gets here: the kernel then sends MKNOD and opens without asking.  A file that CREATE had
@@ -643,7 +629,7 @@ const struct fuse_lowlevel_ops fuse_glue_ops = {
 	.listxattr = op_listxattr,
 	.removexattr = op_removexattr,
 	.fallocate = op_fallocate,
-	.lseek = op_lseek,
+	.lseek = fuse_io_lseek,
 	.copy_file_range = fuse_io_copy,
 	.ioctl = fuse_control_ioctl,
 };

@@ -77,6 +77,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 		   struct fuse_file_info *fi);
 void fuse_io_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t out, off_t off_out,
 		  struct fuse_file_info *fi_out, size_t len, int flags);
+void fuse_io_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
 void fuse_io_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
 
 void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,

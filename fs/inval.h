@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * inval.h - makes the kernel drop cached contents that an O_DIRECT write has replaced.
+ * inval.h - makes the kernel drop cached contents that an O_DIRECT write has replaced, or where a file has a hole.
  *
- * The kernel drops them itself before such a write, and behind one that its caller waits for.  It does not behind one that
- * completes asynchronously (AIO, io_uring): what a buffered read had asked for meanwhile would stay cached, old as it is.  Nothing tells
- * the two kinds apart, so the daemon does it for both, but only for files that may be cached at all.
+ * What was stored through a mapping is in the kernel's cache alone until it writes that back, and is no data to SEEK_DATA; dropping it
+ * begins with writing it back (fs/fuse_io.c).
+ *
+ * What an O_DIRECT write replaces the kernel drops itself before such a write, and behind one that its caller waits for.  It does not behind
+ * one that completes asynchronously (AIO, io_uring): what a buffered read had asked for meanwhile would stay cached, old as it is.  Nothing
+ * tells the two kinds apart, so the daemon does it for both, but only for files that may be cached at all.
  *
  * Dropping waits for pages that are being read or written, that is for workers, so a thread of its own does it.
  */

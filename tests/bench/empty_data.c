@@ -201,6 +201,12 @@ int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int
 	return 0;
 }
 
+int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t end, uint64_t *out)
+{
+	(void)end;
+	return fs_lseek(fs, q, ino, off, whence, out);
+}
+
 void fs_fsync(struct fs *fs, struct dev_queue *q, struct fs_sync *s)
 {
 	(void)fs;

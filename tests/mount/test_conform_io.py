@@ -153,6 +153,53 @@ def touch_behind_the_end(fd, size, at, store):
     return os.WTERMSIG(os.waitpid(pid, 0)[1])
 
 
+def ranges(fd):
+    """Where there is data, page by page."""
+    found, off, size = [], 0, os.fstat(fd).st_size
+    while off < size:
+        try:
+            off = os.lseek(fd, off, os.SEEK_DATA)
+        except OSError as e:
+            assert e.errno == errno.ENXIO
+            break
+        end = os.lseek(fd, off, os.SEEK_HOLE)
+        found += range(off // PAGE, -(-end // PAGE))
+        off = end
+    return found
+
+
+@pytest.mark.parametrize("flush", [False, True], ids=["dirty", "flushed"])
+def test_what_was_stored_is_no_hole(pair, flush):
+    """SEEK_DATA and SEEK_HOLE see what is only in the kernel's cache; or who copies a file that another process has mapped would leave it out."""
+    size, data = (4 << 20) + 3, set()
+    h = pair.open(b"f", os.O_CREAT | os.O_RDWR)
+    other = pair.open(b"f", os.O_RDONLY)
+    pair.both(os.ftruncate, h, size)
+    pair.both(os.pwrite, h, b"d" * 3 * PAGE, 1 << 20)
+    data.update(range(256, 259))
+    maps = pair.each(mmap.mmap, h, size)
+    # Alone in a hole, in front of data, behind it, twice with a page between, in the file's last page; and more and more.
+    for pages in ((2,), (255,), (259,), (600, 602), (1024,), (0,), (601,), tuple(range(300, 340)), tuple(range(700, 1000, 3))):
+        for page in pages:
+            for m in maps.values():
+                m[page * PAGE:page * PAGE + 3] = b"new"
+                if flush:
+                    m.flush()
+        data.update(pages)
+        assert pair.both(ranges, other) == sorted(data)
+        first = pages[0] * PAGE
+        assert pair.both(os.lseek, other, first + 1, os.SEEK_DATA) == first + 1
+        assert pair.both(os.lseek, other, max(data) * PAGE, os.SEEK_HOLE) == min(size, (max(data) + 1) * PAGE)
+    pair.both(lambda: run("cp", "--sparse=auto", "f", "copy").returncode)
+    pair.both(lambda: run("cmp", "f", "copy").returncode)
+    for m in maps.values():
+        assert m[2 * PAGE:2 * PAGE + 3] == m[997 * PAGE:997 * PAGE + 3] == b"new"
+        m.close()
+    h.close()
+    other.close()
+    pair.trees()
+
+
 def test_sigbus_behind_the_end(pair):
     h = pair.open(b"f", os.O_CREAT | os.O_RDWR)
     for store in (False, True):
