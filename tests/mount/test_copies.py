@@ -25,7 +25,15 @@ def has_acls(folder):
 
 
 @pytest.fixture
-def source(vol):
+def vol(make_volume):
+    """With room for what there may be under /usr/include, twice, and for an archive of it."""
+    v = make_volume("2G" if LONG else "256M").mkfs()
+    v.mount()
+    return v
+
+
+@pytest.fixture
+def source(vol):  # pylint: disable=redefined-outer-name
     """A tree outside of the mount."""
     need("setfacl")
     top = os.path.join(vol.folder, "source")
