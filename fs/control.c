@@ -176,7 +176,9 @@ static int do_getflags(struct control *c, struct control_caller *who, void *io)
 
 static int set_flags(struct control *c, struct control_caller *who, uint32_t mask, uint32_t flags)
 {
-	int err = fs_set_flags(c->fs, who->q, who->uid, who->ino, mask, flags);
+	/* Whether the owner is asking only the kernel knows, which maps users.  It does not pass on what it has refused. */
+	bool unknown = who->uid == CALLER_UNKNOWN;
+	int err = unknown && !who->checked ? -EOPNOTSUPP : fs_set_flags(c->fs, who->q, unknown ? 0 : who->uid, who->ino, mask, flags);
 
 	if (!err)
 		who->then = flags & (INODE_IMMUTABLE | INODE_APPEND) && fs_settle_begin(c->fs, who->ino) ? THEN_SETTLE : THEN_STALE;
@@ -317,9 +319,15 @@ static const struct row *row_find(unsigned cmd)
 	return NULL;
 }
 
-static bool may(const struct control *c, const struct row *row, uid_t uid)
+static bool may(const struct control *c, const struct row *row, const struct control_caller *who)
 {
-	return uid == 0 || row->flags & ANYBODY || (!(row->flags & ROOT) && uid == c->owner);
+	uint32_t uid = who->uid;
+
+	if (row->flags & ANYBODY)
+		return true;
+	if (uid == CALLER_UNKNOWN && c->callers)
+		uid = callers_uid(c->callers, who->tid);
+	return uid == 0 || (!(row->flags & ROOT) && uid == c->owner && uid != CALLER_UNKNOWN);
 }
 
 static size_t least(size_t a, size_t b)
@@ -335,7 +343,7 @@ int control_run(struct control *c, struct control_caller *who, unsigned cmd, con
 
 	if (!row)
 		return -ENOTTY;
-	if (!may(c, row, who->uid))
+	if (!may(c, row, who))
 		return -EPERM;
 	assert(row->bytes <= sizeof(io));
 	if (in_len)

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "fs/background.h"
+#include "fs/caller.h"
 #include "fs/mount_options.h"
 #include "fs/scrub_job.h"
 #include "fs/stats.h"
@@ -34,6 +35,7 @@ struct control {
 	struct fs *fs;
 	struct scrub_job *scrub;
 	uid_t owner; /* who mounted the volume */
+	struct callers *callers; /* says whose a request is if the kernel does not; may be NULL */
 	/* Makes the kernel write back and forget what it has cached, and tells `drop`. */
 	void (*drop_caches)(void *arg, struct cache_drop *drop);
 	void *drop_arg;
@@ -68,7 +70,9 @@ enum control_then {
 
 struct control_caller {
 	struct dev_queue *q; /* of the thread */
-	uid_t uid; /* whose request it is */
+	uid_t uid; /* whose request it is; CALLER_UNKNOWN: `tid` must say */
+	uint32_t tid; /* the thread */
+	bool checked; /* by the kernel: may this caller change the file's flags in this way? */
 	uint64_t ino; /* of the file it was made on */
 	/* out */
 	enum control_then then;

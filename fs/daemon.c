@@ -17,6 +17,7 @@
 #include "core/image_lock.h"
 #include "fs/admit.h"
 #include "fs/background.h"
+#include "fs/caller.h"
 #include "fs/control.h"
 #include "fs/dirty.h"
 #include "fs/fuse_ops.h"
@@ -50,6 +51,7 @@ struct daemon {
 	int signal_fd;
 	int null_fd;
 	struct keeper keeper;
+	struct callers callers; /* with opts->allow_idmap */
 	struct sandbox sandbox;
 
 	struct dev *dev;
@@ -339,6 +341,8 @@ static int make_loop(struct daemon *d)
 		err = loop_create(d->dev, count_workers(), 0, d->q, d->diag, &d->loop);
 	if (!err && d->opts->no_handles)
 		loop_refuse_handles(d->loop);
+	if (!err && d->opts->allow_idmap)
+		loop_allow_idmap(d->loop);
 	return err ? failed(d, "cannot start the workers", err) : 0;
 }
 
@@ -352,6 +356,7 @@ static int start_loop(struct daemon *d)
 		.fs = d->fs,
 		.scrub = d->scrub,
 		.owner = getuid(),
+		.callers = d->callers.fd >= 0 ? &d->callers : NULL,
 		.drop_caches = drop_caches,
 		.drop_arg = d,
 		.begin_writing = ask_for_writing,
@@ -373,6 +378,7 @@ static int start_loop(struct daemon *d)
 		.loop = d->loop,
 		.control = &d->control,
 		.admit = d->admit,
+		.callers = d->control.callers,
 		.strictatime = d->opts->atime == FS_STRICTATIME,
 		.flags = fs_has_flags(d->fs),
 		.max_read = d->opts->max_read,
@@ -417,6 +423,8 @@ static int daemon_prepare(struct daemon *d)
 {
 	int err = keeper_start(d->mp, d->src, d->opts, d->diag, &d->keeper);
 
+	if (!err && d->opts->allow_idmap)
+		err = callers_start(&d->callers);
 	if (err)
 		return failed(d, "cannot start a process", err);
 	err = block_signals(d);
@@ -519,6 +527,10 @@ static int start_serving(struct daemon *d)
 
 	if (err)
 		return failed(d, "the kernel's first request", err);
+	if (d->opts->allow_idmap && !loop_has_idmap(d->loop)) {
+		report_failure(d->report, d->src->path, "allow_idmap: the kernel cannot map users of FUSE mounts (Linux 6.12 can)");
+		return -ENOTSUP;
+	}
 	if (loop_has_rings(d->loop))
 		d->control.requests = "io_uring";
 	err = keeper_settle(&d->keeper, d->ready_fd >= 0, d->plan.ratio);
@@ -767,6 +779,7 @@ static int daemon_close(struct daemon *d)
 		loop_destroy(d->loop);
 	inval_destroy(d->inval);
 	keeper_end(&d->keeper);
+	callers_end(&d->callers);
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);
 	if (d->null_fd >= 0)
@@ -787,6 +800,7 @@ enum mount_status daemon_run(const struct mount_options *opts, struct mount_sour
 		.signal_fd = -1,
 		.null_fd = -1,
 		.keeper = {.fd = -1},
+		.callers = {.fd = -1},
 	};
 
 	sandbox_init(&d.sandbox);
@@ -818,6 +832,7 @@ enum mount_status daemon_try(const struct mount_options *opts, struct mount_sour
 		.signal_fd = -1,
 		.null_fd = -1,
 		.keeper = {.fd = -1},
+		.callers = {.fd = -1},
 	};
 	int err = open_device(&d, DEV_OPEN_READ_ONLY);
 

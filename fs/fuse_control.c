@@ -104,6 +104,20 @@ static void run_later(const struct call *c, fuse_req_t req, const struct control
 	fuse_reply_err(req, err ? -err : ENOMEM);
 }
 
+/*
+ * Does this request come from the kernel's own handling of flags?  There the owner, or who may act for him, was let through, and of what is changed
+ * only CAP_LINUX_IMMUTABLE lets somebody change immutable and append-only.  It hands over its copy of the argument, and no address.
+ *
+ * Who calls ioctl(2) with exactly these numbers always comes that way.  Back here, with an address, he comes only if we have said EOPNOTSUPP to the kernel.
+ * With any other number, one of another direction say, he comes without having been looked at.
+ */
+static bool is_checked(unsigned cmd, const void *arg, unsigned flags, size_t in_len)
+{
+	size_t want = cmd == FS_IOC_SETFLAGS ? sizeof(uint32_t) : cmd == FS_IOC_FSSETXATTR ? sizeof(struct fsxattr) : 0;
+
+	return want && in_len == want && !arg && !(flags & FUSE_IOCTL_COMPAT);
+}
+
 void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
 			unsigned flags, const void *in, size_t in_len, size_t out_room)
 {
@@ -111,13 +125,17 @@ void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
 	char out[CONTROL_MAX];
 	size_t len = 0;
 
-	(void)arg;
 	(void)fi;
-	(void)flags;
 	if (out_room > sizeof(out))
 		out_room = sizeof(out);
 
-	struct control_caller who = {.q = c.q, .uid = fuse_req_ctx(req)->uid, .ino = ino};
+	struct control_caller who = {
+		.q = c.q,
+		.uid = fuse_glue_uid(req),
+		.tid = (uint32_t)fuse_req_ctx(req)->pid,
+		.checked = is_checked(cmd, arg, flags, in_len),
+		.ino = ino,
+	};
 	int err = control_run(c.glue->control, &who, cmd, in, in_len, out, out_room, &len);
 
 	if (who.then != THEN_ANSWER)

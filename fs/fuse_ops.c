@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <limits.h>
 #include <linux/fuse.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -12,6 +13,7 @@
 
 #include "core/acl.h"
 #include "fs/admit.h"
+#include "fs/caller.h"
 #include "fs/inval.h"
 #include "fs/mount_options.h"
 
@@ -23,6 +25,11 @@ struct call call_of(fuse_req_t req)
 	struct worker *w = loop_self(glue->loop);
 
 	return (struct call){.glue = glue, .fs = glue->fs, .worker = w, .q = worker_queue(w)};
+}
+
+uint32_t fuse_glue_uid(fuse_req_t req)
+{
+	return fuse_req_ctx(req)->uid;
 }
 
 void fuse_glue_stat(const struct fs_attr *a, struct stat *st)
@@ -133,14 +140,25 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 	fuse_reply_none(req);
 }
 
+/* Who makes an inode.  -EOVERFLOW: the mount maps users, and has none on the volume for this one.  Mostly the kernel has said so itself. */
+static int maker_of(fuse_req_t req, struct fs_cred *out)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	if (ctx->uid == CALLER_UNKNOWN || ctx->gid == CALLER_UNKNOWN)
+		return -EOVERFLOW;
+	*out = (struct fs_cred){.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
+	return 0;
+}
+
 static int create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev,
 		  struct fs_attr *attr)
 {
 	struct call c = call_of(req);
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
+	struct fs_cred cred;
+	int err = maker_of(req, &cred);
 
-	return fs_create(c.fs, c.q, &cred, parent, name, strlen(name), mode, rdev, attr);
+	return err ? err : fs_create(c.fs, c.q, &cred, parent, name, strlen(name), mode, rdev, attr);
 }
 
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -158,13 +176,14 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 static void op_tmpfile(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
 	struct fuse_entry_param e;
+	struct fs_cred cred;
 	struct fs_attr attr;
-	int err = fs_tmpfile(c.fs, c.q, &cred, parent, mode, &attr);
+	int err = maker_of(req, &cred);
 
 	(void)name;
+	if (!err)
+		err = fs_tmpfile(c.fs, c.q, &cred, parent, mode, &attr);
 	if (err) {
 		fuse_reply_err(req, -err);
 		return;
@@ -189,11 +208,12 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
 	struct call c = call_of(req);
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid};
+	struct fs_cred cred;
 	struct fs_attr attr;
-	int err = fs_symlink(c.fs, c.q, &cred, parent, name, strlen(name), target, &attr);
+	int err = maker_of(req, &cred);
 
+	if (!err)
+		err = fs_symlink(c.fs, c.q, &cred, parent, name, strlen(name), target, &attr);
 	reply_change_entry(req, parent, err, &attr);
 }
 
@@ -224,11 +244,12 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		      const char *newname, unsigned flags)
 {
 	struct call c = call_of(req);
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	struct fs_cred cred = {.uid = ctx->uid, .gid = ctx->gid};
-	int err = fs_rename(c.fs, c.q, &cred, parent, name, strlen(name), newparent, newname, strlen(newname),
-			    flags);
+	struct fs_cred cred;
+	int err = flags & RENAME_WHITEOUT ? maker_of(req, &cred) : 0;
 
+	if (!err)
+		err = fs_rename(c.fs, c.q, flags & RENAME_WHITEOUT ? &cred : NULL, parent, name, strlen(name), newparent, newname,
+				strlen(newname), flags);
 	/* Either directory may want it. */
 	reply_change(req, CHANGE_NAMES, !err && fs_must_sync(c.fs, c.q, parent, true) ? parent : newparent, err);
 }
@@ -428,15 +449,15 @@ static unsigned set_flags(int to_set)
 /*
  * A SETATTR of nothing comes of chown(-1, -1), and of whatever else is about to change a file that has setuid, setgid or capabilities: the
  * kernel leaves out the mode because we see to it, and does not say whether the caller keeps the bits by CAP_FSETID.  Changes take them by
- * themselves, so what is left is chown: it takes them if it is the owner's.
+ * themselves, so what is left is chown: it takes them if it is the owner's, of which with mapped users nobody knows.
  */
 static bool owner_kills_priv(fuse_req_t req, fuse_ino_t ino)
 {
 	struct call c = call_of(req);
-	uint32_t uid = fuse_req_ctx(req)->uid;
+	uint32_t uid = fuse_glue_uid(req);
 	struct fs_attr attr;
 
-	return uid && !fs_getattr(c.fs, c.q, ino, &attr) && attr.uid == uid;
+	return uid && uid != CALLER_UNKNOWN && !fs_getattr(c.fs, c.q, ino, &attr) && attr.uid == uid;
 }
 
 void fuse_glue_kill_priv(fuse_req_t req, fuse_ino_t ino)
@@ -444,7 +465,7 @@ void fuse_glue_kill_priv(fuse_req_t req, fuse_ino_t ino)
 	struct call c = call_of(req);
 	struct fs_attr attr;
 
-	if (fuse_req_ctx(req)->uid == 0 || fs_getattr(c.fs, c.q, ino, &attr) || !(attr.mode & (S_ISUID | S_ISGID)))
+	if (fuse_glue_uid(req) == 0 || fs_getattr(c.fs, c.q, ino, &attr) || !(attr.mode & (S_ISUID | S_ISGID)))
 		return;
 	/* What fails here fails again in what follows. */
 	if (!fs_setattr(c.fs, c.q, ino, FS_SET_KILL_PRIV, &attr, &attr))
@@ -464,6 +485,11 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 		.ctime = st->st_ctim,
 	};
 	struct fs_attr out;
+
+	if ((to_set & FUSE_SET_ATTR_UID && st->st_uid == CALLER_UNKNOWN) || (to_set & FUSE_SET_ATTR_GID && st->st_gid == CALLER_UNKNOWN)) {
+		fuse_reply_err(req, EOVERFLOW);
+		return;
+	}
 	bool kill = worker_kills_priv(c.worker) || (!to_set && owner_kills_priv(req, ino));
 	int err = fs_setattr(c.fs, c.q, ino, set_flags(to_set) | (kill ? FS_SET_KILL_PRIV : 0), &in, &out);
 
@@ -542,7 +568,24 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	reply_change(req, CHANGE_FILE, ino, err);
 }
 
-/* `name` NULL: the list of names.  Who may see those of trusted.* depends on a capability; a request tells only the user. */
+/*
+ * Who may see the names of trusted.* depends on a capability; a request tells only the user, or not even that.  Then somebody else is
+ * asked, if there are any.
+ */
+static bool may_see_trusted(fuse_req_t req, fuse_ino_t ino)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct call c = call_of(req);
+	size_t all = 0, others = 0;
+
+	if (ctx->uid != CALLER_UNKNOWN || !c.glue->callers)
+		return ctx->uid == 0;
+	if (fs_listxattr(c.fs, c.q, ino, true, NULL, &all) || fs_listxattr(c.fs, c.q, ino, false, NULL, &others))
+		return false;
+	return all != others && callers_uid(c.glue->callers, (uint32_t)ctx->pid) == 0;
+}
+
+/* `name` NULL: the list of names. */
 static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct call c = call_of(req);
@@ -553,7 +596,7 @@ static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t s
 
 	if (!err)
 		err = name ? fs_getxattr(c.fs, c.q, ino, name, buf, &len)
-			   : fs_listxattr(c.fs, c.q, ino, fuse_req_ctx(req)->uid == 0, buf, &len);
+			   : fs_listxattr(c.fs, c.q, ino, may_see_trusted(req, ino), buf, &len);
 	if (err)
 		fuse_reply_err(req, -err);
 	else if (room)

@@ -338,6 +338,11 @@ void loop_refuse_handles(struct loop *l)
 	l->no_handles = true;
 }
 
+void loop_allow_idmap(struct loop *l)
+{
+	l->idmap = true;
+}
+
 int loop_start(struct loop *l, struct fs *fs)
 {
 	int err = 0;
@@ -403,6 +408,11 @@ int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited)
 bool loop_has_rings(const struct loop *l)
 {
 	return l->over_rings;
+}
+
+bool loop_has_idmap(const struct loop *l)
+{
+	return l->has_idmap;
 }
 
 enum loop_end loop_ended(const struct loop *l)

@@ -55,6 +55,9 @@ int loop_create(struct dev *dev, unsigned nworkers, unsigned nrings, struct dev_
 /* Before loop_begin(): the kernel is to make no dentries of file handles, if it can do without (Linux 6.9). */
 void loop_refuse_handles(struct loop *l);
 
+/* Before loop_begin(): mounts with mapped users (Linux 6.12), if the kernel can.  From then on only requests that make an inode say whose they are. */
+void loop_allow_idmap(struct loop *l);
+
 /* Starts the workers' threads, held.  After an error some of them run; the loop can be drained and destroyed all the same. */
 int loop_start(struct loop *l, struct fs *fs);
 
@@ -62,8 +65,9 @@ int loop_start(struct loop *l, struct fs *fs);
  * *inited by then (libfuse and the kernel do not agree), and what read(2) says. */
 int loop_begin(struct loop *l, struct fuse_session *se, const bool *inited);
 
-/* Whether the kernel has agreed to send requests over io_uring. */
+/* Whether the kernel has agreed to send requests over io_uring; to map users. */
 bool loop_has_rings(const struct loop *l);
+bool loop_has_idmap(const struct loop *l);
 
 /* Sends a reply or a notification, iov[0] being its struct fuse_out_header: what libfuse writes goes this way.  From any thread.  As writev(2). */
 ssize_t loop_send(struct loop *l, const struct iovec *iov, int n);

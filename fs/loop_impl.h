@@ -60,6 +60,8 @@ struct loop {
 	bool over_rings; /* how requests come; set before the gate opens */
 	uint64_t init_unique; /* of INIT while it is being handled, if the kernel offers what we take; 0 */
 	bool no_handles; /* loop_refuse_handles() */
+	bool idmap; /* loop_allow_idmap() */
+	bool has_idmap; /* and so it is; set before the gate opens */
 	struct fuse_init_out init_takes; /* of what libfuse does not know; only the flags */
 	bool setxattr_ext; /* SETXATTR has flags of its own; set before the gate opens */
 	bool kills_priv; /* setuid and setgid are ours to clear; likewise */

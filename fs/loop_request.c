@@ -23,6 +23,7 @@ static_assert(sizeof(struct request) <= RING_ROOM, "a ring's entry has room for 
 #define INIT_SETXATTR_EXT (1u << 29)
 #define INIT_EXT (1u << 30)
 #define INIT2_NO_EXPORT_SUPPORT (1u << (38 - 32))
+#define INIT2_ALLOW_IDMAP (1u << (40 - 32))
 #define INIT2_OVER_IO_URING (1u << (41 - 32))
 
 /* --- buffers ---------------------------------------------------------------------------------- */
@@ -143,7 +144,8 @@ void request_take_offers(struct loop *l, bool rings, const char *message, size_t
 	memcpy(&init, message + sizeof(in), sizeof(init));
 	l->init_takes.flags = init.flags & (INIT_SETXATTR_EXT | INIT_HANDLE_KILLPRIV_V2);
 	if (init.flags & INIT_EXT)
-		l->init_takes.flags2 = init.flags2 & ((rings ? INIT2_OVER_IO_URING : 0) | (l->no_handles ? INIT2_NO_EXPORT_SUPPORT : 0));
+		l->init_takes.flags2 = init.flags2 & ((rings ? INIT2_OVER_IO_URING : 0) | (l->no_handles ? INIT2_NO_EXPORT_SUPPORT : 0) |
+						      (l->idmap ? INIT2_ALLOW_IDMAP : 0));
 	if (l->init_takes.flags2)
 		l->init_takes.flags |= INIT_EXT;
 	if (l->init_takes.flags)
@@ -165,6 +167,7 @@ static ssize_t send_init(struct loop *l, const struct iovec *iov, int n)
 	ssize_t sent = writev(l->fd, with, 2);
 
 	l->over_rings = sent >= 0 && l->init_takes.flags2 & INIT2_OVER_IO_URING;
+	l->has_idmap = sent >= 0 && l->init_takes.flags2 & INIT2_ALLOW_IDMAP;
 	l->setxattr_ext = sent >= 0 && l->init_takes.flags & INIT_SETXATTR_EXT;
 	l->kills_priv = sent >= 0 && l->init_takes.flags & INIT_HANDLE_KILLPRIV_V2;
 	return sent;

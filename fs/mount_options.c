@@ -43,6 +43,7 @@ enum code {
 	NO_WRITEBACK,
 	NO_SANDBOX,
 	ALLOW_OTHER,
+	ALLOW_IDMAP,
 	MAX_READ,
 	KERNEL,
 	REMOUNT,
@@ -103,6 +104,7 @@ static const struct row table[] = {
 	{"nowriteback", NO_VALUE, NO_WRITEBACK, 0},
 	{"nosandbox", NO_VALUE, NO_SANDBOX, 0},
 	{"allow_other", NO_VALUE, ALLOW_OTHER, 0},
+	{"allow_idmap", NO_VALUE, ALLOW_IDMAP, 0},
 	{"max_read", NEEDS_VALUE, MAX_READ, 0},
 	{"context", NEEDS_VALUE, KERNEL, 0},
 	{"fscontext", NEEDS_VALUE, KERNEL, 0},
@@ -307,6 +309,9 @@ static void apply_flag(struct mount_options *o, const struct row *row)
 	case ALLOW_OTHER:
 		o->allow_other = true;
 		break;
+	case ALLOW_IDMAP:
+		o->allow_idmap = true;
+		break;
 	case REMOUNT:
 		o->remount = true;
 		break;
@@ -460,6 +465,7 @@ void mount_options_usage(const char *program)
 	       "  writeback        write(2) returns when the kernel has the data, before it is ordered\n"
 	       "  plain            no block device for the kernel: sync(2) and umount(8) will not wait\n"
 	       "  nohandles        no NFS, no open_by_handle_at(2): for overlays whose layers are on it\n"
+	       "  allow_idmap      the mount can be mapped to other users (X-mount.idmap=); Linux 6.12\n"
 	       "  nosandbox        keep privileges and all system calls: for those who look for a fault\n"
 	       "  foreground       stay, and write messages to stderr\n"
 	       "  allow_other      (by users) let others in as well\n",
@@ -650,10 +656,11 @@ void mount_options_describe(const struct mount_options *o, char *text, size_t ro
 		[TRANSPORT_DEV] = ",transport=dev",
 	};
 
-	snprintf(text, room, "%s,%s%s%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
+	snprintf(text, room, "%s,%s%s%s,commit=%u,cache=%llu%s%s%s%s%s%s%s%s%s%s%s%s%s", o->read_only ? "ro" : "rw", atimes[o->atime],
 		 o->nodiratime ? ",nodiratime" : "", o->lazytime ? ",lazytime" : "", o->commit_sec,
 		 (unsigned long long)o->cache_bytes, o->no_sandbox ? ",nosandbox" : "", o->sync ? ",sync" : "",
 		 o->dirsync ? ",dirsync" : "", o->no_acl ? ",noacl" : "", o->no_recovery ? ",norecovery" : "",
 		 o->discard ? ",discard" : "", o->writeback ? ",writeback" : "", engines[o->engine], transports[o->transport], o->plain ? ",plain" : "",
-		 o->no_handles ? ",nohandles" : "", o->allow_other ? ",allow_other" : "");
+		 o->no_handles ? ",nohandles" : "", o->allow_other ? ",allow_other" : "",
+		 o->allow_idmap ? ",allow_idmap" : "");
 }

@@ -52,6 +52,7 @@ struct mount_options {
 	bool writeback; /* the kernel caches writes */
 	bool no_sandbox; /* nothing of sandbox.h */
 	bool allow_other;
+	bool allow_idmap; /* the kernel may map users of the mount: it does not say then whose request one is */
 	enum fs_atime atime;
 	bool nodiratime, lazytime;
 	enum dev_engine engine;

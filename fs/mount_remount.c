@@ -111,6 +111,8 @@ static const char *fixed_change(const struct mount_options *a, const struct moun
 		return "writeback";
 	if (a->no_sandbox != b->no_sandbox)
 		return "nosandbox";
+	if (a->allow_idmap != b->allow_idmap)
+		return "allow_idmap";
 	return a->allow_other != b->allow_other ? "allow_other" : NULL;
 }
 

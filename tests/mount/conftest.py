@@ -79,8 +79,8 @@ def daemons(image):
                 name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
         except OSError:
             continue
-        # Its keeper (fs/keeper.h) has the same command line, and goes when the daemon goes.
-        if rest.split()[0] != "Z" and name != "holdfast-keeper" and b"mount.holdfast" in os.path.basename(argv[0]) and os.fsencode(str(image)) in argv:
+        # Its helpers (fs/keeper.h, fs/caller.h) have the same command line, and go when the daemon goes.
+        if rest.split()[0] != "Z" and name not in ("holdfast-keeper", "holdfast-caller") and b"mount.holdfast" in os.path.basename(argv[0]) and os.fsencode(str(image)) in argv:
             found.append(int(pid))
     return found
 

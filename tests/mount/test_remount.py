@@ -231,7 +231,7 @@ def test_loop_device_stays_read_only(unmounted):
 def test_refused(unmounted):
     unmounted.mount("engine=threads")
     for options, what in (("engine=uring", "engine="), ("cache=8M", "cache="), ("norecovery,ro", "norecovery"),
-                          ("nosandbox", "nosandbox"), ("plain", "plain"), ("nohandles", "nohandles"), ("max_read=8192", "max_read=")):
+                          ("nosandbox", "nosandbox"), ("plain", "plain"), ("nohandles", "nohandles"), ("allow_idmap", "allow_idmap"), ("max_read=8192", "max_read=")):
         assert what in remount(unmounted, options, expect=32)
     assert "unknown" in remount(unmounted, "nosuchthing", expect=1)
     assert "bad value" in remount(unmounted, "commit=x", expect=1)
