@@ -74,6 +74,21 @@ static void start_posted(struct dev_task *task)
 	commit_start(g, g->q);
 }
 
+/*
+ * Is it better to let more gather?  Devices make two groups durable at once in little more time than one, but four in twice the time or
+ * more; so beside what is under way only a group goes that at least as many wait for.
+ */
+static bool should_gather_locked(const struct log *l)
+{
+	uint64_t started = started_locked(l);
+	const struct log_waiter *w;
+	int more = 0;
+
+	STAILQ_FOREACH(w, &l->waiters, link)
+		more += w->lsn > started ? 1 : -1;
+	return l->nflying && more < 0;
+}
+
 struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q)
 {
 	LOCK_ASSERT_HELD(&l->lock);
@@ -82,7 +97,7 @@ struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q)
 
 	struct dev_queue *leader = leader_locked(l, q);
 
-	if (!leader && l->append_lsn - started_locked(l) <= LOG_START_BYTES)
+	if ((!leader || should_gather_locked(l)) && l->append_lsn - started_locked(l) <= LOG_START_BYTES)
 		return NULL;
 	/* Even if it has to wait for holds: they are those of frames up to here, not of later ones. */
 	if (STAILQ_EMPTY(&l->closed) && l->open)

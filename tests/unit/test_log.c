@@ -143,20 +143,39 @@ static void append_does_no_io(void **state)
 	rig_close(&r);
 }
 
+#define FLYING_WAITERS (1u << (LOG_FLYING - 1))
+
+static unsigned first_waiter_of(unsigned group)
+{
+	return group ? 1u << (group - 1) : 0;
+}
+
+/* As many groups are in flight as may be, of one frame each.  Beside others only a group goes that as many wait for as for those. */
+static void fly(struct rig *r, struct rig_waiter w[FLYING_WAITERS])
+{
+	for (uint32_t i = 0; i < LOG_FLYING; i++) {
+		uint64_t end = rig_append(r, i, 100, NULL);
+
+		for (unsigned k = first_waiter_of(i); k < first_waiter_of(i + 1); k++) {
+			assert_int_equal(stats_of(r).writes, i);
+			rig_waiter_init(&w[k]);
+			assert_int_equal(log_sync(r->l, r->q, end, &w[k].w), -EINPROGRESS);
+		}
+		assert_int_equal(stats_of(r).writes, i + 1);
+		assert_int_equal(log_append_lsn(r->l), 4096 * (i + 1));
+	}
+}
+
 /* While as many groups are in flight as may be, the next one forms, and all who wait for it are served by one write. */
 static void next_group_forms_meanwhile(void **state)
 {
-	struct rig_waiter first[LOG_FLYING], second[10];
+	struct rig_waiter first[FLYING_WAITERS], second[10];
 	struct rig_seen seen;
 	struct rig r;
 
 	(void)state;
 	rig_open(&r, LAP_BLOCKS, 6, true, 0);
-	for (uint32_t i = 0; i < LOG_FLYING; i++) {
-		rig_waiter_init(&first[i]);
-		assert_int_equal(log_sync(r.l, r.q, rig_append(&r, i, 100, NULL), &first[i].w), -EINPROGRESS);
-		assert_int_equal(log_append_lsn(r.l), 4096 * (i + 1));
-	}
+	fly(&r, first);
 	for (uint32_t i = 0; i < 10; i++) {
 		rig_waiter_init(&second[i]);
 		uint64_t end = rig_append(&r, LOG_FLYING + i, 100, NULL);
@@ -180,6 +199,36 @@ static void next_group_forms_meanwhile(void **state)
 	rig_close(&r);
 }
 
+/* Who waits alone beside a group of many waits until that has landed, unless much gathers. */
+static void few_let_many_gather(void **state)
+{
+	for (unsigned much = 0; much <= 1; much++) {
+		struct rig_waiter many[3], alone;
+		uint64_t end;
+		struct rig r;
+
+		(void)state;
+		rig_open(&r, 2048, 6, false, 0);
+		end = rig_append(&r, 0, 100, NULL);
+		for (unsigned i = 0; i < 3; i++) {
+			rig_waiter_init(&many[i]);
+			assert_int_equal(log_sync(r.l, r.q, end, &many[i].w), -EINPROGRESS);
+		}
+		rig_waiter_init(&alone);
+		assert_int_equal(log_sync(r.l, r.q, rig_append(&r, 1, 100, NULL), &alone.w), -EINPROGRESS);
+		assert_int_equal(stats_of(&r).writes, 1);
+		for (unsigned i = 0; much && i < LOG_START_BYTES / 10000 + 1; i++)
+			rig_append(&r, 2 + i, 10000, NULL);
+		assert_int_equal(stats_of(&r).writes > 1, much);
+		for (unsigned i = 0; i < 3; i++)
+			rig_wait(&r, &many[i]);
+		rig_wait(&r, &alone);
+		assert_int_equal(alone.err, 0);
+		log_drain(r.l, r.q);
+		rig_close(&r);
+	}
+}
+
 /* A group that lands before an older one is acknowledged with that, not before. */
 static void groups_land_in_any_order(void **state)
 {
@@ -187,22 +236,19 @@ static void groups_land_in_any_order(void **state)
 
 	(void)state;
 	for (uint64_t seed = 1; seed <= 50; seed++) {
-		struct rig_waiter waiter[LOG_FLYING];
+		struct rig_waiter waiter[FLYING_WAITERS];
 		unsigned acknowledged = 0;
 		struct rig r;
 
 		rig_open(&r, LAP_BLOCKS, seed, false, 0);
-		for (uint32_t i = 0; i < LOG_FLYING; i++) {
-			rig_waiter_init(&waiter[i]);
-			assert_int_equal(log_sync(r.l, r.q, rig_append(&r, i, 100, NULL), &waiter[i].w), -EINPROGRESS);
-		}
+		fly(&r, waiter);
 		while (acknowledged < LOG_FLYING) {
 			dev_poll(r.q, -1);
 			log_assert(r.l);
-			while (acknowledged < LOG_FLYING && waiter[acknowledged].calls)
-				assert_int_equal(waiter[acknowledged++].err, 0);
-			for (unsigned i = acknowledged; i < LOG_FLYING; i++)
-				assert_int_equal(waiter[i].calls, 0);
+			while (acknowledged < LOG_FLYING && waiter[first_waiter_of(acknowledged)].calls)
+				assert_int_equal(waiter[first_waiter_of(acknowledged++)].err, 0);
+			for (unsigned i = 0; i < FLYING_WAITERS; i++)
+				assert_int_equal(waiter[i].calls, i < first_waiter_of(acknowledged));
 			assert_int_equal(log_durable_lsn(r.l), 4096 * acknowledged);
 			early += LOG_FLYING - acknowledged > stats_of(&r).in_flight;
 		}
@@ -216,20 +262,17 @@ static void nothing_behind_a_lost_group_counts(void **state)
 {
 	(void)state;
 	for (uint64_t seed = 1; seed <= 30; seed++) {
-		struct rig_waiter waiter[LOG_FLYING];
+		struct rig_waiter waiter[FLYING_WAITERS];
 		struct rig r;
 
 		rig_open(&r, LAP_BLOCKS, seed, seed % 2, 0);
 		dev_sim_fail(r.dev, DEV_WRITE, 2, SIM_FAULT_ONCE, -EREMOTEIO, 0, UINT64_MAX);
-		for (uint32_t i = 0; i < LOG_FLYING; i++) {
-			rig_waiter_init(&waiter[i]);
-			assert_int_equal(log_sync(r.l, r.q, rig_append(&r, i, 100, NULL), &waiter[i].w), -EINPROGRESS);
-		}
-		for (unsigned i = 0; i < LOG_FLYING; i++)
+		fly(&r, waiter);
+		for (unsigned i = 0; i < FLYING_WAITERS; i++)
 			rig_wait(&r, &waiter[i]);
 		assert_true(log_durable_lsn(r.l) <= 4096);
 		assert_int_equal(waiter[0].err, log_durable_lsn(r.l) ? 0 : -EIO);
-		for (unsigned i = 1; i < LOG_FLYING; i++)
+		for (unsigned i = 1; i < FLYING_WAITERS; i++)
 			assert_int_equal(waiter[i].err, -EIO);
 		assert_int_equal(r.nfailed, 1);
 		rig_close(&r);
@@ -845,6 +888,7 @@ int main(void)
 		cmocka_unit_test(durable_costs_nothing_again),
 		cmocka_unit_test(append_does_no_io),
 		cmocka_unit_test(next_group_forms_meanwhile),
+		cmocka_unit_test(few_let_many_gather),
 		cmocka_unit_test(groups_land_in_any_order),
 		cmocka_unit_test(nothing_behind_a_lost_group_counts),
 		cmocka_unit_test(large_group_starts_by_itself),

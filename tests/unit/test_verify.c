@@ -238,7 +238,7 @@ static void sync_end(struct data *d, struct log_waiter *w)
  */
 static void cut_twice(void **state)
 {
-	struct log_waiter w[3];
+	struct log_waiter w[4];
 	struct data d;
 
 	(void)state;
@@ -260,9 +260,11 @@ static void cut_twice(void **state)
 	uint64_t missing = home(&d, 0, 5);
 
 	data_truncate(&d, 1, 0);
+	/* Beside two that one waits for each. */
 	sync_begin(&d, &w[2]);
+	sync_begin(&d, &w[3]);
 	assert_int_equal(log_durable_lsn(d.r.v->log), durable);
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < 4; i++)
 		sync_end(&d, &w[i]);
 	power_off(&d);
 	wipe(&d, hidden);
