@@ -131,23 +131,40 @@ static int descend(struct tree *t, const struct key *key, bool before, struct sp
 		ptr = page_ptr(n->page, i);
 	}
 	s->leaf = n->page;
+	if (!before)
+		leaf_remember(t, key, n);
 	return 0;
+}
+
+/* The leaf that *key belongs to. */
+static int find_leaf(struct tree *t, const struct key *key, const struct disk_node **leaf, struct miss *miss)
+{
+	const struct node *n = leaf_recall(t, key);
+	struct spot s;
+
+	if (n) {
+		tally_add(&t->lookups, 0, 1);
+		*leaf = n->page;
+		return 0;
+	}
+	int err = descend(t, key, false, &s, miss);
+	if (!err)
+		*leaf = s.leaf;
+	return err;
 }
 
 int tree_lookup(struct tree *t, const struct key *key, struct miss *miss, const void **val, unsigned *len)
 {
-	struct spot s;
-	unsigned i;
-	int err;
+	const struct disk_node *leaf;
+	int err = find_leaf(t, key, &leaf, miss);
 
-	err = descend(t, key, false, &s, miss);
 	if (err)
 		return err;
-	i = page_search(s.leaf, key);
-	if (i == page_nitems(s.leaf) || !slot_is(&s.leaf->slot[i], key))
+	unsigned i = page_search(leaf, key);
+	if (i == page_nitems(leaf) || !slot_is(&leaf->slot[i], key))
 		return -ENOENT;
-	*val = page_value(s.leaf, i);
-	*len = page_len(s.leaf, i);
+	*val = page_value(leaf, i);
+	*len = page_len(leaf, i);
 	return 0;
 }
 
@@ -159,12 +176,43 @@ static void cursor_set(struct tree_cursor *c, unsigned i)
 	c->len = page_len(c->leaf, i);
 }
 
+/* The lowest key that is higher. */
+static struct key key_behind(const struct key *key)
+{
+	struct key k = *key;
+
+	if (++k.offset == 0 && ++k.type == 0)
+		k.object++;
+	return k;
+}
+
+/* tree_first() without a descent.  Where the next leaf begins is not known, but that it is behind the last key. */
+static bool first_in(struct tree *t, struct tree_cursor *c, const struct key *key)
+{
+	const struct node *n = leaf_recall(t, key);
+	unsigned i = n ? page_search(n->page, key) : 0;
+
+	if (!n || i == page_nitems(n->page))
+		return false;
+
+	struct key last = slot_key(&n->page->slot[page_nitems(n->page) - 1]);
+
+	tally_add(&t->lookups, 0, 1);
+	c->leaf = n->page;
+	c->has_end = true;
+	c->leaf_end = key_behind(&last);
+	cursor_set(c, i);
+	return true;
+}
+
 int tree_first(struct tree *t, struct tree_cursor *c, const struct key *key, struct miss *miss)
 {
 	struct key from = *key;
 	struct spot s;
 	unsigned i;
 
+	if (first_in(t, c, &from))
+		return 0;
 	for (;;) {
 		int err = descend(t, &from, false, &s, miss);
 

@@ -125,9 +125,10 @@ struct tree_cost {
 
 /*
  * The path to `key` is in memory, and the blocks that its clean nodes free when copied are prepared (alloc_prepare_free()).
- * `grow`: bytes of value that a put or growing patch may add (0 for deletes).  One call per mutation, all before the first
+ * `grow`: bytes of value that a put or growing patch may add; TREE_SHRINKS: the key is to be deleted.  One call per mutation, all before the first
  * mutation; these may then run in any order.  0, -EAGAIN + *miss, -EUCLEAN, -ENOMEM.
  */
+#define TREE_SHRINKS UINT32_MAX
 int tree_prepare(struct tree *t, const struct key *key, unsigned grow, struct tree_cost *cost, struct miss *miss);
 
 /* Mutations, after preparation; they cannot fail.  Bytes given must not lie in the tree's nodes.

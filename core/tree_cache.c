@@ -68,6 +68,7 @@ static int hash_grow(struct tree *t)
 static void node_free(struct tree *t, struct node *n)
 {
 	n->state = NODE_FREE;
+	n->ranged = false;
 	page_poison(n->page);
 	TAILQ_INSERT_HEAD(&t->free, n, link);
 	t->nfree++;
@@ -334,7 +335,12 @@ struct node *cache_dirty(struct tree *t, struct disk_ptr *ptr)
 
 		n = node_alloc(t);
 		memcpy(n->page, old->page, BLOCK_SIZE);
+		n->ranged = old->ranged;
+		n->has_hi = old->has_hi;
+		n->lo = old->lo;
+		n->hi = old->hi;
 		old->detached = true;
+		old->ranged = false;
 	}
 	dirty_add(t, n);
 	*ptr = ptr_temp(n);

@@ -39,6 +39,16 @@ static void count_node(struct checker *c, const struct node *n)
 	assert(n->state == NODE_DIRTY || get64(n->page->h.blkno[0]) == n->addr);
 }
 
+/* What a leaf says to be its own. */
+static void check_range(const struct node *n, unsigned level, const struct key *lo, const struct key *hi)
+{
+	if (!n->ranged)
+		return;
+	assert(level == 0);
+	assert(key_cmp(&n->lo, lo) >= 0);
+	assert(!hi || (n->has_hi && key_cmp(&n->hi, hi) <= 0));
+}
+
 static void check_node(struct checker *c, const struct disk_ptr *ptr, unsigned level, enum node_state parent,
 		       const struct key *lo, const struct key *hi)
 {
@@ -57,6 +67,7 @@ static void check_node(struct checker *c, const struct disk_ptr *ptr, unsigned l
 	assert(p->level == level);
 	check_page(p);
 	assert(page_in_range(p, lo, hi));
+	check_range(n, level, lo, hi);
 	if (page_nitems(p) == 0) {					/* 6 */
 		assert(level == 0 && n->state == NODE_DIRTY);
 		c->empty = true;

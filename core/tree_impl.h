@@ -31,11 +31,15 @@ struct node {
 	enum node_state state;
 	bool detached;		/* frozen, and replaced by a newer version: not in the hash table */
 	_Atomic bool ahead;	/* read ahead, and not used yet */
+	/* Of a leaf that the tree points to: all keys from `lo` to before `hi` (!has_hi: without end) belong to it.  Others may, too. */
+	bool ranged, has_hi;
+	struct key lo, hi;
 	TAILQ_ENTRY(node) link;	/* free, clean (least recently used first) or frozen */
 };
 TAILQ_HEAD(node_list, node);
 
 #define TREE_AHEAD_CREDIT 256u	/* at first, and at most */
+#define TREE_NOTES 1024u	/* of leaves: see leaf_recall() */
 
 struct slab;
 SLIST_HEAD(slab_list, slab);
@@ -56,6 +60,7 @@ struct tree {
 	_Atomic uint64_t clock;
 	_Atomic bool moving;	/* see cache_use() */
 	uint64_t temp;		/* the last temporary address given */
+	_Atomic(struct node *) note[TREE_NOTES];	/* see leaf_recall() */
 
 	bool prune;		/* a leaf may be empty */
 	bool held;		/* nothing is evicted */
@@ -242,6 +247,72 @@ static inline int tree_node_get(struct tree *t, const struct disk_ptr *ptr, unsi
 	if (__builtin_expect(atomic_load_explicit(&n->ahead, memory_order_relaxed) || cache_is_old(t, n), 0))
 		cache_use(t, n);
 	return 0;
+}
+
+/*
+ * An operation comes to the same few leaves again and again: it looks, prepares, changes, and the next one goes on beside it.  So descents leave
+ * notes of the leaf they came to.  A note may be old, or another key's, and nodes stay where they are in memory, no matter what they are used for; so
+ * whether a leaf is right is its own to say (node.ranged).
+ *
+ * One note is the key's own.  Another is shared by keys that are likely to lie in the same leaf: inode numbers next to each other, names of a
+ * directory whose hashes begin alike, extents of a file.
+ */
+static inline _Atomic(struct node *) *leaf_note(struct tree *t, uint64_t object, uint64_t offset)
+{
+	uint64_t h = object * UINT64_C(0x9e3779b97f4a7c15) ^ offset * UINT64_C(0xd6e8feb86659fd93);
+
+	return &t->note[(h >> 32) % TREE_NOTES];
+}
+
+static inline _Atomic(struct node *) *leaf_note_own(struct tree *t, const struct key *key)
+{
+	return leaf_note(t, key->object, key->offset);
+}
+
+static inline _Atomic(struct node *) *leaf_note_near(struct tree *t, const struct key *key)
+{
+	return leaf_note(t, key->offset ? key->object : key->object >> 3, ~(key->offset >> 58));
+}
+
+static inline void leaf_note_set(_Atomic(struct node *) *note, struct node *n)
+{
+	if (atomic_load_explicit(note, memory_order_relaxed) != n)
+		atomic_store_explicit(note, n, memory_order_relaxed);
+}
+
+/* `n` is a leaf.  Those who share the lock write notes, too; the last one stays. */
+static inline void leaf_remember(struct tree *t, const struct key *key, struct node *n)
+{
+	leaf_note_set(leaf_note_own(t, key), n);
+	leaf_note_set(leaf_note_near(t, key), n);
+}
+
+static inline bool leaf_has(const struct node *n, const struct key *key)
+{
+	return n && n->ranged && key_cmp(key, &n->lo) >= 0 && (!n->has_hi || key_cmp(key, &n->hi) < 0);
+}
+
+/* The leaf that *key belongs to; NULL: not known without a descent. */
+static inline struct node *leaf_recall(struct tree *t, const struct key *key)
+{
+	struct node *n = atomic_load_explicit(leaf_note_own(t, key), memory_order_relaxed);
+
+	if (!leaf_has(n, key)) {
+		n = atomic_load_explicit(leaf_note_near(t, key), memory_order_relaxed);
+		if (!leaf_has(n, key))
+			return NULL;
+	}
+	if (__builtin_expect(atomic_load_explicit(&n->ahead, memory_order_relaxed) || cache_is_old(t, n), 0))
+		cache_use(t, n);
+	return n;
+}
+
+/* The same for who changes something there; NULL also if that would change more than the leaf, because it is not dirty. */
+static inline struct node *leaf_recall_dirty(struct tree *t, const struct key *key)
+{
+	struct node *n = leaf_recall(t, key);
+
+	return n && n->state == NODE_DIRTY ? n : NULL;
 }
 
 /* Fills *miss: the node at `level` on the way to *key (see page_child() for `before`).  -EAGAIN. */

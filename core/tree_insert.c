@@ -70,10 +70,25 @@ static void grow_root(struct tree *t, struct path *path, const struct key *key)
 		lo = *key;
 	root = cache_new(t, t->level + 1);
 	page_insert(root->page, 0, &lo, &ptr, sizeof(ptr));
+	/* Only of a leaf.  What is lower has to change the root first: tree_dirty_path(). */
+	old->lo = lo;
 	t->level++;
 	t->root = ptr_temp(root);
 	path->node[t->level] = root;
 	path->index[t->level] = 0;
+}
+
+/* Of leaves: what the left one no longer has. */
+static void split_range(struct node *left, struct node *right, const struct key *sep)
+{
+	if (!left->ranged)
+		return;
+	right->ranged = true;
+	right->lo = *sep;
+	right->hi = left->hi;
+	right->has_hi = left->has_hi;
+	left->hi = *sep;
+	left->has_hi = true;
 }
 
 /* Inserts into the path's node of `level` at slot i, splitting it, and so its ancestors, if there is no room. */
@@ -107,10 +122,22 @@ static void insert_at(struct tree *t, struct path *path, unsigned level, unsigne
 	t->splits++;
 	ptr = ptr_temp(n);
 	sep = slot_key(&right->slot[0]);
+	split_range(path->node[level], n, &sep);
 	insert_at(t, path, level + 1, path->index[level + 1] + 1, &sep, &ptr, sizeof(ptr));
 }
 
 /* --- mutations -------------------------------------------------------------------------------- */
+
+/* Gives slot i another value, if there is room in the leaf. */
+static bool replace_in(struct disk_node *leaf, unsigned i, const void *val, unsigned len)
+{
+	if (page_used(leaf) - page_len(leaf, i) + len > NODE_SPACE)
+		return false;
+	page_resize(leaf, i, len);
+	if (len)
+		memcpy(page_value(leaf, i), val, len);
+	return true;
+}
 
 /* Gives slot i of the path's leaf another length, with `val` as its value if it does not fit where it is. */
 static void replace_value(struct tree *t, struct path *path, unsigned i, const struct key *key, const void *val,
@@ -118,23 +145,42 @@ static void replace_value(struct tree *t, struct path *path, unsigned i, const s
 {
 	struct disk_node *leaf = path->node[0]->page;
 
-	if (page_used(leaf) - page_len(leaf, i) + len <= NODE_SPACE) {
-		page_resize(leaf, i, len);
-		if (len)
-			memcpy(page_value(leaf, i), val, len);
+	if (replace_in(leaf, i, val, len))
 		return;
-	}
 	page_delete(leaf, i);
 	insert_at(t, path, 0, i, key, val, len);
+}
+
+/* tree_put() where the leaf is known, dirty, and has room for it. */
+static bool put_in(struct tree *t, const struct key *key, const void *val, unsigned len, bool *is_new)
+{
+	struct node *n = leaf_recall_dirty(t, key);
+
+	if (!n)
+		return false;
+
+	struct disk_node *leaf = n->page;
+	unsigned i = page_search(leaf, key);
+
+	*is_new = i == page_nitems(leaf) || !slot_is(&leaf->slot[i], key);
+	if (!*is_new)
+		return replace_in(leaf, i, val, len);
+	if (page_used(leaf) + SLOT + len > NODE_SPACE)
+		return false;
+	page_insert(leaf, i, key, val, len);
+	return true;
 }
 
 bool tree_put(struct tree *t, const struct key *key, const void *val, unsigned len)
 {
 	struct disk_node *leaf;
 	struct path path;
+	bool is_new;
 	unsigned i;
 
 	assert(len <= MAX_ITEM);
+	if (put_in(t, key, val, len, &is_new))
+		return is_new;
 	tree_dirty_path(t, key, true, &path);
 	leaf = path.node[0]->page;
 	i = page_search(leaf, key);
@@ -146,6 +192,24 @@ bool tree_put(struct tree *t, const struct key *key, const void *val, unsigned l
 	return true;
 }
 
+/* tree_patch() likewise, of bytes that are there. */
+static bool patch_in(struct tree *t, const struct key *key, unsigned at, const void *bytes, unsigned len)
+{
+	struct node *n = leaf_recall_dirty(t, key);
+
+	if (!n)
+		return false;
+
+	unsigned i = page_search(n->page, key);
+
+	assert(i < page_nitems(n->page) && slot_is(&n->page->slot[i], key));
+	if (at + len > page_len(n->page, i))
+		return false;
+	if (len)
+		memcpy((char *)page_value(n->page, i) + at, bytes, len);
+	return true;
+}
+
 void tree_patch(struct tree *t, const struct key *key, unsigned at, const void *bytes, unsigned len)
 {
 	struct disk_node *leaf;
@@ -153,6 +217,8 @@ void tree_patch(struct tree *t, const struct key *key, unsigned at, const void *
 	struct path path;
 	unsigned i, old;
 
+	if (patch_in(t, key, at, bytes, len))
+		return;
 	tree_dirty_path(t, key, false, &path);
 	leaf = path.node[0]->page;
 	i = page_search(leaf, key);

@@ -72,8 +72,14 @@ static int prepare_path(struct tree *t, const struct key *key, struct tree_cost 
 				return err;
 			cost->last[level] = n;
 		}
-		if (level == 0)
+		if (level == 0) {
+			n->ranged = true;
+			n->lo = bounds.lo;
+			n->hi = bounds.hi;
+			n->has_hi = bounds.has_hi;
+			leaf_remember(t, key, n);
 			return 0;
+		}
 		i = page_child(n->page, key, false);
 		bounds.lo = slot_key(&n->page->slot[i]);
 		if (i + 1 < page_nitems(n->page)) {
@@ -98,12 +104,10 @@ static bool may_overflow(const struct node *n, uint64_t bytes)
 	return bytes > MERGE_SLACK || page_used(n->page) + bytes > NODE_SPACE;
 }
 
-static int charge_growth(struct tree *t, unsigned grow, struct tree_cost *cost)
+static int charge_growth(struct tree *t, struct tree_cost *cost)
 {
 	unsigned level = 0;
 
-	cost->nputs++;
-	cost->nbytes += grow + sizeof(struct disk_slot);
 	if (!may_overflow(cost->last[0], cost->nbytes))
 		return 0;
 	for (;;) {
@@ -120,28 +124,47 @@ static int charge_growth(struct tree *t, unsigned grow, struct tree_cost *cost)
 	return 0;
 }
 
-/* With grow == 0 it is a deletion or a change in place, unless the key is new: then it is an item without bytes. */
+/* With grow == 0 it is a change in place, unless the key is new: then it is an item without bytes. */
 static bool is_growing(const struct disk_node *leaf, const struct key *key, unsigned grow)
 {
 	unsigned i;
 
-	if (grow > 0)
-		return true;
+	if (grow)
+		return grow != TREE_SHRINKS;
 	i = page_search(leaf, key);
 	return i == page_nitems(leaf) || !slot_is(&leaf->slot[i], key);
 }
 
+/* A leaf that is dirty, and all above it (tree.h), costs nothing unless it splits.  Counts the growth; false: it may. */
+static bool is_free(const struct node *leaf, const struct key *key, unsigned grow, struct tree_cost *cost)
+{
+	if (!is_growing(leaf->page, key, grow))
+		return true;
+
+	uint64_t nbytes = cost->nbytes + grow + sizeof(struct disk_slot);
+
+	if (may_overflow(leaf, nbytes))
+		return false;
+	cost->nputs++;
+	cost->nbytes = nbytes;
+	return true;
+}
+
 int tree_prepare(struct tree *t, const struct key *key, unsigned grow, struct tree_cost *cost, struct miss *miss)
 {
-	const struct node *leaf;
+	const struct node *leaf = leaf_recall_dirty(t, key);
 	int err;
 
+	if (leaf && is_free(leaf, key, grow, cost))
+		return 0;
 	err = prepare_path(t, key, cost, miss);
 	if (err)
 		return err;
 	leaf = cost->last[0];
 	if (is_growing(leaf->page, key, grow)) {
-		err = charge_growth(t, grow, cost);
+		cost->nputs++;
+		cost->nbytes += grow + sizeof(struct disk_slot);
+		err = charge_growth(t, cost);
 		if (err)
 			return err;
 	}

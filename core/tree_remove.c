@@ -25,6 +25,11 @@ static bool merge_children(struct tree *t, struct node *parent, unsigned i)
 	if (page_used(left->page) + page_used(right->page) > MERGE_MAX)
 		return false;
 	page_append(left->page, right->page, 0);
+	/* Otherwise its own range is right still. */
+	if (right->ranged) {
+		left->hi = right->hi;
+		left->has_hi = right->has_hi;
+	}
 	cache_drop(t, right);
 	page_delete(parent->page, i + 1);
 	t->merges++;
@@ -60,12 +65,31 @@ static void rebalance(struct tree *t, struct path *path)
 	tree_collapse(t);
 }
 
+/* Where the leaf is known, dirty, and stays large enough. */
+static bool del_in(struct tree *t, const struct key *key)
+{
+	struct node *n = leaf_recall_dirty(t, key);
+
+	if (!n)
+		return false;
+
+	unsigned i = page_search(n->page, key);
+
+	assert(i < page_nitems(n->page) && slot_is(&n->page->slot[i], key));
+	if (page_used(n->page) - page_len(n->page, i) - (unsigned)sizeof(struct disk_slot) <= MERGE_BELOW)
+		return false;
+	page_delete(n->page, i);
+	return true;
+}
+
 void tree_del(struct tree *t, const struct key *key)
 {
 	struct disk_node *leaf;
 	struct path path;
 	unsigned i;
 
+	if (del_in(t, key))
+		return;
 	tree_dirty_path(t, key, false, &path);
 	leaf = path.node[0]->page;
 	i = page_search(leaf, key);

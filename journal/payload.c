@@ -156,8 +156,9 @@ static int prepare_op(struct volume *v, const struct disk_op *op, bool replay, s
 	switch (op->op) {
 	case OP_PUT:
 	case OP_PATCH:
-	case OP_DEL:
 		return tree_prepare(v->tree, &key, get32(op->len), &n->cost, miss);
+	case OP_DEL:
+		return tree_prepare(v->tree, &key, TREE_SHRINKS, &n->cost, miss);
 	case OP_FREE:
 		return prepare_free(v, op, n->nfrees++, miss);
 	case OP_ALLOC:
