@@ -344,12 +344,40 @@ static int reap_run(struct fs *fs, struct dev_queue *q, struct inode *inode, uin
 	return err;
 }
 
-void inode_reap(struct fs *fs, struct dev_queue *q, struct inode *inode)
+/*
+ * Most have nothing but their item, which is in memory: one transaction, in the critical section in which the last reference went.  False: it takes
+ * more than that; *max is lowered by what has been done.
+ */
+static bool reap_at_once(struct fs *fs, struct dev_queue *q, struct inode *inode, uint64_t *max)
+{
+	struct reap r = {.inode = inode};
+	struct miss miss = {.kind = MISS_NONE};
+
+	LOCK_ASSERT_HELD(&fs->v->lock);
+	if (volume_writable(fs->v))
+		return false;
+	int err = try(fs, q, reap_step, &r, ALONE, &miss);
+	if (err == -EAGAIN)
+		return false;
+	--*max;
+	if (!err && r.more)
+		return false;
+	reap_end(fs, inode, err, false);
+	return true;
+}
+
+/* What reap_at_once() has left. */
+static void reap_soon(struct fs *fs, struct dev_queue *q, struct inode *inode, uint64_t max)
 {
 	volume_lock(fs->v);
 	bool writable = !volume_writable(fs->v);
 	volume_unlock(fs->v);
-	reap_run(fs, q, inode, writable ? REAP_AT_ONCE : 0);
+	reap_run(fs, q, inode, writable ? max : 0);
+}
+
+void inode_reap(struct fs *fs, struct dev_queue *q, struct inode *inode)
+{
+	reap_soon(fs, q, inode, REAP_AT_ONCE);
 }
 
 /* Takes the head of the list, pinned; NULL if there is none or the volume takes no changes. */
@@ -409,6 +437,8 @@ void fs_settle(struct fs *fs, struct dev_queue *q)
 
 void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n)
 {
+	uint64_t max = REAP_AT_ONCE;
+
 	volume_lock(fs->v);
 	struct inode *inode = inode_find(fs, ino);
 	if (inode && inode->lazy && n >= inode->nlookup && !inode->orphan && !BUG(LAZY_TIME_DROPPED)) {
@@ -419,9 +449,11 @@ void fs_forget(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t n)
 	}
 	if (inode)
 		inode = inode_unref_claim(fs, inode, n);
+	if (inode && reap_at_once(fs, q, inode, &max))
+		inode = NULL;
 	volume_unlock(fs->v);
 	if (inode)
-		inode_reap(fs, q, inode);
+		reap_soon(fs, q, inode, max);
 }
 
 /* --- open and close --- */

@@ -67,6 +67,21 @@ static int remove_items(struct fs *fs, struct txn *t, uint64_t ino, struct disk_
 	return err == -ENOENT ? 0 : err;
 }
 
+/* Has it nothing but its item?  What belongs to an inode follows that in the tree. */
+static int look_bare(struct fs *fs, uint64_t ino, struct miss *miss, bool *bare)
+{
+	struct key key = key_make(ino, ITEM_INODE, 0);
+	struct tree_cursor c;
+	int err = tree_first(fs->v->tree, &c, &key, miss);
+
+	if (!err)
+		err = tree_next(fs->v->tree, &c, miss);
+	if (err && err != -ENOENT)
+		return err;
+	*bare = err || c.key.object != ino;
+	return 0;
+}
+
 static int remove_orphan(struct fs *fs, struct txn *t, uint64_t ino, struct miss *miss)
 {
 	struct key key = key_make(INO_VOLUME, ITEM_ORPHAN, ino);
@@ -84,9 +99,12 @@ static int remove_some(struct extmap *m, struct txn *t, struct disk_inode *di, b
 {
 	uint64_t from = all ? 0 : BLOCKS_OF(get64(di->size));
 	struct disk_inode before = *di;
-	int err = remove_extents(m, t, di, from, miss, left);
+	bool bare = false;
+	int err = all ? look_bare(m->fs, m->ino, miss, &bare) : 0;
 
-	if (!err && all && !*left)
+	if (!err && !bare)
+		err = remove_extents(m, t, di, from, miss, left);
+	if (!err && all && !bare && !*left)
 		err = remove_items(m->fs, t, m->ino, di, miss, left);
 	if (!err && !*left && (all || get32(di->nlink)))
 		err = remove_orphan(m->fs, t, m->ino, miss);
