@@ -78,6 +78,8 @@ struct path {
 	unsigned index[MAX_LEVEL + 1];
 };
 
+#define CACHE_LINE 64u
+
 /* --- pages ------------------------------------------------------------------------------------ */
 
 static inline unsigned page_nitems(const struct disk_node *p)
@@ -134,6 +136,9 @@ static inline unsigned page_search(const struct disk_node *p, const struct key *
 
 	if (n == 0)
 		return 0;
+	/* As a rule the page is not in the processor's nearest caches: all slots at a time instead of one after the other. */
+	for (unsigned at = 0; at < n * (unsigned)sizeof(*base); at += CACHE_LINE)
+		__builtin_prefetch((const char *)base + at);
 	while (n > 1) {
 		unsigned half = n / 2;
 
