@@ -25,24 +25,25 @@ enum default_acl { DEFAULT_ACL_UNKNOWN, DEFAULT_ACL_NONE, DEFAULT_ACL_SOME };
  * Under the volume's lock; who shares it may add references, and inodes: inode_know().
  */
 struct inode {
+	/* What nearly every operation looks at comes first. */
 	uint64_t ino;
+	struct inode *hash_next;
 	uint64_t nlookup;	/* references; 0 only while pinned or being removed.  Atomic where the lock is shared */
-	uint32_t npin;		/* operations that need it to stay */
-	bool orphan;		/* without a name: to be removed when nlookup and npin are 0 */
-	bool queued;		/* on fs->reap */
-	uint32_t settling;	/* fs_settle_begin() less fs_settle_end(); each is a pin too */
-	bool expired;		/* fs_set_expired() */
-	uint32_t nwriters;	/* fs_opened() */
-	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
-	uint8_t default_acl;	/* enum default_acl: a promise, changed with the attribute */
 	uint64_t lsn_change;	/* what fsync syncs to */
 	uint64_t lsn_data;	/* what fdatasync syncs to */
-	uint64_t goal;		/* block behind the last one allocated for it */
+	uint32_t npin;		/* operations that need it to stay */
+	uint32_t nwriters;	/* fs_opened() */
+	uint32_t settling;	/* fs_settle_begin() less fs_settle_end(); each is a pin too */
+	bool orphan;		/* without a name: to be removed when nlookup and npin are 0 */
+	bool queued;		/* on fs->reap */
+	bool expired;		/* fs_set_expired() */
+	bool trimming;		/* contents behind its end are still being removed (truncate.c) */
 	bool lazy;		/* on fs->lazy: atime is newer than the item's (lazytime.c) */
+	uint8_t default_acl;	/* enum default_acl: a promise, changed with the attribute */
+	uint64_t goal;		/* block behind the last one allocated for it */
 	struct timespec atime;
 	int64_t lazy_since;
 	TAILQ_ENTRY(inode) lazy_link;
-	struct inode *hash_next;
 	STAILQ_ENTRY(inode) reap_link;
 };
 
