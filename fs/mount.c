@@ -183,6 +183,11 @@ static enum mount_status run_command(struct mount_options *o)
 	report_init(&report, o->program, called_by_mount() ? "mount" : o->program, o->verbose);
 	if (o->remount)
 		return mount_remount(o, &report.diag);
+
+	int err;
+
+	if (mount_point_again(o, &report.diag, &err))
+		return err ? status_of(err) : MOUNT_OK;
 	return open_and_run(o, &report);
 }
 

@@ -58,7 +58,7 @@ int mount_point_enter_ns(const char *ns, const struct diag *d)
 
 struct mount_line {
 	dev_t dev;
-	char *point, *type, *source; /* into the line, unescaped */
+	char *root, *point, *type, *source; /* into the line, unescaped but `root` */
 	char *options, *super_options; /* likewise, as they are; super_options may be NULL */
 };
 
@@ -101,6 +101,7 @@ static bool parse_line(char *line, struct mount_line *out)
 		return false;
 	out->super_options = strtok_r(NULL, " \n", &save);
 	out->dev = makedev(maj, min);
+	out->root = field[3];
 	out->point = field[4];
 	out->options = field[5];
 	unescape(out->point);
@@ -254,6 +255,92 @@ void mount_point_free(struct mount_point *mp)
 {
 	free(mp->dir);
 	mp->dir = NULL;
+}
+
+/* --- mounted already ----------------------------------------------------------------------------------- */
+
+/* The directory where the volume on block device `dev` is mounted: a copy.  NULL: nowhere, or nobody answers there. */
+static char *find_volume(dev_t dev, bool *read_only)
+{
+	auto_file *f = fopen("/proc/self/mountinfo", "re");
+	auto_free char *line = NULL;
+	size_t cap = 0;
+	struct mount_line m;
+	struct stat st;
+
+	while (f && getline(&line, &cap, f) > 0) {
+		if (!parse_line(line, &m) || !is_ours(&m) || m.dev != dev || strcmp(m.root, "/") != 0)
+			continue;
+		/* Something else may be mounted over it. */
+		if (is_dead(m.point) || stat(m.point, &st) < 0 || st.st_dev != dev)
+			continue;
+		*read_only = m.super_options && strncmp(m.super_options, "ro", 2) == 0;
+		return strdup(m.point);
+	}
+	return NULL;
+}
+
+/* As a mount of its own: what is mounted below `from`, now or later, has nothing to do with it. */
+static int attach_copy(const char *from, const char *dir, unsigned long flags)
+{
+	struct mount_attr attr = {
+		.attr_set = (flags & MS_RDONLY ? MOUNT_ATTR_RDONLY : 0) | (flags & MS_NOSUID ? MOUNT_ATTR_NOSUID : 0) |
+			    (flags & MS_NODEV ? MOUNT_ATTR_NODEV : 0) | (flags & MS_NOEXEC ? MOUNT_ATTR_NOEXEC : 0),
+		.propagation = MS_PRIVATE,
+	};
+	int fd = open_tree(AT_FDCWD, from, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), err = 0;
+
+	if (fd < 0)
+		return -errno;
+	/* A copy has the first one's flags. */
+	attr.attr_clr = (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC) & ~attr.attr_set;
+	if (mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0 ||
+	    move_mount(fd, "", AT_FDCWD, dir, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+static int mount_again(const char *from, dev_t dev, const struct mount_options *o, const struct diag *d)
+{
+	int err = check_dir(o->dir, d);
+	struct stat st;
+
+	if (err)
+		return err;
+	if (stat(o->dir, &st) == 0 && st.st_dev == dev && st.st_ino == FUSE_ROOT_ID) {
+		diag(d, DIAG_ERR, "%s: is mounted on %s already", o->image, o->dir);
+		return -EBUSY;
+	}
+	if (o->fake)
+		return 0;
+
+	auto_free char *dir = realpath(o->dir, NULL);
+
+	err = dir ? attach_copy(from, dir, o->ms_flags) : -errno;
+	if (err)
+		diag(d, DIAG_ERR, "%s: is mounted on %s, and cannot be on %s too: %s", o->image, from, o->dir, strerror(-err));
+	return err;
+}
+
+bool mount_point_again(const struct mount_options *o, const struct diag *d, int *err)
+{
+	bool read_only = false;
+	struct stat st;
+
+	if (geteuid() != 0 || o->plain || o->ns || stat(o->image, &st) < 0 || !S_ISBLK(st.st_mode))
+		return false;
+
+	auto_free char *from = find_volume(st.st_rdev, &read_only);
+
+	if (!from)
+		return false;
+	*err = -EBUSY;
+	if (read_only != o->read_only)
+		diag(d, DIAG_ERR, "%s: is mounted %s on %s", o->image, read_only ? "read-only" : "for writing", from);
+	else
+		*err = mount_again(from, st.st_rdev, o, d);
+	return true;
 }
 
 /* --- mounting --------------------------------------------------------------------------------------- */

@@ -29,6 +29,13 @@ struct mount_point {
 int mount_point_enter_ns(const char *ns, const struct diag *diag);
 
 /*
+ * What ext4 does when a device that is mounted is mounted on another directory: the same file system is seen there too.  False: opts->image is no block
+ * device whose volume root has mounted and whose daemon is alive, and nothing was done.  Else *err says what became of it, after a message if not 0; -EBUSY: it is
+ * mounted read-only and this is not, or the other way round, or it is mounted there.
+ */
+bool mount_point_again(const struct mount_options *opts, const struct diag *diag, int *err);
+
+/*
  * Finds `dir`.  The lock on `src` is held, so a Holdfast mount of it that still hangs about is dead: such mounts, and a
  * dead Holdfast mount on `dir`, are detached first (not if `look_only`).  A message for every failure.
  */

@@ -376,6 +376,54 @@ def test_messages_through_mount(on_loop):
     wait_for(lambda: not daemons(on_loop.image), what="the daemon's end")
 
 
+def test_device_mounted_twice(on_loop):
+    """One daemon, one file system, to be seen on each of the directories until it is unmounted there."""
+    vol = on_loop
+    others = [vol.dir + n for n in "234"]
+    for path in others:
+        os.mkdir(path)
+    try:
+        vol.mount()
+        write_synced(vol.path("f"), b"one")
+        run(MOUNT, vol.image, others[0])
+        run(MOUNT, vol.image, others[1], "-o", "nosuid,noexec")
+        assert len(daemons(vol.image)) == 1
+        with open(os.path.join(others[1], "f"), "ab") as f:
+            f.write(b", two")
+        assert open(vol.path("f"), "rb").read() == open(os.path.join(others[0], "f"), "rb").read() == b"one, two"
+        shown = run("findmnt", "-rn", "-o", "TARGET,SOURCE,VFS-OPTIONS", vol.image).stdout.splitlines()
+        assert [line.split()[:2] for line in shown] == [[path, vol.image] for path in [vol.dir] + others[:2]]
+        assert "nosuid,noexec" in shown[2] and "nosuid" not in shown[1]
+        for args, why in (((others[2], "-o", "ro"), f"is mounted for writing on {vol.dir}"), ((vol.dir,), f"is mounted on {vol.dir} already"),
+                          ((vol.dir + "-none",), "mount point does not exist"), ((vol.path("f"),), "mount point is not a directory")):
+            done = run(MOUNT, vol.image, *args, check=False)
+            assert done.returncode == 32 and done.stdout.count("\n") == 1 and why in done.stdout
+        run(MOUNT, "-f", vol.image, others[2])
+        assert not os.listdir(others[2])
+        run("umount", vol.dir)
+        write_synced(os.path.join(others[0], "g"), b"still there")
+        run(MOUNT, vol.image, vol.dir)
+        assert open(vol.path("g"), "rb").read() == b"still there" and len(daemons(vol.image)) == 1
+        # Nobody answers any more: all of it goes, and the volume is mounted anew.
+        for pid in daemons(vol.image):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not daemons(vol.image), what="the daemon's end")
+        run(MOUNT, vol.image, others[2])
+        assert open(os.path.join(others[2], "g"), "rb").read() == b"still there"
+        assert run("findmnt", "-rn", "-o", "TARGET", vol.image).stdout.split() == [others[2]]
+        run("umount", others[2])
+        wait_for(lambda: not daemons(vol.image), what="the daemon's end")
+        # Read-only, too.
+        vol.mount("ro")
+        run(MOUNT, vol.image, others[0], "-o", "ro")
+        assert len(daemons(vol.image)) == 1
+        done = run(MOUNT, vol.image, others[1], check=False)
+        assert done.returncode == 32 and f"is mounted read-only on {vol.dir}" in done.stdout
+    finally:
+        for path in others + [vol.dir]:
+            run("umount", "-l", path, check=False)
+
+
 def test_loop_device_with_4k_sectors(unmounted):
     done = run("losetup", "-f", "--show", "-b", "4096", unmounted.image, check=False)
     if done.returncode:
