@@ -85,6 +85,16 @@ def daemons(image):
     return found
 
 
+def is_dead(pid):
+    """With all its threads, so that its files are closed.  A process that is about to end has no command line any more; its locks it still has."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+            state = f.read().rsplit(")", 1)[1].split()[0]
+        return state == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
+    except OSError:
+        return True
+
+
 def wait_for(condition, seconds=20, what="condition"):
     end = time.monotonic() + seconds
     while not condition():
@@ -116,8 +126,9 @@ class Volume:
 
     def umount(self):
         """As a user does; the daemon is gone and the image unlocked when this returns."""
+        pids = daemons(self.image)
         run("umount", self.dir, timeout=60)
-        wait_for(lambda: not daemons(self.image), 60, "the daemon's end")
+        wait_for(lambda: all(map(is_dead, pids)) and not daemons(self.image), 60, "the daemon's end")
 
     def remount(self, options=""):
         self.umount()
@@ -125,9 +136,10 @@ class Volume:
 
     def kill(self):
         """kill -9, and the dead mount is taken away."""
-        for pid in daemons(self.image):
+        pids = daemons(self.image)
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not daemons(self.image), 60, "death")
+        wait_for(lambda: all(map(is_dead, pids)) and not daemons(self.image), 60, "death")
         run("umount", "-l", self.dir, check=False)
 
     def fsck(self, *options, expect=0):
