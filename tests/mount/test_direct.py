@@ -59,8 +59,11 @@ def test_asynchronous_direct_writes_leave_nothing_old_cached(vol):
         libc.syscall(207, ctx)
 
 
-def test_the_flag_changes_under_a_write(vol):
+@pytest.mark.timeout(900 if LONG else 180)
+def test_the_flag_changes_under_a_write(make_volume):
     """A write may go through the cache although the flag is there when it reaches the daemon.  Nobody waits for pages that it holds."""
+    vol = make_volume("2G" if LONG else "256M").mkfs()
+    vol.mount()
     path = vol.path("f")
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     toggler = (f"import fcntl, os\nflags = fcntl.fcntl({fd}, fcntl.F_GETFL)\n"
@@ -69,7 +72,7 @@ def test_the_flag_changes_under_a_write(vol):
     # They share the open file.
     toggle, write = (subprocess.Popen(["/usr/bin/python3", "-c", code], pass_fds=[fd]) for code in (toggler, writer))
     try:
-        assert write.wait(timeout=120) == 0
+        assert write.wait(timeout=600 if LONG else 120) == 0
     except subprocess.TimeoutExpired:
         run("umount", "-f", vol.dir, check=False)  # who hangs there cannot be killed otherwise, nor can the daemon
         raise

@@ -111,7 +111,7 @@ class Mail:
         assert {ident + ":2,S" for ident in self.seen if ident not in self.gone} <= there
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2400 if LONG else 600)
 def test_maildir(make_volume):
     vol = make_volume("4G").mkfs()
     vol.mount()

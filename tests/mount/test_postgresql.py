@@ -201,7 +201,7 @@ def test_killed(server, full_page_writes):
     assert len(dump) > 2 * total and "-- PostgreSQL database cluster dump complete" in dump
     server.stop()
     server.vol.remount()
-    server.call("pg_checksums", "--check", "-D", server.data)
+    server.call("pg_checksums", "--check", "-D", server.data, timeout=600)
     server.start(*settings)
     judge(server, acked)
     assert server.dump() == dump
