@@ -121,6 +121,10 @@ struct fsck_result {
 	uint64_t error_count, last_error_sec;
 	/* Of the full check: */
 	uint64_t nfiles, ndirs, nothers, norphans;
+	/* How contents lie, of regular files that have extents and about whose extents nothing was found.  A piece is a run
+	 * of extents that continue in the file and on the device. */
+	uint64_t nmapped, nsplit;	/* such files; those in more than one piece */
+	uint64_t nextents, npieces, nmapped_blocks;
 	uint64_t log_frames, log_bytes;	/* yet to be replayed */
 	struct log_tail tail;
 	uint64_t stake_frames, stake_bytes;	/* of a damaged log: whole transactions behind the damage */

@@ -47,6 +47,35 @@ static void judge_inline(struct check *c, struct item_state *s)
 
 /* --- extents ----------------------------------------------------------------------------------- */
 
+/* What was found by now about extents. A file with one that adds to it is left out of the pieces. */
+static uint64_t extent_findings(const struct check *c)
+{
+	return c->res->count[FSCK_EXTENT_OVERLAP] + c->res->count[FSCK_EXTENT_BEYOND] + c->res->count[FSCK_SPACE_SHARED];
+}
+
+/* Does it go on where the one before ended, in the file and on the device?  Before s->end_block moves. */
+static void count_piece(struct item_state *s, uint64_t offset, uint64_t blkno, uint32_t n)
+{
+	if (s->nextents == 0 || offset != s->end_block || blkno != s->end_blkno)
+		s->npieces++;
+	s->nextents++;
+	s->end_blkno = blkno + n;
+}
+
+static void sum_pieces(struct check *c, const struct item_state *s)
+{
+	struct fsck_result *res = c->res;
+
+	/* Extents of what is no regular file, or of an inline one, are a finding too. */
+	if (s->extents_bad || s->nextents == 0 || !S_ISREG(item_mode(s)) || get64(s->di.flags) & INODE_INLINE)
+		return;
+	res->nmapped++;
+	res->nsplit += s->npieces > 1;
+	res->nextents += s->nextents;
+	res->npieces += s->npieces;
+	res->nmapped_blocks += s->nblocks;
+}
+
 /* First file block behind the end of the file. */
 static uint64_t size_in_blocks(uint64_t size)
 {
@@ -72,6 +101,7 @@ int item_extent(struct check *c, struct item_state *s, uint64_t offset, const vo
 	struct where at = {FSCK_NOWHERE, s->ino, offset << BLOCK_SHIFT};
 	le32 csum[EXTENT_MAX_BLOCKS];
 	struct disk_extent ex;
+	uint64_t findings = extent_findings(c);
 	char what[48];
 
 	memcpy(&ex, val, sizeof(ex));
@@ -80,11 +110,13 @@ int item_extent(struct check *c, struct item_state *s, uint64_t offset, const vo
 	bool written = !(get32(ex.flags) & EXTENT_UNWRITTEN);
 
 	judge_extent_place(c, s, offset, n, written);
+	count_piece(s, offset, get64(ex.blkno), n);
 	if (offset + n > s->end_block)
 		s->end_block = offset + n;
 	s->nblocks += n;
 	snprintf(what, sizeof(what), "inode %llu", (unsigned long long)s->ino);
 	int err = check_use(c, get64(ex.blkno), n, at, what);
+	s->extents_bad |= extent_findings(c) != findings;
 	if (err || !written || !c->opts->data)
 		return err;
 	return data_verify(c, s->ino, offset, get64(ex.blkno), n, csum);
@@ -166,6 +198,7 @@ void contents_judge(struct check *c, struct item_state *s)
 
 	for (; s->next_head < s->heads.n; s->next_head++)
 		head_finish(c, s, &h[s->next_head]);
+	sum_pieces(c, s);
 	if (s->nblocks != get64(s->di.nblocks))
 		found(c, FSCK_INODE_NBLOCKS, AT_INO(s->ino), "inode %llu: counts %llu blocks, its extents have %llu",
 		      (unsigned long long)s->ino, (unsigned long long)get64(s->di.nblocks), (unsigned long long)s->nblocks);

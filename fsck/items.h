@@ -33,6 +33,9 @@ struct item_state {
 	bool orphan;
 
 	uint64_t nblocks, end_block;	/* of extents: sum, and behind the last one */
+	uint64_t nextents, npieces;
+	uint64_t end_blkno;		/* on the device, behind the extent met last */
+	bool extents_bad;		/* something was found about them */
 	uint64_t nentries;
 	unsigned ninline;
 	uint64_t inline_bytes;

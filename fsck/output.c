@@ -176,6 +176,11 @@ static void full_json(struct json *j, const struct fsck_result *res)
 	json_u64(j, "directories", res->ndirs);
 	json_u64(j, "other_inodes", res->nothers);
 	json_u64(j, "orphans", res->norphans);
+	json_u64(j, "files_with_blocks", res->nmapped);
+	json_u64(j, "files_in_pieces", res->nsplit);
+	json_u64(j, "file_blocks", res->nmapped_blocks);
+	json_u64(j, "extents", res->nextents);
+	json_u64(j, "pieces", res->npieces);
 	json_u64(j, "journal_transactions", res->log_frames);
 	json_u64(j, "journal_bytes", res->log_bytes);
 	json_u64(j, "data_blocks_verified", res->data_blocks);
@@ -271,6 +276,8 @@ static void end_verbose(const struct fsck_result *res)
 	printf("    UUID %s, label \"%s\", checkpoint %" PRIu64 "\n", uuid, res->sb.label, res->generation);
 	printf("    %" PRIu64 " files, %" PRIu64 " directories, %" PRIu64 " others, %" PRIu64 " waiting to be cleaned up\n",
 	       res->nfiles, res->ndirs, res->nothers, res->norphans);
+	printf("    %" PRIu64 " files with blocks, %" PRIu64 " extents in %" PRIu64 " pieces (%.1f %% of files in more than one)\n",
+	       res->nmapped, res->nextents, res->npieces, res->nmapped ? 100.0 * (double)res->nsplit / (double)res->nmapped : 0.0);
 	printf("    journal of %s: %" PRIu64 " transactions to be replayed\n",
 	       size_format(res->sb.journal_nblocks * BLOCK_SIZE, text), res->log_frames);
 	if (res->data_blocks)

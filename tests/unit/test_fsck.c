@@ -84,6 +84,145 @@ static void test_counts(void **state)
 	rig_destroy(&b.r);
 }
 
+/* --- how contents lie -------------------------------------------------------------------------- */
+
+/* The first of `n` blocks in a row, marked used. */
+static uint64_t blocks_alloc(struct bench *b, unsigned n)
+{
+	uint64_t first = block_alloc(b);
+
+	for (unsigned i = 1; i < n; i++)
+		assert_int_equal(block_alloc(b), first + i);
+	return first;
+}
+
+static void unwritten_add(struct bench *b, uint64_t ino, uint64_t file_block, uint64_t blkno, uint32_t n)
+{
+	unwritten_put(b, ino, file_block, blkno, n);
+	inode_add(b, ino, 0, 0, (int)n);
+}
+
+/* One whose contents nobody looks at. */
+static void written_add(struct bench *b, uint64_t ino, uint64_t file_block, uint64_t blkno)
+{
+	struct disk_extent ex = {.blkno = put64(blkno), .nblocks = put32(1)};
+	uint8_t val[sizeof(ex) + sizeof(le32)] = {0};
+
+	memcpy(val, &ex, sizeof(ex));
+	item_put(b, key_make(ino, ITEM_EXTENT, file_block), val, sizeof(val));
+	inode_add(b, ino, 0, 0, 1);
+}
+
+static void pieces_are(struct bench *b, uint64_t nmapped, uint64_t nsplit, uint64_t nextents, uint64_t npieces, uint64_t nblocks)
+{
+	assert_int_equal(bench_check(b, false), 0);
+	assert_int_equal(b->res.nmapped, nmapped);
+	assert_int_equal(b->res.nsplit, nsplit);
+	assert_int_equal(b->res.nextents, nextents);
+	assert_int_equal(b->res.npieces, npieces);
+	assert_int_equal(b->res.nmapped_blocks, nblocks);
+}
+
+static void test_pieces(void **state)
+{
+	struct bench b;
+
+	bench_clone(&b, *state);
+	/* Three blocks at 0, two unwritten ones at 8. */
+	pieces_are(&b, 1, 1, 2, 2, DATA_BLOCKS + 2);
+
+	bench_open(&b);
+	uint64_t blkno = blocks_alloc(&b, 9);
+
+	/* It goes on: from a written one to an unwritten one. */
+	written_add(&b, b.twin, 0, blkno);
+	unwritten_add(&b, b.twin, 1, blkno + 1, 2);
+	bench_close(&b);
+	pieces_are(&b, 2, 1, 4, 3, DATA_BLOCKS + 5);
+
+	/* It goes on in the file but not on the device, twice, then on the device but not in the file. */
+	bench_open(&b);
+	unwritten_add(&b, b.attrs, 0, blkno + 4, 1);
+	unwritten_add(&b, b.attrs, 1, blkno + 3, 1);
+	unwritten_add(&b, b.attrs, 2, blkno + 5, 1);
+	unwritten_add(&b, b.attrs, 4, blkno + 6, 1);
+	bench_close(&b);
+	pieces_are(&b, 3, 2, 8, 7, DATA_BLOCKS + 9);
+
+	/* A file begins where the last one ended: nothing goes on. */
+	bench_open(&b);
+	unwritten_add(&b, b.attrs + 1, 5, blkno + 7, 2);
+	bench_close(&b);
+	pieces_are(&b, 4, 2, 9, 8, DATA_BLOCKS + 11);
+	assert_int_equal(found_set(&b), 0);
+	rig_destroy(&b.r);
+}
+
+/* Extents end at EXTENT_MAX_BLOCKS, pieces do not. */
+static void test_pieces_longer_than_extents(void **state)
+{
+	const unsigned nblocks = 2 * EXTENT_MAX_BLOCKS + 1;
+	struct bench b;
+
+	bench_clone(&b, *state);
+	bench_open(&b);
+	uint64_t blkno = blocks_alloc(&b, nblocks);
+
+	unwritten_add(&b, b.twin, 7, blkno, EXTENT_MAX_BLOCKS);
+	unwritten_add(&b, b.twin, 7 + EXTENT_MAX_BLOCKS, blkno + EXTENT_MAX_BLOCKS, EXTENT_MAX_BLOCKS);
+	unwritten_add(&b, b.twin, 7 + 2 * EXTENT_MAX_BLOCKS, blkno + 2 * EXTENT_MAX_BLOCKS, 1);
+	bench_close(&b);
+	pieces_are(&b, 2, 1, 5, 3, DATA_BLOCKS + 2 + nblocks);
+	assert_int_equal(found_set(&b), 0);
+	rig_destroy(&b.r);
+}
+
+/* The leaf that the inode's items end in, both copies. */
+static void leaf_lose(struct bench *b, uint64_t ino)
+{
+	uint8_t node[BLOCK_SIZE] __attribute__((aligned(8)));
+	const struct disk_node *n = (const struct disk_node *)node;
+	unsigned i = 0;
+
+	top_peek(b, node);
+	while (i + 1u < get16(n->nitems) && slot_key(&n->slot[i + 1]).object <= ino)
+		i++;
+	struct disk_ptr ptr = leaf_ptr(b, i);
+
+	for (unsigned copy = 0; copy < 2; copy++)
+		block_flip(b, get64(ptr.blkno[copy]));
+}
+
+/* Files whose extents overlap, use others' blocks, or belong to what cannot have any; and those of which a part is lost. */
+static void test_pieces_of_damaged_files(void **state)
+{
+	struct bench b;
+
+	bench_clone(&b, *state);
+	bench_open(&b);
+	uint64_t blkno = blocks_alloc(&b, 3);
+
+	unwritten_add(&b, b.twin, 0, blkno, 1);
+	unwritten_put(&b, b.fifo, 0, blkno + 1, 1);
+	unwritten_put(&b, b.tiny, 1, blkno + 2, 1);
+	unwritten_add(&b, b.attrs, 0, data_blkno(&b), 1);
+	bench_close(&b);
+	pieces_are(&b, 2, 1, 3, 3, DATA_BLOCKS + 3);
+	assert_int_equal(found_set(&b), SET(ITEM_KIND) | SET(INODE_NBLOCKS) | SET(INODE_INLINE) | SET(SPACE_SHARED));
+
+	bench_open(&b);
+	unwritten_add(&b, b.data, 1, block_alloc(&b), 1);
+	bench_close(&b);
+	pieces_are(&b, 1, 0, 1, 1, 1);
+
+	rig_destroy(&b.r);
+
+	bench_clone(&b, *state);
+	leaf_lose(&b, b.data);
+	pieces_are(&b, 0, 0, 0, 0, 0);
+	rig_destroy(&b.r);
+}
+
 static void test_data_only_on_demand(void **state)
 {
 	struct bench b;
@@ -323,6 +462,9 @@ int main(void)
 		cmocka_unit_test(test_every_code_has_a_hit),
 		cmocka_unit_test(test_writes_nothing),
 		cmocka_unit_test(test_counts),
+		cmocka_unit_test(test_pieces),
+		cmocka_unit_test(test_pieces_longer_than_extents),
+		cmocka_unit_test(test_pieces_of_damaged_files),
 		cmocka_unit_test(test_data_only_on_demand),
 		cmocka_unit_test(test_logged_data_is_no_damage),
 		cmocka_unit_test(test_cancel),
