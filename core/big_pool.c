@@ -86,10 +86,10 @@ static struct slab *slab_add(struct big_pool *p)
 	struct slab *s = (struct slab *)mem;
 	bool huge = p->huge >= SLAB_BYTES;
 
-	if (huge) {
+	if (huge)
 		p->huge -= SLAB_BYTES;
-		(void)madvise(mem, SLAB_BYTES, MADV_HUGEPAGE);
-	}
+	/* Said of the others too: many systems make huge pages wherever nobody objects, and then each of many small messages costs 2 MiB. */
+	(void)madvise(mem, SLAB_BYTES, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	SLIST_INIT(&s->back);
 	s->huge = huge;
 	s->nfresh = per_slab(p);

@@ -313,8 +313,7 @@ static char *map_entries(size_t bytes, size_t of_all)
 
 	if (mem == MAP_FAILED)
 		return NULL;
-	if (of_all <= huge_pages_share())
-		(void)madvise(mem, bytes, MADV_HUGEPAGE);
+	(void)madvise(mem, bytes, of_all <= huge_pages_share() ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return mem;
 }
 

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_big_pool.c - core/big_pool.h. */
 #include <assert.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -98,6 +101,51 @@ static void memory_goes_back(void **state)
 	assert_true(mapped() < before + ((size_t)4 << 20));
 }
 
+/* What /proc/self/smaps says of the mapping that has the address: may it, or shall it, be in huge pages ("hg"), or not at all ("nh")? */
+static bool has_flag(const void *at, const char *flag)
+{
+	FILE *f = fopen("/proc/self/smaps", "r");
+	bool here = false, has = false;
+	char *line = NULL;
+	size_t room = 0;
+
+	assert_non_null(f);
+	while (getline(&line, &room, f) > 0) {
+		uintptr_t from, to;
+
+		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &from, &to) == 2)
+			here = from <= (uintptr_t)at && (uintptr_t)at < to;
+		else if (here && !strncmp(line, "VmFlags:", 8))
+			has = strstr(line, flag);
+	}
+	free(line);
+	fclose(f);
+	return has;
+}
+
+/* What a system does where nothing is said may be either. */
+static void huge_pages_are_bounded(void **state)
+{
+	size_t huge = 0, small = 0;
+
+	(void)state;
+	if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK))
+		skip();
+
+	struct big_pool *p = big_pool_create(BYTES, HUGE);
+
+	assert_non_null(p);
+	take(p, 0, 1);
+	for (unsigned i = 0; i < MANY; i++) {
+		huge += has_flag(buffers[i], " hg") * BYTES;
+		small += has_flag(buffers[i], " nh") * BYTES;
+	}
+	assert_in_range(huge, HUGE / 2, HUGE);
+	assert_int_equal(huge + small, (size_t)MANY * BYTES);
+	give_back(p, 0, 1);
+	big_pool_destroy(p);
+}
+
 /* In a thread cmocka's assertions lead nowhere. */
 static void *take_and_give(void *arg)
 {
@@ -134,6 +182,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(buffers_are_ones_own),
 		cmocka_unit_test(memory_goes_back),
+		cmocka_unit_test(huge_pages_are_bounded),
 		cmocka_unit_test(threads_share_it),
 	};
 
