@@ -62,3 +62,25 @@ def test_locks(tmp_path):
             assert float(locks) >= 0.99, said
         elif name in ("getattr", "lookup") or name.startswith("read"):
             assert float(locks) < 0.01, said
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(bool(SANITIZED), reason="only the plain build has the benchmark's programs")
+def test_aging(folder):
+    """Both filesystems are filled and written over, nothing fails, and both have the files that the plan says, in at least one piece each."""
+    with subprocess.Popen([sys.executable, os.path.join(BENCH, "aging.py"), "--quick", "--dir", folder], env=dict(os.environ, HOLDFAST_BUILD=BUILD),
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as aging:
+        try:
+            said = aging.communicate()[0]
+        finally:
+            # It unmounts then.
+            aging.terminate()
+    assert aging.returncode == 0, said
+    lines = [line.split() for line in said.splitlines()[1:-2]]
+    assert [line[0] for line in lines] == ["Holdfast", "ext4"] * 2, said
+    for ours, theirs in zip(lines[::2], lines[1::2]):
+        assert ours[2:5] == theirs[2:5], said
+        for _, _, _, _, files, pieces, _, _, old, copy in (ours, theirs):
+            assert 20 < int(files) <= int(pieces) and int(old) > 0 and int(copy) > 0, said
+    assert float(lines[2][2][:-1]) >= 1, said
+    assert os.listdir(folder) == []
