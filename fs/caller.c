@@ -4,12 +4,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,13 +27,31 @@
 
 /* --- the process ---------------------------------------------------------------------------------------- */
 
+/*
+ * With -N the mount namespace is that of a container, who may mount something on /proc, and files of his own on those in it.  So what is read is the
+ * kernel's own, and not through another mount.
+ */
+static int open_status(const char *who)
+{
+	struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK,
+			       .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS};
+	int proc = open("/proc", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), fd = -1;
+	struct statfs sf;
+	char path[32];
+
+	if (proc < 0)
+		return -1;
+	snprintf(path, sizeof(path), "%s/status", who);
+	if (fstatfs(proc, &sf) == 0 && sf.f_type == PROC_SUPER_MAGIC)
+		fd = (int)syscall(SYS_openat2, proc, path, &how, sizeof(how));
+	close(proc);
+	return fd;
+}
+
 static bool read_status(const char *who, char *text)
 {
-	char path[40];
+	int fd = open_status(who);
 	ssize_t n;
-
-	snprintf(path, sizeof(path), "/proc/%s/status", who);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
 		return false;

@@ -320,6 +320,31 @@ def test_which_proc(unmounted, proc):
     assert proc == "ours" or "not permitted" in said
 
 
+@pytest.mark.parametrize("how", ["honest", "a folder", "files"])
+def test_forged_proc(unmounted, how):
+    """In the namespace of a container, -N, /proc is what the container says it is: nobody becomes root by that."""
+    pid = run("unshare", "-m", "sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!").stdout.strip()
+    inside = ("nsenter", "-m", "-t", pid)
+    try:
+        run(MOUNT, "-N", pid, unmounted.image, unmounted.dir, "-o", "allow_idmap")
+        fake = os.path.join(unmounted.folder, "fake")
+        os.mkdir(fake)
+        run(*inside, "mount", "-t", "tmpfs", "-o", "mode=777", "fake", fake)
+        told = f"NSpid:\\t{teller(unmounted)}\\nUid:\\t0\\t0\\t0\\t0\\n"
+        forge = {"honest": "true",
+                 "a folder": f"mkdir {fake}/self {fake}/$me; printf '\\n{told}' | tee {fake}/self/status >{fake}/$me/status; mount --bind {fake} /proc",
+                 "files": f"printf '\\n{told}' >{fake}/status; mount --bind {fake}/status /proc/$me/status"}[how]
+        ask = f"me=$$; {forge}; exec setpriv --reuid={ANN} --clear-groups fstrim {unmounted.dir}"
+        said = run(*inside, "sh", "-c", ask, check=False)
+        assert said.returncode != 0 and "not permitted" in said.stdout, said.stdout
+        if how == "honest":
+            run(*inside, "fstrim", unmounted.dir)
+        os.kill(daemons(unmounted.image)[0], signal.SIGTERM)
+        wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
+    finally:
+        os.kill(int(pid), signal.SIGKILL)
+
+
 def test_nobody_to_ask(vol, people):
     """Whoever says whose request one is has ended: what depends on it is refused, all else goes on."""
     write_synced(vol.path("f"), b"x")
