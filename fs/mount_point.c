@@ -57,6 +57,7 @@ int mount_point_enter_ns(const char *ns, const struct diag *d)
 /* --- dead mounts --------------------------------------------------------------------------------- */
 
 struct mount_line {
+	unsigned long id;
 	dev_t dev;
 	char *root, *point, *type, *source; /* into the line, unescaped but `root` */
 	char *options, *super_options; /* likewise, as they are; super_options may be NULL */
@@ -93,7 +94,7 @@ static bool parse_line(char *line, struct mount_line *out)
 		if (!field[i])
 			return false;
 	}
-	if (sscanf(field[2], "%u:%u", &maj, &min) != 2)
+	if (sscanf(field[0], "%lu", &out->id) != 1 || sscanf(field[2], "%u:%u", &maj, &min) != 2)
 		return false;
 	out->type = strtok_r(sep + 3, " ", &save);
 	out->source = out->type ? strtok_r(NULL, " \n", &save) : NULL;
@@ -259,29 +260,69 @@ void mount_point_free(struct mount_point *mp)
 
 /* --- mounted already ----------------------------------------------------------------------------------- */
 
-/* The directory where the volume on block device `dev` is mounted: a copy.  NULL: nowhere, or nobody answers there. */
-static char *find_volume(dev_t dev, bool *read_only)
+/* Is `options`, "a,b,c", one with `name`? */
+static bool has_option(const char *options, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (const char *at = options; (at = strstr(at, name)); at += len)
+		if ((at == options || at[-1] == ',') && (!at[len] || at[len] == ','))
+			return true;
+	return false;
+}
+
+/* Is it what is seen on its directory?  Something else may be mounted over it, the same volume with its users mapped, too. */
+static bool is_on_top(const struct mount_line *m)
+{
+	struct statx st;
+
+	return statx(AT_FDCWD, m->point, AT_STATX_DONT_SYNC, STATX_MNT_ID, &st) == 0 && st.stx_mask & STATX_MNT_ID && st.stx_mnt_id == m->id;
+}
+
+struct volume_mount {
+	char *point; /* free(3); NULL: nowhere, or nobody answers there */
+	bool read_only;
+	bool mapped; /* users and groups, there and wherever else it is */
+};
+
+/* Where the volume on block device `dev` is mounted. */
+static void find_volume(dev_t dev, struct volume_mount *out)
 {
 	auto_file *f = fopen("/proc/self/mountinfo", "re");
 	auto_free char *line = NULL;
 	size_t cap = 0;
 	struct mount_line m;
-	struct stat st;
 
 	while (f && getline(&line, &cap, f) > 0) {
 		if (!parse_line(line, &m) || !is_ours(&m) || m.dev != dev || strcmp(m.root, "/") != 0)
 			continue;
-		/* Something else may be mounted over it. */
-		if (is_dead(m.point) || stat(m.point, &st) < 0 || st.st_dev != dev)
+		bool mapped = has_option(m.options, "idmapped");
+
+		if ((mapped && out->point) || !is_on_top(&m) || is_dead(m.point))
 			continue;
-		*read_only = m.super_options && strncmp(m.super_options, "ro", 2) == 0;
-		return strdup(m.point);
+		free(out->point);
+		out->point = strdup(m.point);
+		out->read_only = m.super_options && strncmp(m.super_options, "ro", 2) == 0;
+		out->mapped = mapped;
+		if (!mapped)
+			return;
 	}
-	return NULL;
+}
+
+/*
+ * Is what was opened by its path the root of the volume?  Users can mount as well, over directories that are theirs, and what they mount
+ * has flags that must not be taken from it.  Nobody is asked who may not answer.
+ */
+static bool is_volume(int fd, dev_t dev)
+{
+	struct statx st;
+
+	return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) == 0 && st.stx_ino == FUSE_ROOT_ID &&
+	       makedev(st.stx_dev_major, st.stx_dev_minor) == dev;
 }
 
 /* As a mount of its own: what is mounted below `from`, now or later, has nothing to do with it. */
-static int attach_copy(const char *from, const char *dir, unsigned long flags)
+static int attach_copy(const char *from, dev_t dev, const char *dir, unsigned long flags)
 {
 	struct mount_attr attr = {
 		.attr_set = (flags & MS_RDONLY ? MOUNT_ATTR_RDONLY : 0) | (flags & MS_NOSUID ? MOUNT_ATTR_NOSUID : 0) |
@@ -294,7 +335,9 @@ static int attach_copy(const char *from, const char *dir, unsigned long flags)
 		return -errno;
 	/* A copy has the first one's flags. */
 	attr.attr_clr = (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC) & ~attr.attr_set;
-	if (mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0 ||
+	if (!is_volume(fd, dev))
+		err = -ESTALE;
+	else if (mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0 ||
 	    move_mount(fd, "", AT_FDCWD, dir, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		err = -errno;
 	close(fd);
@@ -317,7 +360,7 @@ static int mount_again(const char *from, dev_t dev, const struct mount_options *
 
 	auto_free char *dir = realpath(o->dir, NULL);
 
-	err = dir ? attach_copy(from, dir, o->ms_flags) : -errno;
+	err = dir ? attach_copy(from, dev, dir, o->ms_flags) : -errno;
 	if (err)
 		diag(d, DIAG_ERR, "%s: is mounted on %s, and cannot be on %s too: %s", o->image, from, o->dir, strerror(-err));
 	return err;
@@ -325,21 +368,22 @@ static int mount_again(const char *from, dev_t dev, const struct mount_options *
 
 bool mount_point_again(const struct mount_options *o, const struct diag *d, int *err)
 {
-	bool read_only = false;
+	struct volume_mount at = {0};
 	struct stat st;
 
 	if (geteuid() != 0 || o->plain || o->ns || stat(o->image, &st) < 0 || !S_ISBLK(st.st_mode))
 		return false;
-
-	auto_free char *from = find_volume(st.st_rdev, &read_only);
-
-	if (!from)
+	find_volume(st.st_rdev, &at);
+	if (!at.point)
 		return false;
 	*err = -EBUSY;
-	if (read_only != o->read_only)
-		diag(d, DIAG_ERR, "%s: is mounted %s on %s", o->image, read_only ? "read-only" : "for writing", from);
+	if (at.read_only != o->read_only)
+		diag(d, DIAG_ERR, "%s: is mounted %s on %s", o->image, at.read_only ? "read-only" : "for writing", at.point);
+	else if (at.mapped)
+		diag(d, DIAG_ERR, "%s: is mounted on %s with its users mapped, and nowhere as it is", o->image, at.point);
 	else
-		*err = mount_again(from, st.st_rdev, o, d);
+		*err = mount_again(at.point, st.st_rdev, o, d);
+	free(at.point);
 	return true;
 }
 

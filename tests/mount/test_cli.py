@@ -11,7 +11,7 @@ import uuid
 
 import pytest
 
-from conftest import BUILD, FSCK, MKFS, MOUNT, TOP, daemons, is_mounted, run, sha256, wait_for, write_synced
+from conftest import BUILD, FSCK, MKFS, MOUNT, SANITIZED, TOP, daemons, is_mounted, run, sha256, wait_for, write_synced
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 
@@ -421,6 +421,26 @@ def test_device_mounted_twice(on_loop):
         assert done.returncode == 32 and f"is mounted read-only on {vol.dir}" in done.stdout
     finally:
         for path in others + [vol.dir]:
+            run("umount", "-l", path, check=False)
+
+
+@pytest.mark.skipif(SANITIZED != "", reason="a sanitizer's library must come first")
+def test_device_mounted_twice_and_something_over_it(on_loop):
+    """Users can mount over directories that are theirs: of what they have mounted there in between root makes no mount without nosuid."""
+    vol, other = on_loop, on_loop.dir + "2"
+    os.mkdir(other)
+    try:
+        vol.mount()
+        env = dict(os.environ, LD_PRELOAD=os.path.join(BUILD, "tests", "mount", "libmount_over.so"))
+        done = run(MOUNT, vol.image, other, check=False, env=env)
+        assert done.returncode == 32 and "cannot be on" in done.stdout and not is_mounted(other)
+        # Which is seen before, too.
+        assert run(MOUNT, vol.image, other, check=False).returncode == 32 and not is_mounted(other)
+        run("umount", vol.dir)
+        run(MOUNT, vol.image, other)
+        assert is_mounted(other) and len(daemons(vol.image)) == 1
+    finally:
+        for path in (other, vol.dir, vol.dir):
             run("umount", "-l", path, check=False)
 
 

@@ -345,6 +345,26 @@ def test_forged_proc(unmounted, how):
         os.kill(int(pid), signal.SIGKILL)
 
 
+def test_device_mounted_twice(unmounted):
+    """The second mount has the numbers of the volume, whatever the first one shows."""
+    dev, other = run("losetup", "-f", "--show", unmounted.image).stdout.strip(), unmounted.dir + "2"
+    os.mkdir(other)
+    try:
+        run(MOUNT, dev, unmounted.dir, "-o", "allow_idmap")
+        os.chown(unmounted.dir, ANN + SHIFT, CREW + SHIFT)
+        # Over the first one, which is not seen any more.
+        attach(unmounted.dir, unmounted.dir, MAPS)
+        done = run(MOUNT, dev, other, check=False)
+        assert done.returncode == 32 and "with its users mapped" in done.stdout and not is_mounted(other)
+        checked(libc.umount2(os.fsencode(unmounted.dir), 0))
+        run(MOUNT, dev, other)
+        assert os.stat(other).st_uid == ANN + SHIFT
+    finally:
+        for path in (other, unmounted.dir, unmounted.dir):
+            libc.umount2(os.fsencode(path), 2)
+        run("losetup", "-d", dev)
+
+
 def test_nobody_to_ask(vol, people):
     """Whoever says whose request one is has ended: what depends on it is refused, all else goes on."""
     write_synced(vol.path("f"), b"x")
