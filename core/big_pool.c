@@ -60,25 +60,24 @@ struct big_pool *big_pool_create(size_t bytes, size_t huge)
 	return p;
 }
 
-/* NULL: no memory. */
-static char *map_aligned(void)
+void *map_aligned(size_t bytes)
 {
-	char *mem = mmap(NULL, 2 * SLAB_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *mem = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (mem == MAP_FAILED)
 		return NULL;
 
-	size_t before = (SLAB_BYTES - (uintptr_t)mem % SLAB_BYTES) % SLAB_BYTES;
+	size_t before = (bytes - (uintptr_t)mem % bytes) % bytes;
 
 	if (before)
 		munmap(mem, before);
-	munmap(mem + before + SLAB_BYTES, SLAB_BYTES - before);
+	munmap(mem + before + bytes, bytes - before);
 	return mem + before;
 }
 
 static struct slab *slab_add(struct big_pool *p)
 {
-	char *mem = map_aligned();
+	char *mem = map_aligned(SLAB_BYTES);
 
 	if (!mem)
 		return NULL;

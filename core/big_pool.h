@@ -28,6 +28,9 @@ void *big_pool_get(struct big_pool *p);
 /* Memory goes back to the system in pieces of 16 MiB, when two such are not in use at all already. */
 void big_pool_put(struct big_pool *p, void *buf);
 
+/* Memory of `bytes`, a power of two, aligned to as much and without anything beside it; for munmap(2).  NULL: none. */
+void *map_aligned(size_t bytes);
+
 /* How much memory may be in huge pages: a small part of the machine's, so that what they waste does not matter.  Bytes. */
 size_t huge_pages_share(void);
 

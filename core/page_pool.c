@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "core/big_pool.h"
+
 #define SMALL_PAGES 64u	 /* of the first slab: many pools stay small */
 #define LARGE_PAGES 512u /* of the others: a huge page */
 #define LARGE_BYTES ((size_t)LARGE_PAGES * BLOCK_SIZE)
@@ -25,6 +27,27 @@ void page_pool_init(struct page_pool *p)
 	TAILQ_INIT(&p->slabs);
 }
 
+/* A large slab is not malloc(3)'s: that leaves as much beside it and writes a word there, which may become a huge page as well.  NULL: no memory. */
+static uint8_t *pages_alloc(unsigned npages)
+{
+	if (npages != LARGE_PAGES)
+		return aligned_alloc(BLOCK_SIZE, (size_t)npages * BLOCK_SIZE);
+
+	uint8_t *pages = map_aligned(LARGE_BYTES);
+
+	if (pages)
+		(void)madvise(pages, LARGE_BYTES, MADV_HUGEPAGE);
+	return pages;
+}
+
+static void pages_free(uint8_t *pages, unsigned npages)
+{
+	if (npages == LARGE_PAGES)
+		munmap(pages, LARGE_BYTES);
+	else
+		free(pages);
+}
+
 /* All pages are here. */
 static void slabs_free(struct page_pool *p, uint64_t keep)
 {
@@ -37,7 +60,7 @@ static void slabs_free(struct page_pool *p, uint64_t keep)
 		for (unsigned i = 0; i < s->npages; i++)
 			page_unpoison(s->pages + (size_t)i * BLOCK_SIZE);
 		p->npages -= s->npages;
-		free(s->pages);
+		pages_free(s->pages, s->npages);
 		free(s);
 	}
 	p->nback = 0;
@@ -69,13 +92,11 @@ static int slab_add(struct page_pool *p)
 	s = malloc(sizeof(*s));
 	if (!s)
 		return -ENOMEM;
-	s->pages = aligned_alloc(npages == LARGE_PAGES ? LARGE_BYTES : BLOCK_SIZE, (size_t)npages * BLOCK_SIZE);
+	s->pages = pages_alloc(npages);
 	if (!s->pages) {
 		free(s);
 		return -ENOMEM;
 	}
-	if (npages == LARGE_PAGES)
-		(void)madvise(s->pages, LARGE_BYTES, MADV_HUGEPAGE);
 	for (unsigned i = 0; i < npages; i++)
 		page_poison(s->pages + (size_t)i * BLOCK_SIZE);
 	s->npages = s->nfresh = npages;

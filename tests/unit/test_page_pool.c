@@ -4,7 +4,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -59,6 +61,35 @@ static void pages_are_ones_own(void **state)
 	page_pool_fini(&p);
 }
 
+/* Bytes that the process has mapped. */
+static size_t mapped(void)
+{
+	FILE *f = fopen("/proc/self/statm", "r");
+	size_t n = 0;
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%zu", &n), 1);
+	fclose(f);
+	return n * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What lies beside a slab could become a huge page of which a word is used.  And nothing stays. */
+static void nothing_lies_beside(void **state)
+{
+	const size_t bytes = (size_t)MANY * BLOCK_SIZE;
+	size_t before = mapped();
+	struct page_pool p;
+
+	(void)state;
+	page_pool_init(&p);
+	take(&p, 0, MANY);
+	assert_in_range(mapped() - before, bytes - ((size_t)1 << 20), bytes + ((size_t)8 << 20));
+	for (unsigned i = 0; i < MANY; i++)
+		page_put(&p, pages[i]);
+	page_pool_fini(&p);
+	assert_true(mapped() < before + ((size_t)4 << 20));
+}
+
 /* What came back is given out before new memory is; an empty pool keeps a part. */
 static void memory_is_used_again(void **state)
 {
@@ -91,6 +122,7 @@ static void memory_is_used_again(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(nothing_lies_beside),
 		cmocka_unit_test(pages_are_ones_own),
 		cmocka_unit_test(memory_is_used_again),
 	};
