@@ -64,14 +64,13 @@ static int prepare_path(struct tree *t, const struct key *key, struct tree_cost 
 
 		if (err)
 			return err == -ENOENT ? tree_miss(t, key, false, level, miss) : err;
-		if (cost->last[level] != n) {
-			err = check_place(t, n, &bounds);
-			if (!err)
-				err = prepare_node(t, n, cost, miss);
-			if (err)
-				return err;
-			cost->last[level] = n;
-		}
+		/* Also of the last key's path: another pointer may have led to the node now. */
+		err = check_place(t, n, &bounds);
+		if (!err && cost->last[level] != n)
+			err = prepare_node(t, n, cost, miss);
+		if (err)
+			return err;
+		cost->last[level] = n;
 		if (level == 0) {
 			n->ranged = true;
 			n->lo = bounds.lo;

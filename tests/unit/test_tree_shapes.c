@@ -249,6 +249,8 @@ static void test_cross_link(void **state)
 	key = slot_key(&root->slot[1]);
 	assert_int_equal(rig_wait(&r, t, &miss, tree_prepare(t, &key, 0, &cost, &miss)), 0);
 	key = slot_key(&root->slot[2]);
+	/* In the same transaction, and in one of its own. */
+	assert_int_equal(rig_wait(&r, t, &miss, tree_prepare(t, &key, 0, &cost, &miss)), -EUCLEAN);
 	cost = (struct tree_cost){0};
 	assert_int_equal(rig_wait(&r, t, &miss, tree_prepare(t, &key, 0, &cost, &miss)), -EUCLEAN);
 	tree_destroy(t);
