@@ -400,10 +400,131 @@ static void test_histories(void **state)
 	assert_true(sum.copies > 1000 && sum.evictions > 1000);
 }
 
+/* --- a few leaves, changed again and again ---------------------------------------------------- */
+
+#define FEW_KEYS  400u	/* of the universe */
+#define FEW_CLOSE 40u
+#define FEW_OPS   24u
+
+/* Any number of operations on the same keys, one after the other; what each is allowed to be depends on those before. */
+static unsigned make_few(struct rig *r, const struct model *m, unsigned base, unsigned grow_percent, struct op *op)
+{
+	struct model *after = malloc(sizeof(*after));
+	unsigned n = 1 + (unsigned)rig_below(r, FEW_OPS), i;
+
+	memcpy(after, m, FEW_KEYS * sizeof(after->item[0]));
+	for (i = 0; i < n; i++) {
+		struct item *it;
+
+		make_op(r, after, base + (unsigned)rig_below(r, FEW_CLOSE), grow_percent, &op[i]);
+		if (op[i].kind == DO_REPUT)
+			op[i].kind = DO_PUT;
+		it = &after->item[op[i].index];
+		if (op[i].kind == DO_PATCH)
+			it->len = op[i].at + op[i].len > it->len ? op[i].at + op[i].len : it->len;
+		else
+			it->len = op[i].len;
+		it->present = op[i].kind != DO_DEL;
+	}
+	free(after);
+	return n;
+}
+
+/* As the journal does it: what an operation may add is all that it brings, and nothing is known of those before it. */
+static uint64_t prepare_few(struct rig *r, const struct op *op, unsigned n)
+{
+	struct tree_cost cost;
+	struct miss miss;
+	unsigned i;
+	int err;
+
+	do {
+		cost = (struct tree_cost){0};
+		for (i = 0, err = 0; i < n && !err; i++) {
+			struct key key = index_key(r, op[i].index);
+
+			err = tree_prepare(r->tree, &key, op[i].kind == DO_DEL ? TREE_SHRINKS : op[i].len, &cost, &miss);
+		}
+		if (!err)
+			err = alloc_prepare_reserve(r->alloc, 2 * cost.nodes, false, &miss);
+		if (err == -EAGAIN)
+			rig_provide(r, r->tree, &miss);
+	} while (err == -EAGAIN);
+	assert_int_equal(err, 0);
+	return cost.nodes;
+}
+
+static void run_few(struct rig *r, struct model *m, const struct op *op, unsigned n)
+{
+	uint64_t bound = prepare_few(r, op, n) + tree_ndirty(r->tree);
+	unsigned i;
+
+	rig_check(r);
+	for (i = 0; i < n; i++) {
+		run_op(r, m, &op[i]);
+		assert_true(tree_ndirty(r->tree) <= bound);
+		rig_check(r);
+	}
+}
+
+/* Leaves that are split, merged, emptied, frozen and evicted while notes lead to them: each step is checked. */
+static void run_few_leaves(bool raw, uint64_t seed, unsigned steps, struct tree_stats *sum)
+{
+	struct model *m = calloc(1, sizeof(*m)), *snapshot = calloc(1, sizeof(*m));
+	static const uint64_t cache[] = {1, 16, 100000};
+	struct op op[FEW_OPS];
+	unsigned i, k, base = 0;
+	struct rig r;
+
+	rig_init(&r, 70000, cache[seed % 3], seed);
+	r.raw = raw;
+	for (i = 0; i < steps; i++) {
+		unsigned n;
+
+		if (rig_below(&r, 8) == 0)
+			base = (unsigned)rig_below(&r, FEW_KEYS - FEW_CLOSE);
+		n = make_few(&r, m, base, (unsigned[]){85, 50, 20}[i / 40 % 3], op);
+		if (r.cache_nodes < 16)
+			n = 1;
+		run_few(&r, m, op, n);
+		for (k = 0; k < 4; k++)
+			check_lookups(&r, m, base + (unsigned)rig_below(&r, FEW_CLOSE));
+		if (rig_below(&r, 4) == 0)
+			check_walk(&r, r.tree, m, base, FEW_CLOSE);
+		if (rig_below(&r, 12) == 0)
+			random_checkpoint(&r, m, snapshot, sum);
+	}
+	check_walk(&r, r.tree, m, 0, UINT32_MAX);
+	alloc_assert(r.alloc);
+	add_stats(&r, sum);
+	rig_destroy(&r);
+	free(m);
+	free(snapshot);
+}
+
+static void test_few_leaves(void **state)
+{
+	const char *one = getenv("SEED");
+	uint64_t first = one ? strtoull(one, NULL, 0) : 1, last = one ? first : 12, seed;
+	struct tree_stats sum = {0};
+
+	(void)state;
+	for (seed = first; seed <= last; seed++) {
+		fprintf(stderr, "few leaves, SEED=%llu\n", (unsigned long long)seed);
+		run_few_leaves(seed / 3 & 1, seed, 600, &sum);
+	}
+	fprintf(stderr, "level %u, %llu splits, %llu merges, %llu copies\n", sum.level, (unsigned long long)sum.splits,
+		(unsigned long long)sum.merges, (unsigned long long)sum.copies);
+	if (one)
+		return;
+	assert_true(sum.splits > 500 && sum.merges > 500 && sum.copies > 1000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_histories),
+		cmocka_unit_test(test_few_leaves),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
