@@ -87,8 +87,9 @@ while True:
 
 
 def start(vol, source, sub, seed):
-    return subprocess.Popen([sys.executable, "-c", source, vol.path(sub), str(seed)], stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    """Inside the mount: who begins late must not go on in what lies below it, for ever."""
+    return subprocess.Popen([sys.executable, "-c", source, sub, str(seed)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, text=True, cwd=vol.dir)
 
 
 def acknowledged(lines):
