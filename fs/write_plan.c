@@ -187,6 +187,15 @@ static bool is_staged(const struct write *w, unsigned i)
 	return stage_get(w->fs->v->stage, w->blk[i].blkno) != NULL;
 }
 
+static bool has_all_blocks(const struct write *w)
+{
+	for (unsigned i = 0; i < w->nblocks; i++) {
+		if (!w->blk[i].old_blkno)
+			return false;
+	}
+	return true;
+}
+
 /*
  * The file has all blocks, some of them only reserved, and there is no room left.  To begin with parting extents as long as their leaf takes it would
  * cost a leaf for each in the end.
@@ -197,13 +206,10 @@ static bool plan_owned(const struct write *w)
 	bool unwritten = false;
 
 	alloc_get_space(w->fs->v->alloc, &s);
-	if (s.nfree + s.npending > s.reserved + s.emergency + (w->cached ? 0 : s.cached))
+	if (s.nfree + s.npending > s.reserved + s.emergency + (w->cached ? 0 : s.cached) || !has_all_blocks(w))
 		return false;
-	for (unsigned i = 0; i < w->nblocks; i++) {
-		if (!w->blk[i].old_blkno)
-			return false;
+	for (unsigned i = 0; i < w->nblocks; i++)
 		unwritten |= !w->blk[i].old_written;
-	}
 	return unwritten;
 }
 
@@ -215,8 +221,14 @@ static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64
 	if (err)
 		return err;
 	unsigned nover = plan_old(w);
-	if (!w->owned && plan_owned(w)) {
-		w->owned = true;
+	/*
+	 * It was so in an earlier run of the step.  If there is room by now, nothing is lost but that more zeros are written than need be; but
+	 * somebody may have taken blocks from the file, and then new ones must be had.  (Not to and fro: commit() says it of who needs none.)
+	 */
+	bool owned = w->owned ? has_all_blocks(w) : plan_owned(w);
+
+	if (owned != w->owned) {
+		w->owned = owned;
 		return -ERESTART;
 	}
 	bool small = w->nblocks <= LOGGED_NEW;

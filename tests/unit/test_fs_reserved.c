@@ -146,6 +146,39 @@ static void take_blocks(struct data *d)
 	assert_int_equal(err, -ENOSPC);
 }
 
+static void written(struct fs_io *io)
+{
+	(void)io;
+}
+
+/* While a write waits for what is beside it in a block, what was reserved behind goes, and so there is room, but not in the file. */
+static void test_taken_meanwhile(void **state)
+{
+	const uint64_t off = KB(64) - 100, len = 200;
+	struct fs_attr size = {.size = KB(64)}, attr;
+	uint8_t data[200], back[200];
+	struct fs_io io = {.buf = data, .off = off, .len = len, .result = -EBUSY, .done = written};
+	struct data d;
+
+	(void)state;
+	setup(&d, 77, false);
+	take_blocks(&d);
+	memset(data, 7, sizeof(data));
+	io.ino = d.ino[0];
+	fs_write(d.fs, d.q, &io);
+	assert_int_equal(io.result, -EBUSY);
+	assert_int_equal(fs_setattr(d.fs, d.q, d.ino[0], FS_SET_SIZE, &size, &attr), 0);
+	assert_int_equal(io.result, -EBUSY);
+	while (io.result == -EBUSY) {
+		dev_poll(d.q, 1);
+		data_checkpoint(&d);
+	}
+	assert_int_equal(io.result, len);
+	assert_int_equal(fs_pread(d.fs, d.q, d.ino[0], back, len, off), len);
+	assert_memory_equal(back, data, len);
+	data_destroy(&d);
+}
+
 /* What lies beside a piece is filled only where there is no room, only up to the end of the file, and never what is data. */
 static void test_what_is_filled(void **state)
 {
@@ -340,6 +373,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pieces),
 		cmocka_unit_test(test_random),
+		cmocka_unit_test(test_taken_meanwhile),
 		cmocka_unit_test(test_what_is_filled),
 		cmocka_unit_test(test_power_cuts),
 		cmocka_unit_test(promise_is_kept),
