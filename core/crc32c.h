@@ -19,7 +19,7 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t len);
 
 /*
  * For a loop over blocks: what the next one's checksum needs is fetched meanwhile.  The processor by itself begins anew at each block, for the
- * function reads each in three places at once; of data that the device has just written to memory that made 9 GB/s of 4 (AMD Zen).
+ * function reads each in three places at once; of data that is in no cache that made 9 GB/s of 4 (AMD Zen).
  */
 static inline void crc32c_prefetch(const void *data, size_t len)
 {

@@ -338,7 +338,7 @@ static int attach_copy(const char *from, dev_t dev, const char *dir, unsigned lo
 	if (!is_volume(fd, dev))
 		err = -ESTALE;
 	else if (mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0 ||
-	    move_mount(fd, "", AT_FDCWD, dir, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		 move_mount(fd, "", AT_FDCWD, dir, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		err = -errno;
 	close(fd);
 	return err;
