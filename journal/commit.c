@@ -84,9 +84,11 @@ static bool should_gather_locked(const struct log *l)
 	const struct log_waiter *w;
 	int more = 0;
 
+	if (!l->nflying)
+		return false;
 	STAILQ_FOREACH(w, &l->waiters, link)
 		more += w->lsn > started ? 1 : -1;
-	return l->nflying && more < 0;
+	return more < 0;
 }
 
 struct log_group *commit_pick_locked(struct log *l, struct dev_queue *q)
