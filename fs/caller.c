@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fs/helper.h"
 #include "fs/sandbox.h"
 
 #define SOCKET_FD 3 /* the process's only descriptor beside stdio */
@@ -135,21 +136,14 @@ _Noreturn static void callers_main(int fd)
 
 int callers_start(struct callers *c)
 {
-	int ends[2], err;
-	pid_t pid;
+	int fd;
+	pid_t pid = helper_fork(&fd);
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-		return -errno;
-	pid = fork();
-	err = -errno;
 	if (pid == 0)
-		callers_main(ends[1]);
-	close(ends[1]);
-	if (pid < 0) {
-		close(ends[0]);
-		return err;
-	}
-	c->fd = ends[0];
+		callers_main(fd);
+	if (pid < 0)
+		return (int)pid;
+	c->fd = fd;
 	c->pid = pid;
 	pthread_mutex_init(&c->mutex, NULL);
 	return 0;

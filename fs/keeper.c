@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fs/dirty.h"
+#include "fs/helper.h"
 #include "fs/sandbox.h"
 
 #define SOCKET_FD 3 /* the keeper's only descriptor beside stdio */
@@ -176,21 +177,14 @@ _Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mo
 int keeper_start(const struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
 		 const struct diag *diag, struct keeper *out)
 {
-	int ends[2], err;
-	pid_t pid;
+	int fd;
+	pid_t pid = helper_fork(&fd);
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-		return -errno;
-	pid = fork();
-	err = -errno;
 	if (pid == 0)
-		keeper_main(ends[1], *mp, src, o, diag);
-	close(ends[1]);
-	if (pid < 0) {
-		close(ends[0]);
-		return err;
-	}
-	*out = (struct keeper){.fd = ends[0], .pid = pid};
+		keeper_main(fd, *mp, src, o, diag);
+	if (pid < 0)
+		return (int)pid;
+	*out = (struct keeper){.fd = fd, .pid = pid};
 	return 0;
 }
 
