@@ -6,13 +6,13 @@
  * command waits on a pipe for its verdict.  The pipe's end without one is a verdict too, so the command never hangs
  * on a child that died.
  */
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/stdio.h"
 #include "core/version.h"
 #include "fs/daemon.h"
 #include "fs/mount_remount.h"
@@ -21,18 +21,6 @@
 static enum mount_status status_of(int err)
 {
 	return err == -ENOMEM || err == -EMFILE || err == -ENFILE ? MOUNT_SYSTEM : MOUNT_FAILED;
-}
-
-/* 0..3 must be taken before anything is opened: a daemon's /dev/null would be put over the image. */
-static void fill_stdio(void)
-{
-	int fd;
-
-	do {
-		fd = open("/dev/null", O_RDWR);
-	} while (fd >= 0 && fd < 3);
-	if (fd >= 3)
-		close(fd);
 }
 
 static enum mount_status wait_for_verdict(int fd, pid_t child, const struct report *r)
@@ -196,7 +184,9 @@ int main(int argc, char **argv)
 	struct mount_options opts;
 	enum mount_status st;
 
-	fill_stdio();
+	/* A daemon's /dev/null would be put over the image, too. */
+	if (!stdio_reserve())
+		return MOUNT_SYSTEM;
 	st = mount_options_parse(argc, argv, &opts);
 	if (st == MOUNT_OK)
 		st = run_command(&opts);

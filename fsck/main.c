@@ -16,6 +16,7 @@
 
 #include "core/dev_undo.h"
 #include "core/image_lock.h"
+#include "core/stdio.h"
 #include "core/version.h"
 #include "fsck/job.h"
 #include "fsck/truncate.h"
@@ -500,7 +501,7 @@ int main(int argc, char **argv)
 {
 	struct job job = {.fd = -1, .backing_fd = -1, .out.progress_fd = -1, .oc.seconds = -1};
 	struct timespec start;
-	int rc = parse_command(argc, argv, &job);
+	int rc = stdio_reserve() ? parse_command(argc, argv, &job) : (int)EXIT_OPERATION;
 
 	if (rc >= 0)
 		return rc;

@@ -20,6 +20,7 @@
 #include "core/image_lock.h"
 #include "core/json.h"
 #include "core/size.h"
+#include "core/stdio.h"
 #include "core/stop.h"
 #include "core/version.h"
 #include "journal/volume.h"
@@ -585,7 +586,7 @@ int main(int argc, char **argv)
 {
 	struct options o = {.uid = geteuid(), .gid = getegid()};
 	struct job job = {.o = &o, .fd = -1, .backing_fd = -1, .percent = 101};
-	int rc = parse_command(argc, argv, &o);
+	int rc = stdio_reserve() ? parse_command(argc, argv, &o) : 1;
 
 	if (rc >= 0)
 		return rc;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/stdio.h"
 #include "core/version.h"
 #include "tools/tool.h"
 
@@ -99,7 +100,7 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	int status = run(argc, argv);
+	int status = stdio_reserve() ? run(argc, argv) : TOOL_FOUND;
 
 	/* A result that has not arrived is none. */
 	if (fflush(stdout) && status == TOOL_OK)

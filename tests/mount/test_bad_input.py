@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from conftest import FSCK, MKFS, MOUNT, run, sha256
+from conftest import BUILD, FSCK, MKFS, MOUNT, run, sha256
 
 BLOCK = 4096
 MAGIC = {"super": b"HLFS", "root": b"HLFR", "node": b"HLFN", "bitmap": b"HLFB", "table": b"HLFT"}
@@ -205,3 +205,25 @@ def test_one_flipped_byte(make_volume, kind):
         run("umount", v.dir)
     else:
         assert done.returncode == 32 and len(done.stdout.strip().splitlines()) == 1, done.stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(make_volume, closed):
+    """Who has no standard error gets no message; the image that took its number must not get it either."""
+    vol = make_volume()
+    foreign = vol.path("..", "foreign.img")
+    run("truncate", "-s", "16M", foreign)
+    run("/sbin/mkfs.ext4", "-q", foreign)
+    # A journal that cannot be replayed is nothing for -p, which says so.
+    run(os.path.join(BUILD, "tests", "images", "build_image"), "damaged log", vol.image)
+    before = [sha256(path) for path in (foreign, vol.image)]
+
+    def quietly(*argv):
+        return run("sh", "-c", f'exec "$@" {closed}', "-", *argv, check=False).returncode
+
+    assert quietly(MKFS, foreign) == 1
+    assert quietly(FSCK, "-p", vol.image) == 4
+    assert quietly(FSCK, "-p", foreign) == 8
+    assert quietly(MOUNT, vol.image, vol.dir) == 32
+    assert quietly(os.path.join(BUILD, "tools", "holdfast"), "scrub", vol.image) == 1
+    assert [sha256(path) for path in (foreign, vol.image)] == before

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * stdio.h - the standard streams of a program that opens images.
+ *
+ * Who is started with one of them closed ("2>&-", or a careless parent) would get its number for the next file that it opens; then every
+ * message goes into the image.
+ */
+#ifndef HOLDFAST_CORE_STDIO_H
+#define HOLDFAST_CORE_STDIO_H
+
+#include <fcntl.h>
+#include <stdbool.h>
+#include <unistd.h>
+
+/* Descriptors 0 to 2 are open when this returns, those that were not on /dev/null.  False: there is none, so nothing should be opened. */
+static inline bool stdio_reserve(void)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+			return false;
+	return true;
+}
+
+#endif
