@@ -168,7 +168,8 @@ static enum mount_status run_command(struct mount_options *o)
 		printf("%s %s\n", o->program, HOLDFAST_VERSION);
 		return MOUNT_OK;
 	}
-	report_init(&report, o->program, called_by_mount() ? "mount" : o->program, o->verbose);
+	o->by_mount = called_by_mount();
+	report_init(&report, o->program, o->by_mount ? "mount" : o->program, o->verbose);
 	if (o->remount)
 		return mount_remount(o, &report.diag);
 

@@ -80,7 +80,7 @@ static const struct row table[] = {
 	{"blksize", NEEDS_VALUE, SHOWN, 0},
 	{"silent", NO_VALUE, SET_FLAG, MS_SILENT},
 	{"loud", NO_VALUE, CLEAR_FLAG, MS_SILENT},
-	{"atime", NO_VALUE, ATIME, 0},
+	{"atime", NO_VALUE, ATIME, MS_RELATIME},
 	{"noatime", NO_VALUE, ATIME, MS_NOATIME},
 	{"relatime", NO_VALUE, ATIME, MS_RELATIME},
 	{"norelatime", NO_VALUE, ATIME, MS_STRICTATIME},
@@ -522,6 +522,20 @@ static enum mount_status apply_lists(struct mount_options *o, const char *const 
 	return st;
 }
 
+/*
+ * A list of mount(8)'s names all flags that the kernel is to have, as mount(2) wants them: what "exec" takes away it leaves out, as if "noexec" had
+ * never been there.  Only access times stay, as for mount(2), where nothing is said of them, unless it was made of what the kernel shows.
+ */
+static void forget_flags(const struct mount_options *asked, struct mount_options *out)
+{
+	out->ms_flags &= ~(unsigned long)(MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_LAZYTIME);
+	out->sync = false;
+	if (!asked->shown && !(asked->ms_flags & (ATIME_FLAGS | MS_NODIRATIME)))
+		return;
+	out->ms_flags &= ~(unsigned long)MS_NODIRATIME;
+	set_atime(out, MS_RELATIME);
+}
+
 enum mount_status mount_options_change(const struct mount_options *o, char *now, char *given, struct mount_options *out)
 {
 	enum mount_status st;
@@ -533,6 +547,8 @@ enum mount_status mount_options_change(const struct mount_options *o, char *now,
 	st = apply_list(out, now);
 	/* What is so now is no mistake of the caller's. */
 	out->unknown = NULL;
+	if (given && o->by_mount)
+		forget_flags(o, out);
 	if (st == MOUNT_OK && given)
 		st = apply_list(out, given);
 	return st == MOUNT_OK ? check_together(out) : st;

@@ -42,6 +42,7 @@ struct mount_options {
 	const char *unknown; /* first option that nobody knows; NULL */
 	const char *shown; /* one that only the kernel shows; NULL */
 	char *given; /* all of -o, "a,b,c", for a remount.  Owned */
+	bool by_mount; /* it is mount(8) that has made it.  Set by the caller */
 	bool remount;
 	bool read_only, no_recovery, discard;
 	bool sync, dirsync; /* changes (of directories) are answered only when durable */
@@ -75,8 +76,8 @@ void mount_options_free(struct mount_options *opts);
 enum mount_status mount_options_access(struct mount_options *opts, bool write_protected);
 
 /*
- * For a remount: what is so now ("a,b,c", taken apart), with the changes in `given` (likewise; may be NULL).  Strings of *out point into both
- * lists.  As mount_options_parse().
+ * For a remount: what is so now ("a,b,c", taken apart), with the changes in `given` (likewise; may be NULL), which are those of *opts.  Strings of
+ * *out point into both lists.  As mount_options_parse().
  */
 enum mount_status mount_options_change(const struct mount_options *opts, char *now, char *given, struct mount_options *out);
 

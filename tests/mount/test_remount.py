@@ -538,11 +538,14 @@ def test_asked_by_many(unmounted):
 
 
 # mount(8) looks for its helpers in /sbin: there they are in a mount namespace of its own.
-NAMESPACE = """
+HELPERS = """
 set -e
 mkdir {folder}/sbin
 for name in mount.holdfast mount.fuse.holdfast mount.fuseblk.holdfast; do ln -s {mount} {folder}/sbin/$name; done
 mount --bind {folder}/sbin /usr/sbin
+"""
+
+NAMESPACE = HELPERS + """
 mount -t holdfast {image} {dir} -o {first}
 mount -o remount,ro {dir}
 {holdfast} stats {dir} | grep ^state
@@ -563,6 +566,33 @@ def test_through_mount(unmounted, first):
     assert "read-only" in out and "rw,strictatime,commit=9" in out
     wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
     assert "clean" in unmounted.fsck()
+
+
+# Each: options of a remount, what the kernel shows then.
+FLAGS = [
+    ("noexec,nosuid,sync,noatime", "rw,nosuid,noexec,noatime rw,sync"),
+    ("commit=7", "rw,nosuid,noexec,noatime rw,sync"),
+    ("exec", "rw,nosuid,noatime rw,sync"),
+    ("async,suid", "rw,noatime rw"),
+    ("atime", "rw,relatime rw"),
+    ("nodiratime,lazytime,nodev", "rw,nodev,nodiratime,relatime rw,lazytime"),
+    ("diratime", "rw,nodev,relatime rw,lazytime"),
+    ("nolazytime,dev", "rw,relatime rw"),
+]
+
+
+def test_flags_go_through_mount(unmounted):
+    """What takes a flag away mount(8) does not hand on: it leaves out the flag."""
+    show = r"sed -n 's#.* {dir} \([^ ]*\) - [^ ]* [^ ]* \(.*\),user_id=.*#\1 \2#p' /proc/self/mountinfo" + "\n"
+    script = HELPERS + "mount -t holdfast {image} {dir}\n"
+    script += "".join("mount -o remount," + options + " {dir}\n" + show for options, _ in FLAGS)
+    # With the image named they are those of the command alone; access times stay as mount(2) leaves them.
+    script += "mount -o remount,noexec,noatime {dir}\nmount -t holdfast -o remount,nodev {image} {dir}\n" + show
+    script += "{holdfast} stats {dir} | grep ^options\numount {dir}\n"
+    names = {"folder": unmounted.folder, "mount": MOUNT, "image": unmounted.image, "dir": unmounted.dir, "holdfast": HOLDFAST}
+    lines = run("unshare", "-m", "sh", "-c", script.format(**names)).stdout.splitlines()
+    assert lines[:-2] == [seen for _, seen in FLAGS]
+    assert lines[-2] == "rw,nodev,noatime rw" and "rw,noatime,commit=7" in lines[-1]
 
 
 def test_by_the_kernel_alone(vol):
