@@ -71,6 +71,8 @@ static const struct row table[] = {
 	{"nodev", NO_VALUE, SET_FLAG, MS_NODEV},
 	{"exec", NO_VALUE, CLEAR_FLAG, MS_NOEXEC},
 	{"noexec", NO_VALUE, SET_FLAG, MS_NOEXEC},
+	{"symfollow", NO_VALUE, CLEAR_FLAG, MS_NOSYMFOLLOW},
+	{"nosymfollow", NO_VALUE, SET_FLAG, MS_NOSYMFOLLOW},
 	{"diratime", NO_VALUE, CLEAR_FLAG, MS_NODIRATIME},
 	{"nodiratime", NO_VALUE, SET_FLAG, MS_NODIRATIME},
 	{"lazytime", NO_VALUE, SET_FLAG, MS_LAZYTIME},
@@ -528,7 +530,7 @@ static enum mount_status apply_lists(struct mount_options *o, const char *const 
  */
 static void forget_flags(const struct mount_options *asked, struct mount_options *out)
 {
-	out->ms_flags &= ~(unsigned long)(MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_LAZYTIME);
+	out->ms_flags &= ~(unsigned long)(MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOSYMFOLLOW | MS_LAZYTIME);
 	out->sync = false;
 	if (!asked->shown && !(asked->ms_flags & (ATIME_FLAGS | MS_NODIRATIME)))
 		return;

@@ -326,7 +326,8 @@ static int attach_copy(const char *from, dev_t dev, const char *dir, unsigned lo
 {
 	struct mount_attr attr = {
 		.attr_set = (flags & MS_RDONLY ? MOUNT_ATTR_RDONLY : 0) | (flags & MS_NOSUID ? MOUNT_ATTR_NOSUID : 0) |
-			    (flags & MS_NODEV ? MOUNT_ATTR_NODEV : 0) | (flags & MS_NOEXEC ? MOUNT_ATTR_NOEXEC : 0),
+			    (flags & MS_NODEV ? MOUNT_ATTR_NODEV : 0) | (flags & MS_NOEXEC ? MOUNT_ATTR_NOEXEC : 0) |
+			    (flags & MS_NOSYMFOLLOW ? MOUNT_ATTR_NOSYMFOLLOW : 0),
 		.propagation = MS_PRIVATE,
 	};
 	int fd = open_tree(AT_FDCWD, from, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), err = 0;
@@ -334,7 +335,7 @@ static int attach_copy(const char *from, dev_t dev, const char *dir, unsigned lo
 	if (fd < 0)
 		return -errno;
 	/* A copy has the first one's flags. */
-	attr.attr_clr = (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC) & ~attr.attr_set;
+	attr.attr_clr = (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW) & ~attr.attr_set;
 	if (!is_volume(fd, dev))
 		err = -ESTALE;
 	else if (mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0 ||
@@ -455,9 +456,12 @@ static int mount_by_helper(struct mount_point *mp, const struct mount_source *sr
 			   const struct diag *d)
 {
 	static const struct fuse_lowlevel_ops none;
-	struct fuse_session *se = mount_point_session(src, o, &none, sizeof(none), NULL);
+	struct fuse_session *se;
 	int fd;
 
+	if (o->ms_flags & MS_NOSYMFOLLOW)
+		return refuse(d, mp->dir, -EPERM, "nosymfollow takes root: fusermount3 does not know it");
+	se = mount_point_session(src, o, &none, sizeof(none), NULL);
 	if (!se)
 		return refuse(d, mp->dir, -ENOMEM, "libfuse refused to start");
 	/* fusermount3 has said why it would not. */

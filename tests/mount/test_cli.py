@@ -190,11 +190,11 @@ def test_engines(unmounted, engine):
 
 
 def test_options_that_mount_hands_on(unmounted):
-    options = "rw,noatime,user,nofail,_netdev,uhelper=x,nosuid,nodev,noexec,discard,commit=1,acl,user_xattr,x-systemd.automount"
+    options = "rw,noatime,user,nofail,_netdev,uhelper=x,nosuid,nodev,noexec,nosymfollow,discard,commit=1,acl,user_xattr,x-systemd.automount"
     unmounted.mount(options)
     with open("/proc/self/mountinfo", encoding="ascii", errors="replace") as f:
         line = next(x for x in f if x.split()[4] == unmounted.dir)
-    for word in ("nosuid", "nodev", "noexec"):
+    for word in ("nosuid", "nodev", "noexec", "nosymfollow"):
         assert word in line.split()[5].split(",")
 
 
@@ -244,6 +244,8 @@ def test_ordinary_user(folder):
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     run(*user, MKFS, "-q", image, "--size", "32M")
     try:
+        refused = run(*user, MOUNT, image, mnt, "-o", "nosymfollow", check=False)
+        assert refused.returncode == 32 and "nosymfollow takes root" in refused.stdout and len(refused.stdout.splitlines()) == 1
         run(*user, MOUNT, image, mnt)
         run(*user, "sh", "-c", f"echo mine > {mnt}/f && sync -f {mnt}/f && cat {mnt}/f")
         run(*user, "fusermount3", "-u", mnt)
@@ -386,14 +388,14 @@ def test_device_mounted_twice(on_loop):
         vol.mount()
         write_synced(vol.path("f"), b"one")
         run(MOUNT, vol.image, others[0])
-        run(MOUNT, vol.image, others[1], "-o", "nosuid,noexec")
+        run(MOUNT, vol.image, others[1], "-o", "nosuid,noexec,nosymfollow")
         assert len(daemons(vol.image)) == 1
         with open(os.path.join(others[1], "f"), "ab") as f:
             f.write(b", two")
         assert open(vol.path("f"), "rb").read() == open(os.path.join(others[0], "f"), "rb").read() == b"one, two"
         shown = run("findmnt", "-rn", "-o", "TARGET,SOURCE,VFS-OPTIONS", vol.image).stdout.splitlines()
         assert [line.split()[:2] for line in shown] == [[path, vol.image] for path in [vol.dir] + others[:2]]
-        assert "nosuid,noexec" in shown[2] and "nosuid" not in shown[1]
+        assert {"nosuid", "noexec", "nosymfollow"} <= set(shown[2].split(",")) and "nosuid" not in shown[1]
         for args, why in (((others[2], "-o", "ro"), f"is mounted for writing on {vol.dir}"), ((vol.dir,), f"is mounted on {vol.dir} already"),
                           ((vol.dir + "-none",), "mount point does not exist"), ((vol.path("f"),), "mount point is not a directory")):
             done = run(MOUNT, vol.image, *args, check=False)
