@@ -623,6 +623,18 @@ static void put_escaped(FILE *f, const char *s)
 	}
 }
 
+/* Of those that are for the kernel: within quotes, so that the commas between options stay what they are. */
+static void put_quotes_escaped(FILE *f, const char *s)
+{
+	for (bool quoted = false; *s; s++) {
+		if (*s == '"')
+			quoted = !quoted;
+		if (*s == '\\' || (quoted && *s == ','))
+			fputc('\\', f);
+		fputc(*s, f);
+	}
+}
+
 char *mount_options_for_fuse(const struct mount_options *o, const char *fsname)
 {
 	static const struct {
@@ -646,8 +658,10 @@ char *mount_options_for_fuse(const struct mount_options *o, const char *fsname)
 			fprintf(f, ",%s", names[i].name);
 	if (o->allow_other)
 		fputs(",allow_other", f);
-	if (o->kernel_opts)
-		fprintf(f, ",%s", o->kernel_opts);
+	if (o->kernel_opts) {
+		fputc(',', f);
+		put_quotes_escaped(f, o->kernel_opts);
+	}
 	if (fclose(f)) {
 		free(text);
 		return NULL;

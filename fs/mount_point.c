@@ -486,27 +486,30 @@ static int mount_failed(const struct mount_point *mp, const struct mount_source 
 int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
 		      const struct diag *d)
 {
-	int fd = -EPERM;
+	int fd, blk = 0;
 
 	if (geteuid() != 0)
 		return mount_by_helper(mp, src, o, d);
 	if (!o->plain) {
-		fd = mount_blk(mp, src, o);
-		if (fd >= 0) {
+		blk = mount_blk(mp, src, o);
+		if (blk >= 0) {
 			mp->is_blk = true;
-			return fd;
+			return blk;
 		}
 		/* The device has another user.  Without the kernel's claim on it we would be two. */
-		if (src->is_block && fd == -EBUSY)
-			return mount_failed(mp, src, fd, d);
-		diag(d, DIAG_NOTICE,
-		     "%s: no fuseblk mount (%s), so plain fuse: sync(2) and umount(8) do not wait", src->path,
-		     strerror(-fd));
+		if (src->is_block && blk == -EBUSY)
+			return mount_failed(mp, src, blk, d);
 	}
 	fd = mount_as(src->path, mp->dir, false, o);
 	if (fd == -EPERM)
-		return mount_by_helper(mp, src, o, d);
-	return fd < 0 ? mount_failed(mp, src, fd, d) : fd;
+		fd = mount_by_helper(mp, src, o, d);
+	else if (fd < 0)
+		return mount_failed(mp, src, fd, d);
+	if (fd >= 0 && blk < 0)
+		diag(d, DIAG_NOTICE,
+		     "%s: no fuseblk mount (%s), so plain fuse: sync(2) and umount(8) do not wait", src->path,
+		     strerror(-blk));
+	return fd;
 }
 
 /* The device number of our mount.  From mountinfo: asking the mount itself would be a request to ourselves. */

@@ -117,6 +117,16 @@ def test_unknown_option(unmounted):
     unmounted.umount()
 
 
+@pytest.mark.parametrize("options", ["context=a", 'context="a,b",fscontext="c,d"', 'plain,context="a,b"'])
+def test_security_context(unmounted, options):
+    """The kernel has the last word on it, commas included."""
+    if os.path.exists("/sys/fs/selinux"):
+        pytest.skip("this kernel knows contexts")
+    done = run(MOUNT, unmounted.image, unmounted.dir, "-o", options, check=False)
+    assert done.returncode == 32 and len(done.stdout.splitlines()) == 1, done.stdout
+    assert f"cannot be mounted on {unmounted.dir}: Invalid argument" in done.stdout
+
+
 def test_usage(unmounted):
     refused(unmounted, status=1, argv=(MOUNT, unmounted.image))
     assert run(FSCK, check=False).returncode == 16
