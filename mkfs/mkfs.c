@@ -3,7 +3,8 @@
  * mkfs.c - mkfs.holdfast: makes an image file or formats a device.
  *
  * Everything that can be refused is refused before anything is changed: arguments, size, geometry, a lock or mount held by
- * others, a signature in place.  An image that this run created is removed again if the run does not succeed.
+ * others, a signature in place.  An image that this run created is removed again if the run does not succeed, and a file that it enlarged
+ * gets its old size back.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -397,12 +398,21 @@ static int choose_identity(struct job *job)
 
 /* --- writing ----------------------------------------------------------------------------------- */
 
+/* After a failure: what exists as it was long, what was created gone. */
+static void undo(struct job *job)
+{
+	if (job->created)
+		unlink(job->o->path);
+	else if (job->resized && ftruncate(job->fd, (off_t)job->old_size))
+		refuse(job->o->path, "cannot be cut back to %" PRIu64 " bytes: %s", job->old_size, strerror(errno));
+}
+
 /* Half an image is of no use to anybody: it goes before the signal is let through. */
 static void heed_signals(struct job *job)
 {
-	if (!job->created || !stop_wanted(&job->stop))
+	if (!stop_wanted(&job->stop))
 		return;
-	unlink(job->o->path);
+	undo(job);
 	stop_release(&job->stop);
 }
 
@@ -410,7 +420,6 @@ static int target_create(struct job *job)
 {
 	const char *path = job->o->path;
 
-	stop_hold(&job->stop);
 	job->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	if (job->fd < 0)
 		return refuse(path, "cannot be created: %s", strerror(errno));
@@ -421,9 +430,12 @@ static int target_create(struct job *job)
 static int target_prepare(struct job *job)
 {
 	uint64_t size = job->sb.nblocks * BLOCK_SIZE;
-	int err = job->exists ? 0 : target_create(job);
 
-	if (err || job->is_block || size <= job->old_size)
+	if (job->exists && (job->is_block || size <= job->old_size))
+		return 0;
+	stop_hold(&job->stop);
+	int err = job->exists ? 0 : target_create(job);
+	if (err)
 		return err;
 	if (ftruncate(job->fd, (off_t)size))
 		return refuse(job->o->path, "cannot be made %" PRIu64 " bytes long: %s", size, strerror(errno));
@@ -571,15 +583,6 @@ static int run(struct job *job)
 	if (!err)
 		show_volume(job);
 	return err;
-}
-
-/* After a failure: what exists as it was long, what was created gone. */
-static void undo(struct job *job)
-{
-	if (job->created)
-		unlink(job->o->path);
-	else if (job->resized && ftruncate(job->fd, (off_t)job->old_size))
-		refuse(job->o->path, "cannot be cut back to %" PRIu64 " bytes: %s", job->old_size, strerror(errno));
 }
 
 int main(int argc, char **argv)

@@ -64,6 +64,21 @@ def test_mkfs_bad(make_volume, args):
     assert not os.path.exists(v.image)
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_mkfs_is_interrupted(make_volume, exists):
+    """What it made is gone, and what it enlarged is as long as it was."""
+    v = make_volume()
+    if exists:
+        run("truncate", "-s", "1M", v.image)
+    # A journal takes its time to be written.
+    with subprocess.Popen([MKFS, "-q", v.image, "--size", "20G", "-J", "4G"], stdin=subprocess.DEVNULL) as p:
+        wait_for(lambda: os.path.exists(v.image) and os.path.getsize(v.image) == 20 << 30, what="the size")
+        p.terminate()
+        assert p.wait(60) == -signal.SIGTERM
+    assert os.path.exists(v.image) == exists
+    assert not exists or os.path.getsize(v.image) == 1 << 20
+
+
 def test_mkfs_reproducible(make_volume):
     v, w = make_volume(), make_volume()
     env = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
