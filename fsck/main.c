@@ -7,9 +7,11 @@
  */
 #include <fcntl.h>
 #include <getopt.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -386,6 +388,21 @@ static int check_all(struct job *job)
 
 /* --- replay ------------------------------------------------------------------------------------ */
 
+/* Signals are held, and Ctrl-C is an answer, too: it stays pending, for is_cancelled(). */
+static bool wait_for_answer(const struct job *job)
+{
+	struct pollfd p[2] = {
+		{.fd = STDIN_FILENO, .events = POLLIN},
+		{.fd = job->stop.held ? signalfd(-1, &job->stop.set, SFD_CLOEXEC) : -1, .events = POLLIN},
+	};
+
+	while (poll(p, 2, -1) < 0 && errno == EINTR)
+		;
+	if (p[1].fd >= 0)
+		close(p[1].fd);
+	return !p[1].revents;
+}
+
 bool job_ask(struct job *job, const char *question)
 {
 	char answer[16];
@@ -394,6 +411,10 @@ bool job_ask(struct job *job, const char *question)
 		return false;
 	printf("%s: %s (y/N) ", job->o.path, question);
 	fflush(stdout);
+	if (!wait_for_answer(job)) {
+		putchar('\n');
+		return false;
+	}
 	return fgets(answer, sizeof(answer), stdin) && (answer[0] == 'y' || answer[0] == 'Y');
 }
 

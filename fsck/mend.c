@@ -130,6 +130,9 @@ int mend(struct job *job)
 	bool asked = job->o.mode == MODE_ASK;
 	int err = job->res.nerrors && may_mend(job) ? mend_all(job, asked) : 0;
 
+	/* Who was asked has answered with a signal. */
+	if (!err && asked && job->res.nerrors && is_cancelled(job))
+		err = -ECANCELED;
 	if (!err && job->res.nerrors)
 		job->oc.status |= EXIT_UNCORRECTED;
 	if (!err && job->res.nerrors && !job->oc.advice)

@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import signal
+import subprocess
 
 import pytest
 
@@ -152,6 +154,27 @@ def test_one_question_on_a_terminal(broken, answer):
     assert done.stdout.count("(y/N)") == 1 and "1 problem found. Repair" in done.stdout
     assert done.returncode == (1 if answer == "y" else 4)
     assert (open(vol.image, "rb").read() == before) == (answer == "n")
+
+
+@pytest.mark.parametrize("name", ["link count", "torn log"])
+def test_signal_instead_of_an_answer(broken, name):
+    """Ctrl-C at the question: signals are held, as a repair must not be torn, but who waits for an answer waits for them too."""
+    vol = broken(name)
+    before = open(vol.image, "rb").read()
+    ours, theirs = os.openpty()
+    with subprocess.Popen([FSCK, "-f", vol.image], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as p:
+        said = b""
+        try:
+            while b"(y/N)" not in said:
+                said += os.read(p.stdout.fileno(), 1000)
+            p.send_signal(signal.SIGINT)
+            said += p.communicate(timeout=20)[0]
+        finally:
+            p.kill()
+    os.close(ours)
+    os.close(theirs)
+    assert p.returncode == 32 and b"cancelled" in said
+    assert open(vol.image, "rb").read() == before
 
 
 def test_undo_of_a_repair(broken, folder):
