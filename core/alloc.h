@@ -102,15 +102,33 @@ int alloc_prepare_reserve(struct alloc *a, uint64_t n, enum alloc_level level, s
 void alloc_reserve(struct alloc *a, uint64_t n);
 void alloc_unreserve(struct alloc *a, uint64_t n);
 
+/* Where blocks should be, and whose they are. */
+struct alloc_place {
+	uint64_t goal;	/* a blkno; 0: anywhere, see below */
+	uint64_t owner;	/* an inode number; 0: of nobody who would have room kept */
+	uint64_t room;	/* how many blocks the owner is likely to want behind them; 0: none */
+};
+
+static inline struct alloc_place alloc_at(uint64_t goal)
+{
+	return (struct alloc_place){.goal = goal};
+}
+
 /*
- * Hands out up to `want` blocks in one run, as near behind `goal` (a blkno; 0: anywhere, see below) as it can: the run at goal if
- * goal is free, else the first run of `want` from there in goal's group and the following ones, else the longest run
+ * Hands out up to `want` blocks in one run, as near behind the goal as it can: the run at goal if
+ * goal is free, else the first run of `want` and `room` from there in goal's group and the following ones, else the longest run
  * met.  At least 1.  Marks them used at once.  With goal 0 starts at a moving cursor so that
  * files started one after the other lie together.  Leaves `keep` blocks free, beyond what is reserved and what `level` may not use.
  * -EAGAIN + *miss, -ENOSPC as above.  Cost: bounded by the groups with free blocks, never by the used ones of full groups.
+ *
+ * An owner who did not get what it had asked to go on with has a window from then on: the free ones of the `room` blocks behind what it got.
+ * Others get those only where they would have less than they want without, and nodes as ever.  It moves along with what the owner gets; of
+ * ALLOC_WINDOWS the one that was not used for longest makes place for another, and all are gone with the object.  (Reservation windows as in ext3,
+ * fs/ext3/balloc.c, but nothing is counted as used, and a file that nothing gets in the way of needs none.)
  */
-int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, enum alloc_level level, struct miss *miss,
+int alloc_get(struct alloc *a, struct alloc_place place, uint64_t want, uint64_t keep, enum alloc_level level, struct miss *miss,
 	      uint64_t *blkno, uint64_t *n);
+#define ALLOC_WINDOWS 64u
 
 /* Takes back what alloc_get() gave since the last freeze and nobody has used: immediately free again. */
 void alloc_unget(struct alloc *a, uint64_t blkno, uint64_t n);

@@ -277,4 +277,5 @@ void alloc_assert(const struct alloc *a)
 	assert(!a->trim || a->group[a->trim->group].mem->trim == a->trim);
 	assert(pend_assert_list(a, false) + pend_assert_list(a, true) + (a->trim ? a->trim->count : 0) == a->npending);
 	assert(!a->frozen || a->frozen_exists);
+	windows_assert(a);
 }

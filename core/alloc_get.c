@@ -85,6 +85,8 @@ struct search {
 	uint32_t want;
 	bool memory_only; /* leave groups alone whose bits are not in memory */
 	bool stay; /* go back to the beginning of the first group before leaving it */
+	bool anyones; /* look into windows of others than `owner`, too */
+	uint64_t owner;
 	bool has_skipped;
 	uint32_t skipped; /* not in memory, with free blocks, but surely without `want` in a row */
 	uint64_t blkno; /* the best so far */
@@ -124,9 +126,11 @@ static int search_visit(struct alloc *a, struct search *s, uint32_t group, uint3
 		return enter;
 	/* There is no point in going on for more than the group may have. */
 	uint32_t want = group_bound(g) < s->want ? group_bound(g) : s->want;
-	struct run run = run_search(g->mem->live, from, want);
+	uint64_t buf[GROUP_WORDS];
+	const uint64_t *live = s->anyones ? g->mem->live : windows_mask(a, group, s->owner, buf);
+	struct run run = run_search(live, from, want);
 
-	if (from == 0 && run.len < want)
+	if (from == 0 && run.len < want && live == g->mem->live)
 		g->max_run = (uint16_t)run.len;
 	if (run.len > s->len) {
 		s->blkno = group_first(group) + run.from;
@@ -179,11 +183,12 @@ static int search_run(struct alloc *a, struct search *s, uint64_t goal, struct m
 	return err;
 }
 
-/* The free blocks at `goal` itself, if any: contiguity is worth more than length. */
-static int search_at(struct alloc *a, struct search *s, uint64_t goal, struct miss *miss)
+/* At most `want` free blocks at `goal` itself, if any: contiguity is worth more than length. */
+static int search_at(struct alloc *a, struct search *s, uint64_t goal, uint32_t want, struct miss *miss)
 {
 	uint32_t group = blkno_group(goal), from = (uint32_t)(goal % GROUP_BLOCKS);
-	uint32_t end = from + s->want < GROUP_BLOCKS ? from + s->want : GROUP_BLOCKS;
+	uint32_t end = from + want < GROUP_BLOCKS ? from + want : GROUP_BLOCKS;
+	uint64_t buf[GROUP_WORDS];
 
 	if (a->group[group].nfree == 0)
 		return 0;
@@ -191,48 +196,60 @@ static int search_at(struct alloc *a, struct search *s, uint64_t goal, struct mi
 	if (err)
 		return err;
 	s->blkno = goal;
-	s->len = (uint32_t)bits_next(a->group[group].mem->live, from, end) - from;
+	s->len = (uint32_t)bits_next(windows_mask(a, group, s->owner, buf), from, end) - from;
 	return 0;
 }
 
-/* Finds without taking. */
-static int search(struct alloc *a, struct search *s, uint64_t goal, struct miss *miss)
+/* Finds without taking `want` blocks; others' windows are no obstacle if there would be less without them. */
+static int search(struct alloc *a, struct search *s, const struct alloc_place *at, uint32_t want, struct miss *miss)
 {
-	bool anywhere = goal < super_data_begin(a->sb) || goal >= super_data_end(a->sb);
+	bool anywhere = at->goal < super_data_begin(a->sb) || at->goal >= super_data_end(a->sb);
+	uint64_t from = anywhere ? a->cursor : at->goal;
+	int err = anywhere ? 0 : search_at(a, s, from, want, miss);
 
-	if (!anywhere) {
-		int err = search_at(a, s, goal, miss);
-
-		if (err || s->len > 0)
-			return err;
-	}
-	return search_run(a, s, anywhere ? a->cursor : goal, miss);
+	if (err || s->len > 0)
+		return err;
+	s->want = want + at->room < GROUP_BLOCKS ? want + (uint32_t)at->room : GROUP_BLOCKS;
+	err = search_run(a, s, from, miss);
+	if (err || s->len >= want || (at->room == 0 && a->nwindows == 0))
+		return err;
+	s->anyones = true;
+	s->want = want;
+	return search_run(a, s, from, miss);
 }
 
-int alloc_get(struct alloc *a, uint64_t goal, uint64_t want, uint64_t keep, enum alloc_level level, struct miss *miss,
+int alloc_get(struct alloc *a, struct alloc_place place, uint64_t want, uint64_t keep, enum alloc_level level, struct miss *miss,
 	      uint64_t *blkno, uint64_t *n)
 {
 	uint64_t kept = a->reserved + keep;
 	uint64_t held = BUG(DATA_TAKES_PROMISED) ? 0 : kept + alloc_kept(a, level);
-	struct search s = {0};
+	struct search s = {.owner = place.owner};
 
 	assert(want > 0);
 	if (a->nfree <= held)
 		return alloc_lack(a, held + 1, miss);
 	if (want > a->nfree - held)
 		want = a->nfree - held;
-	s.want = want < GROUP_BLOCKS ? (uint32_t)want : GROUP_BLOCKS;
-	int err = search(a, &s, goal, miss);
+	if (want > GROUP_BLOCKS)
+		want = GROUP_BLOCKS;
+	/* Where space is short, others have as much use for it. */
+	if (place.room > a->nfree / 16)
+		place.room = a->nfree / 16;
+	int err = search(a, &s, &place, (uint32_t)want, miss);
 	if (err)
 		return err;
 	assert(s.len > 0);
+	if (s.len > want)
+		s.len = (uint32_t)want;
 	/* What is promised must stay available without I/O. */
 	err = alloc_load(a, kept + s.len, miss);
 	if (err)
 		return err;
 	alloc_mark(a, s.blkno, s.len);
-	if (goal == 0)
+	if (place.goal == 0)
 		a->cursor = s.blkno + s.len;
+	if (place.owner)
+		window_set(a, place.owner, s.blkno + s.len, place.room, place.goal != 0 && s.blkno != place.goal);
 	*blkno = s.blkno;
 	*n = s.len;
 	return 0;
@@ -253,7 +270,7 @@ uint64_t alloc_node_block(struct alloc *a, unsigned copy)
 
 	assert(a->reserved > 0);
 	if (!is_free_in_memory(a, blkno)) {
-		struct search s = {.want = NODE_RUN, .memory_only = true, .stay = true};
+		struct search s = {.want = NODE_RUN, .memory_only = true, .stay = true, .anyones = true};
 		int err = search_run(a, &s, blkno, NULL);
 
 		/* Invariant 4: there are free blocks in memory, and looking at them needs nothing. */

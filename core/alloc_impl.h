@@ -45,6 +45,12 @@ struct claim {
 	uint64_t blkno, n, owner;
 };
 
+/* Free blocks [from, to) that others leave to `owner` as long as they can; in one group.  See alloc_get(). */
+struct window {
+	uint64_t owner, from, to;
+	uint64_t used;	/* when: alloc's window_clock */
+};
+
 #define NODE_COPIES 2
 
 struct alloc {
@@ -67,6 +73,10 @@ struct alloc {
 
 	uint64_t cursor;			/* for new files */
 	uint64_t node_cursor[NODE_COPIES];	/* for tree nodes */
+
+	struct window window[ALLOC_WINDOWS];
+	unsigned nwindows;
+	uint64_t window_clock;
 
 	/* What the transaction being prepared frees; the array stays for the next one. */
 	struct claim *claim;
@@ -134,6 +144,18 @@ void group_mark_dirty(struct alloc *a, uint32_t group);
 /* Marks blocks of a group in memory used, or free, and keeps every count and hint. */
 void group_take(struct alloc *a, const struct piece *p);
 void group_give(struct alloc *a, uint32_t group, uint32_t n);
+
+/* --- windows (alloc_window.c) --- */
+
+/* The bits of a group with the windows of all but `owner` set: the group's own if there are none, else `buf`. */
+const uint64_t *windows_mask(const struct alloc *a, uint32_t group, uint64_t owner, uint64_t buf[GROUP_WORDS]);
+
+/*
+ * `owner` got what ends in front of `from`: if it has a window or, `needed`, should get one, that is there from now on, as much of `room` as is free
+ * in one group and in no other window.
+ */
+void window_set(struct alloc *a, uint64_t owner, uint64_t from, uint64_t room, bool needed);
+void windows_assert(const struct alloc *a);
 
 /* -EAGAIN with MISS_SPACE if a checkpoint could leave `need` blocks free, else -ENOSPC. */
 int alloc_lack(const struct alloc *a, uint64_t need, struct miss *miss);

@@ -94,7 +94,7 @@ static int inline_move(struct txn *t, uint64_t ino, struct disk_inode *di, const
 	} item = {.head = {.nblocks = put32(1)}, .csum = put32(crc32c(0, page, BLOCK_SIZE))};
 	struct key from = key_make(ino, ITEM_INLINE, 0), to = key_make(ino, ITEM_EXTENT, 0);
 	uint64_t blkno, n;
-	int err = txn_alloc(t, 0, 1, miss, &blkno, &n);
+	int err = txn_alloc(t, alloc_at(0), 1, miss, &blkno, &n);
 
 	if (err)
 		return err;

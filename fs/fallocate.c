@@ -97,14 +97,14 @@ static int zero_edges(struct falloc *f, const struct disk_inode *di, struct extm
 }
 
 /* What is allocated may go on where the file's blocks in front of it end. */
-static uint64_t hole_goal(struct extmap *m, uint64_t block)
+static struct alloc_place hole_place(struct extmap *m, uint64_t block)
 {
 	const struct extent *e = extmap_before(m, block);
 	const struct inode *inode = inode_find(m->fs, m->ino);
 
 	if (e && e->file + e->n == block)
-		return e->blkno + e->n;
-	return inode ? inode->goal : 0;
+		return (struct alloc_place){.goal = e->blkno + e->n, .owner = m->ino};
+	return (struct alloc_place){.goal = inode ? inode->goal : 0, .owner = m->ino};
 }
 
 /* Unwritten blocks into the holes of [f->next, *end); *end becomes less if that is much work. */
@@ -125,7 +125,7 @@ static int fill_holes(struct falloc *f, struct extmap *m, struct txn *t, struct 
 			*end = block;
 			return 0;
 		}
-		int err = txn_alloc(t, hole_goal(m, block), bound - block, miss, &blkno, &n);
+		int err = txn_alloc(t, hole_place(m, block), bound - block, miss, &blkno, &n);
 		if (err)
 			return err;
 		extmap_set(m, block, n, blkno, NULL);

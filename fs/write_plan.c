@@ -27,6 +27,10 @@
 /* And new ones of requests up to here: a commit is then one durable write, without a flush for their sake. */
 #define LOGGED_NEW ((16u << 10) / BLOCK_SIZE)
 
+/* Room that is kept behind a file that grows, in blocks. */
+#define ROOM_MIN 16u
+#define ROOM_MAX 4096u
+
 static void write_txn_begin(struct write *w, struct txn *t)
 {
 	txn_begin(t, w->fs->v);
@@ -141,9 +145,25 @@ static uint64_t plan_goal(struct write *w)
 	return e ? e->blkno + e->n : 0;
 }
 
-/* New places for holes and, if `moving`, for whole blocks that are written. */
-static int plan_alloc(struct write *w, struct txn *t, bool moving, struct miss *miss, uint64_t *goal)
+/*
+ * A file that grows is likely to do so for a while: it may want as much again as it has.  One write may be all that there will be of a file;
+ * but not one of as much as a request can have.
+ */
+static uint64_t plan_room(const struct write *w, const struct disk_inode *di)
 {
+	uint64_t nblocks = get64(di->nblocks);
+
+	if (nblocks == 0)
+		return w->len == FS_IO_MAX ? w->nblocks : 0;
+	if (nblocks < ROOM_MIN)
+		return ROOM_MIN;
+	return nblocks < ROOM_MAX ? nblocks : ROOM_MAX;
+}
+
+/* New places for holes and, if `moving`, for whole blocks that are written. */
+static int plan_alloc(struct write *w, struct txn *t, const struct disk_inode *di, bool moving, struct miss *miss, uint64_t *goal)
+{
+	struct alloc_place place = {.owner = w->ino, .room = plan_room(w, di)};
 	unsigned i = 0;
 
 	*goal = plan_goal(w);
@@ -158,7 +178,8 @@ static int plan_alloc(struct write *w, struct txn *t, bool moving, struct miss *
 			*goal = w->blk[i++].old_blkno + 1;
 			continue;
 		}
-		int err = w->owned ? -ENOSPC : txn_alloc(t, *goal, j - i, miss, &blkno, &n);
+		place.goal = *goal;
+		int err = w->owned ? -ENOSPC : txn_alloc(t, place, j - i, miss, &blkno, &n);
 		if (err == -ENOSPC)
 			return plan_full(w, i, moving);
 		if (err)
@@ -213,7 +234,7 @@ static bool plan_owned(const struct write *w)
 	return unwritten;
 }
 
-static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64_t *goal)
+static int plan_blocks(struct write *w, struct txn *t, const struct disk_inode *di, struct miss *miss, uint64_t *goal)
 {
 	uint64_t end = w->first + w->nblocks;
 	int err = extmap_load(&w->map, w->first, end, UINT32_MAX, miss);
@@ -238,7 +259,7 @@ static int plan_blocks(struct write *w, struct txn *t, struct miss *miss, uint64
 		if (err)
 			return err;
 	}
-	err = plan_alloc(w, t, moving, miss, goal);
+	err = plan_alloc(w, t, di, moving, miss, goal);
 	for (unsigned i = 0; !err && i < w->nblocks; i++)
 		w->blk[i].direct = wpart_whole(w, i) && (moving || (!small && !w->blk[i].old_written) ||
 							 (BUG(OVERWRITE_IN_PLACE) && !is_staged(w, i)));
@@ -443,7 +464,7 @@ static int commit(struct write *w, struct txn *t, bool direct, struct miss *miss
 static int write_blocks_txn(struct write *w, struct txn *t, struct disk_inode *di, struct miss *miss)
 {
 	uint64_t goal, lsn;
-	int err = plan_blocks(w, t, miss, &goal);
+	int err = plan_blocks(w, t, di, miss, &goal);
 
 	if (err)
 		return err;

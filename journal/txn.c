@@ -153,7 +153,7 @@ static uint64_t txn_keep(const struct txn *t)
 	return 64 + t->len / 256;
 }
 
-int txn_alloc(struct txn *t, uint64_t goal, uint64_t want, struct miss *miss, uint64_t *blkno, uint64_t *n)
+int txn_alloc(struct txn *t, struct alloc_place place, uint64_t want, struct miss *miss, uint64_t *blkno, uint64_t *n)
 {
 	struct txn_run run;
 	int err;
@@ -162,7 +162,7 @@ int txn_alloc(struct txn *t, uint64_t goal, uint64_t want, struct miss *miss, ui
 		return t->err;
 	if (!txn_grow(t, (void **)&t->run, t->nruns, &t->cap_runs, sizeof(*t->run)))
 		return t->err;
-	err = alloc_get(t->v->alloc, goal, want, txn_keep(t), t->level, miss, &run.blkno, &run.n);
+	err = alloc_get(t->v->alloc, place, want, txn_keep(t), t->level, miss, &run.blkno, &run.n);
 	if (err)
 		return err;
 	t->run[t->nruns++] = run;

@@ -69,7 +69,7 @@ void txn_del(struct txn *t, const struct key *key);
 void txn_patch(struct txn *t, const struct key *key, unsigned at, const void *bytes, unsigned len);
 
 /* Allocates data blocks now (alloc_get() with room kept for this transaction's metadata) and records it. */
-int txn_alloc(struct txn *t, uint64_t goal, uint64_t want, struct miss *miss, uint64_t *blkno, uint64_t *n);
+int txn_alloc(struct txn *t, struct alloc_place place, uint64_t want, struct miss *miss, uint64_t *blkno, uint64_t *n);
 /* Frees data blocks, staged content included. */
 void txn_free(struct txn *t, uint64_t blkno, uint64_t n);
 

@@ -150,7 +150,7 @@ static inline int change_try(struct bench *b, struct change *ch, struct miss *mi
 	else if (ch->what == CHANGE_DEL)
 		txn_del(&t, &ch->key);
 	else if (ch->what == CHANGE_ALLOC)
-		err = txn_alloc(&t, 0, 1, miss, &ch->blkno, &n);
+		err = txn_alloc(&t, alloc_at(0), 1, miss, &ch->blkno, &n);
 	else
 		txn_free(&t, ch->blkno, 1);
 	if (!err)

@@ -209,10 +209,10 @@ static bool rig_provide(struct rig *r, const struct miss *miss)
 
 /* --- operations on both ------------------------------------------------------------------------ */
 
-static int rig_get(struct rig *r, uint64_t goal, uint64_t want, uint64_t keep, bool urgent, struct miss *miss,
-		   uint64_t *blkno, uint64_t *n)
+static int rig_get_at(struct rig *r, struct alloc_place place, uint64_t want, uint64_t keep, bool urgent, struct miss *miss,
+		      uint64_t *blkno, uint64_t *n)
 {
-	int err = RETRY(r, miss, alloc_get(r->a, goal, want, keep, urgent, miss, blkno, n));
+	int err = RETRY(r, miss, alloc_get(r->a, place, want, keep, urgent, miss, blkno, n));
 
 	if (!err) {
 		assert_true(*n >= 1 && *n <= want);
@@ -220,6 +220,12 @@ static int rig_get(struct rig *r, uint64_t goal, uint64_t want, uint64_t keep, b
 		model_move(r, *blkno, *n, FREE, USED);
 	}
 	return err;
+}
+
+static int rig_get(struct rig *r, uint64_t goal, uint64_t want, uint64_t keep, bool urgent, struct miss *miss,
+		   uint64_t *blkno, uint64_t *n)
+{
+	return rig_get_at(r, alloc_at(goal), want, keep, urgent, miss, blkno, n);
 }
 
 static int rig_free(struct rig *r, uint64_t blkno, uint64_t n)
@@ -408,6 +414,21 @@ static void step_get(struct rig *r)
 	}
 }
 
+/* For one of more owners than there are windows.  Where that may be is test_alloc_window.c's; here, that it is free. */
+static void step_get_with_room(struct rig *r)
+{
+	struct alloc_place place = {
+		.goal = rig_random(r, 4) ? rig_random(r, r->sb.nblocks) : 0,
+		.owner = 1 + rig_random(r, ALLOC_WINDOWS + 20),
+		.room = rig_random(r, 500),
+	};
+	struct miss miss = {0};
+	uint64_t blkno, n;
+	int err = rig_get_at(r, place, 1 + rig_random(r, 300), 0, false, &miss, &blkno, &n);
+
+	assert_true(!err || err == -EAGAIN || err == -ENOSPC);
+}
+
 /* A run of used blocks around a random place, or a random range that may be anything. */
 static void step_free(struct rig *r)
 {
@@ -567,7 +588,7 @@ static void step_checkpoint(struct rig *r)
 	rig_freeze(r);
 }
 
-static void random_history(uint64_t nblocks, uint64_t seed, unsigned nsteps)
+static void random_history(uint64_t nblocks, uint64_t seed, unsigned nsteps, bool rooms)
 {
 	struct rig r;
 	unsigned nreopened = 0, ntrims = 0;
@@ -581,7 +602,7 @@ static void random_history(uint64_t nblocks, uint64_t seed, unsigned nsteps)
 		unsigned what = (unsigned)rig_random(&r, 100), bias = i / 600 % 2 ? 20 : 60;
 
 		if (what < bias)
-			step_get(&r);
+			rooms ? step_get_with_room(&r) : step_get(&r);
 		else if (what < 80)
 			rig_random(&r, 3) ? step_free(&r) : step_free_scattered(&r);
 		else if (what < 84)
@@ -609,21 +630,21 @@ static void test_random_small(void **state)
 {
 	(void)state;
 	for (uint64_t seed = 1; seed <= 6; seed++)
-		random_history(9000, seed, 4000);
+		random_history(9000, seed, 4000, seed & 1);
 }
 
 static void test_random_groups(void **state)
 {
 	(void)state;
 	for (uint64_t seed = 1; seed <= 3; seed++)
-		random_history(3 * GROUP_BLOCKS + 7000, seed, 3000);
+		random_history(3 * GROUP_BLOCKS + 7000, seed, 3000, seed & 1);
 }
 
 /* The tail's fixed areas begin in the last group but one. */
 static void test_random_straddling(void **state)
 {
 	(void)state;
-	random_history(2 * GROUP_BLOCKS + 5, 42, 2500);
+	random_history(2 * GROUP_BLOCKS + 5, 42, 2500, false);
 }
 
 /* --- space ------------------------------------------------------------------------------------ */
@@ -991,11 +1012,11 @@ static void test_loads_what_it_needs(void **state)
 	(void)state;
 	rig_open(&r, 8 * GROUP_BLOCKS);
 	rig_populate(&r);
-	assert_int_equal(alloc_get(r.a, goal, 5, 0, false, &miss, &blkno, &n), -EAGAIN);
+	assert_int_equal(alloc_get(r.a, alloc_at(goal), 5, 0, false, &miss, &blkno, &n), -EAGAIN);
 	assert_true(miss.kind == MISS_BITMAP && miss.group == 4);
 	assert_true(rig_provide(&r, &miss));
 	assert_true(rig_provide(&r, &miss)); /* a second arrival changes nothing */
-	assert_int_equal(alloc_get(r.a, goal, 5, 0, false, &miss, &blkno, &n), 0);
+	assert_int_equal(alloc_get(r.a, alloc_at(goal), 5, 0, false, &miss, &blkno, &n), 0);
 	assert_true(blkno == goal && n == 5);
 	model_move(&r, blkno, n, FREE, USED);
 	assert_int_equal(alloc_prepare_free(r.a, 2 * GROUP_BLOCKS + 900, 10, &miss), -EAGAIN);
@@ -1030,9 +1051,9 @@ static void test_loads_promising_groups_first(void **state)
 	rig_freeze(&r);
 	rig_release(&r);
 	rig_reopen(&r);
-	assert_int_equal(alloc_get(r.a, 1000, 501, 0, true, &miss, &blkno, &n), -EAGAIN);
+	assert_int_equal(alloc_get(r.a, alloc_at(1000), 501, 0, true, &miss, &blkno, &n), -EAGAIN);
 	assert_true(miss.kind == MISS_BITMAP && miss.group == 1);
-	assert_int_equal(alloc_get(r.a, 1000, 100, 0, true, &miss, &blkno, &n), -EAGAIN);
+	assert_int_equal(alloc_get(r.a, alloc_at(1000), 100, 0, true, &miss, &blkno, &n), -EAGAIN);
 	assert_true(miss.kind == MISS_BITMAP && miss.group == 2);
 	assert_int_equal(rig_get(&r, 1000, 100, 0, true, &miss, &blkno, &n), 0);
 	assert_true(blkno == 2 * GROUP_BLOCKS + 7 && n == 100 && r.nloads == 1);
@@ -1057,7 +1078,7 @@ static void test_data_leaves_promised_blocks_in_memory(void **state)
 	uint64_t goal = miss.group * (uint64_t)GROUP_BLOCKS + 3000;
 	assert_int_equal(rig_reserve(&r, 2 * (GROUP_BLOCKS - 10) - 1, false, &miss), 0);
 	assert_int_equal(r.nloads, 2);
-	assert_int_equal(alloc_get(r.a, goal, 1, 0, false, &miss, &blkno, &n), -EAGAIN);
+	assert_int_equal(alloc_get(r.a, alloc_at(goal), 1, 0, false, &miss, &blkno, &n), -EAGAIN);
 	assert_true(miss.kind == MISS_BITMAP && miss.group != goal / GROUP_BLOCKS);
 	assert_int_equal(rig_get(&r, goal, 1, 0, false, &miss, &blkno, &n), 0);
 	assert_int_equal(blkno, goal);
@@ -1116,14 +1137,14 @@ static void test_million_frees(void **state)
 	alloc_get_space(a, &empty);
 	for (unsigned round = 0; round < 2; round++) {
 		for (unsigned i = 0; i < N; i++) {
-			assert_int_equal(alloc_get(a, i ? extent[i - 1] + EXTENT : 0, EXTENT, 0, false, &miss,
+			assert_int_equal(alloc_get(a, alloc_at(i ? extent[i - 1] + EXTENT : 0), EXTENT, 0, false, &miss,
 						   &extent[i], &n),
 					 0);
 			for (uint64_t more; n < EXTENT; n += more) { /* a group's end */
 				uint64_t at;
 
 				alloc_unget(a, extent[i], n);
-				assert_int_equal(alloc_get(a, 0, EXTENT, 0, false, &miss, &at, &more), 0);
+				assert_int_equal(alloc_get(a, alloc_at(0), EXTENT, 0, false, &miss, &at, &more), 0);
 				extent[i] = at;
 				n = 0;
 			}

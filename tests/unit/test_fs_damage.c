@@ -111,7 +111,7 @@ static uint64_t free_block(struct data *d)
 
 	volume_lock(d->r.v);
 	txn_begin(&t, d->r.v);
-	assert_int_equal(txn_alloc(&t, 0, 1, &miss, &blkno, &n), 0);
+	assert_int_equal(txn_alloc(&t, alloc_at(0), 1, &miss, &blkno, &n), 0);
 	txn_end(&t);
 	volume_unlock(d->r.v);
 	return blkno;
@@ -310,7 +310,7 @@ static int record_shared(struct data *d, struct txn *t, struct miss *miss)
 	int err = inode_get(d->fs, d->ino[0], miss, &di);
 
 	if (!err)
-		err = txn_alloc(t, 0, RUN, miss, &blkno, &n);
+		err = txn_alloc(t, alloc_at(0), RUN, miss, &blkno, &n);
 	if (err)
 		return err;
 	assert_int_equal(n, RUN);
@@ -412,7 +412,7 @@ static int record_twins(struct data *d, struct txn *t, struct miss *miss)
 	int err = inode_get(d->fs, d->ino[0], miss, &di);
 
 	if (!err)
-		err = txn_alloc(t, 0, RUN, miss, &blkno, &n);
+		err = txn_alloc(t, alloc_at(0), RUN, miss, &blkno, &n);
 	if (err)
 		return err;
 	assert_int_equal(n, RUN);

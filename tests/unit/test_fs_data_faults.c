@@ -82,7 +82,7 @@ static void take_blocks(struct data *d)
 
 	volume_lock(d->r.v);
 	do
-		err = alloc_get(d->r.v->alloc, 0, 1000, 0, false, &miss, &blkno, &n);
+		err = alloc_get(d->r.v->alloc, alloc_at(0), 1000, 0, false, &miss, &blkno, &n);
 	while (!err);
 	volume_unlock(d->r.v);
 	assert_int_equal(err, -ENOSPC);

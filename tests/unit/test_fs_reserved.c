@@ -138,7 +138,7 @@ static void take_blocks(struct data *d)
 	data_checkpoint(d);
 	do {
 		volume_lock(d->r.v);
-		err = alloc_get(d->r.v->alloc, 0, 1000, 0, ALLOC_NORMAL, &miss, &blkno, &n);
+		err = alloc_get(d->r.v->alloc, alloc_at(0), 1000, 0, ALLOC_NORMAL, &miss, &blkno, &n);
 		volume_unlock(d->r.v);
 		if (err == -EAGAIN)
 			err = volume_provide(d->r.v, d->q, &miss);
@@ -339,7 +339,7 @@ static uint64_t drain(struct data *d, enum alloc_level level)
 
 	do {
 		volume_lock(d->r.v);
-		err = alloc_get(d->r.v->alloc, 0, 1000, 0, level, &miss, &blkno, &n);
+		err = alloc_get(d->r.v->alloc, alloc_at(0), 1000, 0, level, &miss, &blkno, &n);
 		volume_unlock(d->r.v);
 		if (err == -EAGAIN)
 			assert_int_equal(volume_provide(d->r.v, d->q, &miss), 0);
