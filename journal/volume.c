@@ -116,6 +116,9 @@ void volume_read_end(struct volume *v, unsigned epoch)
 	volume_unlock(v);
 }
 
+/* Freed blocks that are no reason for a checkpoint; on a small volume a 64th of it. */
+#define PENDING_LEAST ((64u << 20) / BLOCK_SIZE)
+
 /* --- asking for a checkpoint --------------------------------------------------------------------- */
 
 uint64_t volume_room(const struct volume *v)
@@ -145,6 +148,21 @@ void volume_want_checkpoint(struct volume *v)
 		v->want_checkpoint_fn(v->want_checkpoint_arg);
 }
 
+/*
+ * What is freed can be used again after the next checkpoint.  Where that is long in coming the free space left is used up to its last crumbs, and
+ * files are in as many pieces.
+ */
+static bool volume_pending_much(const struct volume *v)
+{
+	struct alloc_space s;
+
+	alloc_get_space(v->alloc, &s);
+	uint64_t kept = s.reserved + s.emergency, usable = s.nfree > kept ? s.nfree - kept : 0;
+	uint64_t least = s.nblocks / 64 < PENDING_LEAST ? s.nblocks / 64 : PENDING_LEAST;
+
+	return s.npending > least && s.npending > usable / 4;
+}
+
 bool volume_checkpoint_due(struct volume *v)
 {
 	LOCK_ASSERT_HELD(&v->lock);
@@ -154,7 +172,8 @@ bool volume_checkpoint_due(struct volume *v)
 	if (!v->log || volume_writable(v))
 		return false;
 	return log_used(v->log) > log_size(v->log) / 2 ||
-	       tree_ndirty(v->tree) * BLOCK_SIZE > v->dirty_limit || stage_bytes(v->stage) > v->dirty_limit;
+	       tree_ndirty(v->tree) * BLOCK_SIZE > v->dirty_limit || stage_bytes(v->stage) > v->dirty_limit ||
+	       (!v->checkpoint_running && volume_pending_much(v));
 }
 
 int volume_service(struct volume *v, struct dev_queue *q)

@@ -434,7 +434,7 @@ static int try_write_logged(struct rig *r, struct block_file *f, unsigned at, co
 	volume_lock(r->v);
 	txn_begin(&t, r->v);
 	if (fresh)
-		err = txn_alloc(&t, 0, 1, miss, &f->blkno, &n);
+		err = txn_alloc(&t, alloc_at(0), 1, miss, &f->blkno, &n);
 	if (!err) {
 		txn_data(&t, f->blkno, at, bytes, len, fresh, base);
 		err = txn_commit(&t, r->q, 0, miss, NULL, lsn);
@@ -1043,7 +1043,7 @@ static void test_full_and_free(void **state)
 
 		volume_lock(r.v);
 		txn_begin(&t, r.v);
-		err = txn_alloc(&t, 0, 16, &miss, &run[nruns].blkno, &run[nruns].n);
+		err = txn_alloc(&t, alloc_at(0), 16, &miss, &run[nruns].blkno, &run[nruns].n);
 		if (!err)
 			err = txn_commit(&t, r.q, 0, &miss, NULL, NULL);
 		txn_end(&t);
@@ -1086,6 +1086,60 @@ static void test_full_and_free(void **state)
 	rig_destroy(&r);
 }
 
+/* One transaction: takes `*n` blocks if *blkno is 0 (fewer, if there is no such run), else frees them. */
+static void take_or_free(struct rig *r, uint64_t *blkno, uint64_t *n)
+{
+	uint64_t want = *n;
+	struct miss miss;
+	struct txn t;
+	int err;
+
+	do {
+		bool taken = false;
+
+		volume_lock(r->v);
+		txn_begin(&t, r->v);
+		if (*blkno)
+			txn_free(&t, *blkno, *n);
+		err = *blkno ? 0 : txn_alloc(&t, alloc_at(0), want, &miss, blkno, n);
+		taken = t.nruns > 0;
+		if (!err)
+			err = txn_commit(&t, r->q, 0, &miss, NULL, NULL);
+		txn_end(&t);
+		volume_unlock(r->v);
+		if (err == -EAGAIN && taken)
+			*blkno = 0;
+	} while (err == -EAGAIN && !volume_provide(r->v, r->q, &miss));
+	assert_int_equal(err, 0);
+}
+
+/* What is freed is made usable while there is still more free than that, and once. */
+static void test_freed_blocks_are_due(void **state)
+{
+	uint64_t blkno = 0, end, n, piece = 8, freed = 0;
+	struct alloc_space s;
+	struct rig r;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 11);
+	volume_lock(r.v);
+	alloc_get_space(r.v->alloc, &s);
+	volume_unlock(r.v);
+	n = s.nfree / 2;
+	take_or_free(&r, &blkno, &n);
+	assert_int_equal(volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE), 0);
+	for (end = blkno + n; !is_due(r.v) && blkno + piece <= end; blkno += piece, freed += piece)
+		take_or_free(&r, &blkno, &piece);
+	assert_in_range(freed, s.nfree / 10, s.nfree / 5);
+	assert_int_equal(volume_checkpoint(r.v, r.q, 0), 0);
+	assert_false(is_due(r.v));
+	volume_lock(r.v);
+	alloc_get_space(r.v->alloc, &s);
+	volume_unlock(r.v);
+	assert_int_equal(s.npending, 0);
+	rig_destroy(&r);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1114,6 +1168,7 @@ int main(void)
 		cmocka_unit_test(test_lost_root_write),
 		cmocka_unit_test(test_astray_root_read),
 		cmocka_unit_test(test_full_and_free),
+		cmocka_unit_test(test_freed_blocks_are_due),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
