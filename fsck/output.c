@@ -273,7 +273,9 @@ static void end_verbose(const struct fsck_result *res)
 	char text[SIZE_TEXT], uuid[UUID_STR_LEN];
 
 	uuid_unparse_lower(res->sb.uuid, uuid);
-	printf("    UUID %s, label \"%s\", checkpoint %" PRIu64 "\n", uuid, res->sb.label, res->generation);
+	printf("    UUID %s, label \"", uuid);
+	printable_put(stdout, res->sb.label);
+	printf("\", checkpoint %" PRIu64 "\n", res->generation);
 	printf("    %" PRIu64 " files, %" PRIu64 " directories, %" PRIu64 " others, %" PRIu64 " waiting to be cleaned up\n",
 	       res->nfiles, res->ndirs, res->nothers, res->norphans);
 	printf("    %" PRIu64 " files with blocks, %" PRIu64 " extents in %" PRIu64 " pieces (%.1f %% of files in more than one)\n",

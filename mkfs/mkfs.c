@@ -20,6 +20,7 @@
 
 #include "core/image_lock.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "core/size.h"
 #include "core/stdio.h"
 #include "core/stop.h"
@@ -561,8 +562,11 @@ static void show_volume(const struct job *job)
 	       size_format(sb->nblocks * BLOCK_SIZE, size), sb->nblocks,
 	       size_format(sb->journal_nblocks * BLOCK_SIZE, journal));
 	printf("UUID %s", o->dry_run && !o->has_uuid ? "random" : uuid);
-	if (o->label)
-		printf(", label \"%s\"", o->label);
+	if (o->label) {
+		fputs(", label \"", stdout);
+		printable_put(stdout, o->label);
+		putchar('"');
+	}
 	putchar('\n');
 }
 

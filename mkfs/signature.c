@@ -15,6 +15,7 @@
 
 #include "core/dev.h"
 #include "core/format.h"
+#include "core/printable.h"
 
 /* Holdfast's fixed blocks in front, which also hold ZFS's labels; and at the end those of ZFS, GPT, nilfs2 and md. */
 #define HEAD_BYTES (JOURNAL_BLKNO * BLOCK_SIZE)
@@ -116,16 +117,11 @@ static void describe_other(blkid_probe pr, char *what, size_t bytes)
 		snprintf(what + n, bytes - (size_t)n, " labelled \"%s\"", label);
 }
 
-int signature_find(int fd, uint64_t size, char *what, size_t what_bytes)
+static int find_other(int fd, uint64_t size, char *what, size_t bytes)
 {
 	auto_probe pr = NULL;
-	int found = find_own(fd, size, what, what_bytes);
-
-	if (found)
-		return found;
-	if (size == 0)
-		return 0;
 	int err = make_probe(fd, size, &pr);
+
 	if (err)
 		return err;
 	int rc = blkid_do_probe(pr);
@@ -133,8 +129,20 @@ int signature_find(int fd, uint64_t size, char *what, size_t what_bytes)
 		return -EIO;
 	if (rc > 0)
 		return 0;
-	describe_other(pr, what, what_bytes);
+	describe_other(pr, what, bytes);
 	return 1;
+}
+
+int signature_find(int fd, uint64_t size, char *what, size_t what_bytes)
+{
+	int found = find_own(fd, size, what, what_bytes);
+
+	if (!found && size)
+		found = find_other(fd, size, what, what_bytes);
+	/* Labels are in it. */
+	if (found > 0)
+		printable_make(what);
+	return found;
 }
 
 static int write_zeros(int fd, uint64_t off, uint64_t len)

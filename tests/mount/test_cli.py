@@ -64,6 +64,23 @@ def test_mkfs_bad(make_volume, args):
     assert not os.path.exists(v.image)
 
 
+def test_labels_are_any_bytes(make_volume):
+    """A label may come from a stranger: none of it reaches the terminal as a command, or makes lines of its own."""
+    v = make_volume()
+    evil = "la\nbel\x1b[31m\x9b5m"
+    made = run(MKFS, v.image, "--size", "8M", "-L", evil).stdout
+    refused = run(MKFS, v.image, check=False).stdout
+    checked = run(FSCK, "-n", "-f", "-v", v.image).stdout
+    foreign = v.path("..", "foreign.img")
+    run("truncate", "-s", "16M", foreign)
+    run("/sbin/mkfs.ext4", "-q", "-L", evil[:14], foreign)
+    other = run(MKFS, foreign, check=False).stdout
+    for text, lines in ((made, 2), (refused, 1), (checked, None), (other, 1)):
+        assert "la" in text and "bel" in text
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text), repr(text)
+        assert lines is None or len(text.splitlines()) == lines
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_mkfs_is_interrupted(make_volume, exists):
     """What it made is gone, and what it enlarged is as long as it was."""
