@@ -8,8 +8,11 @@
 #ifndef HOLDFAST_CORE_STDIO_H
 #define HOLDFAST_CORE_STDIO_H
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Descriptors 0 to 2 are open when this returns, those that were not on /dev/null.  False: there is none, so nothing should be opened. */
@@ -19,6 +22,17 @@ static inline bool stdio_reserve(void)
 		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
 			return false;
 	return true;
+}
+
+/* What was printed has arrived, or a message of `program` says that it has not. */
+static inline bool stdio_finish(const char *program)
+{
+	bool lost = ferror(stdout);
+
+	if (!fflush(stdout) && !lost)
+		return true;
+	fprintf(stderr, "%s: standard output: %s\n", program, lost ? "not everything could be written" : strerror(errno));
+	return false;
 }
 
 #endif

@@ -525,7 +525,7 @@ int main(int argc, char **argv)
 	int rc = stdio_reserve() ? parse_command(argc, argv, &job) : (int)EXIT_OPERATION;
 
 	if (rc >= 0)
-		return rc;
+		return rc || stdio_finish(PROGRAM) ? rc : (int)EXIT_OPERATION;
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	stop_hold(&job.stop);
 	job.diag = (struct diag){.emit = emit, .arg = &job};
@@ -540,7 +540,7 @@ int main(int argc, char **argv)
 		job.oc.seconds = seconds_since(&start);
 	output_end(&job.out, &job.res, &job.oc, shown_per_code(&job));
 	close_image(&job);
-	if (fflush(stdout))
+	if (!stdio_finish(PROGRAM))
 		job.oc.status |= EXIT_OPERATION;
 	return (int)job.oc.status;
 }

@@ -596,7 +596,7 @@ int main(int argc, char **argv)
 	int rc = stdio_reserve() ? parse_command(argc, argv, &o) : 1;
 
 	if (rc >= 0)
-		return rc;
+		return rc || !stdio_finish(PROGRAM);
 	int err = run(&job);
 	if (err)
 		undo(&job);
@@ -604,5 +604,5 @@ int main(int argc, char **argv)
 		close(job.backing_fd);
 	if (job.fd >= 0)
 		close(job.fd);
-	return err || fflush(stdout) ? 1 : 0;
+	return err || !stdio_finish(PROGRAM);
 }

@@ -103,7 +103,5 @@ int main(int argc, char **argv)
 	int status = stdio_reserve() ? run(argc, argv) : TOOL_FOUND;
 
 	/* A result that has not arrived is none. */
-	if (fflush(stdout) && status == TOOL_OK)
-		status = TOOL_FOUND;
-	return status;
+	return !stdio_finish("holdfast") && status == TOOL_OK ? TOOL_FOUND : status;
 }

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input: one line that names path and cause, the right exit status, and not a byte of the image changed."""
 import os
+import re
 import stat
 import struct
+import subprocess
 
 import pytest
 
@@ -237,3 +239,16 @@ def test_closed_streams(make_volume, closed):
     assert quietly(MOUNT, vol.image, vol.dir) == 32
     assert quietly(os.path.join(BUILD, "tools", "holdfast"), "scrub", vol.image) == 1
     assert [sha256(path) for path in (foreign, vol.image)] == before
+
+
+def test_full_output(make_volume):
+    """A result that has not arrived is none: the status says so, and a message why."""
+    v = make_volume().mkfs()
+    holdfast = os.path.join(BUILD, "tools", "holdfast")
+    with open("/dev/full", "w", encoding="ascii") as full:
+        for argv, status in (((MKFS, "-f", v.image), 1), ((MKFS, "--help"), 1), ((FSCK, "-n", "-f", v.image), 8), ((FSCK, "--help"), 8),
+                             ((holdfast, "info", v.image), 1), ((holdfast, "help"), 1)):
+            done = run(*argv, check=False, stdout=full, stderr=subprocess.PIPE)
+            assert done.returncode == status, argv
+            assert re.fullmatch(r"\S+: standard output: No space left on device\n", done.stderr), (argv, done.stderr)
+    v.fsck()
