@@ -36,7 +36,7 @@ static const char usage_text[] =
 	"  -a, -p            replay the journal and repair whatever loses nothing, without asking\n"
 	"  -y                repair everything; what cannot be kept is dropped, and named\n"
 	"  -f                check everything even if the volume is clean\n"
-	"      --undo FILE   first save to FILE what is going to be changed; see holdfast(1), undo\n"
+	"      --undo FILE   first save to FILE what is going to be changed; see holdfast(8), undo\n"
 	"      --truncate-journal\n"
 	"                    give up what a damaged journal cannot give back: cut it off at the damage\n"
 	"      --data        also read all file contents and verify their checksums\n"
