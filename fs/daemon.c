@@ -109,6 +109,8 @@ static const char *why_not_opened(int err)
 	case -EBADMSG:
 		return "the journal is damaged; fsck.holdfast -n shows what is at stake, -o ro,norecovery mounts the state "
 		       "before";
+	case -EFBIG:
+		return "is larger than files may be here (ulimit -f)";
 	case -EROFS:
 		return "can be mounted read-only only (-o ro)";
 	default:

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/limit.h"
 #include "core/stdio.h"
 #include "core/version.h"
 #include "fs/daemon.h"
@@ -188,6 +189,7 @@ int main(int argc, char **argv)
 	/* A daemon's /dev/null would be put over the image, too. */
 	if (!stdio_reserve())
 		return MOUNT_SYSTEM;
+	limit_lift();
 	st = mount_options_parse(argc, argv, &opts);
 	if (st == MOUNT_OK)
 		st = run_command(&opts);

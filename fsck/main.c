@@ -18,6 +18,7 @@
 
 #include "core/dev_undo.h"
 #include "core/image_lock.h"
+#include "core/limit.h"
 #include "core/stdio.h"
 #include "core/version.h"
 #include "fsck/job.h"
@@ -192,6 +193,8 @@ int give_up_errno(struct job *job, int err)
 	case -ENOSPC:
 		return give_up(job, "is cut off: it has %llu bytes, fewer than the volume in it",
 			       (unsigned long long)job->dev->size);
+	case -EFBIG:
+		return give_up(job, "is larger than files may be here (ulimit -f)");
 	default:
 		return give_up(job, "%s", strerror(-err));
 	}
@@ -528,6 +531,7 @@ int main(int argc, char **argv)
 		return rc || stdio_finish(PROGRAM) ? rc : (int)EXIT_OPERATION;
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	stop_hold(&job.stop);
+	limit_lift();
 	job.diag = (struct diag){.emit = emit, .arg = &job};
 	output_begin(&job.out);
 	int err = open_image(&job);

@@ -20,6 +20,7 @@
 
 #include "core/image_lock.h"
 #include "core/json.h"
+#include "core/limit.h"
 #include "core/printable.h"
 #include "core/size.h"
 #include "core/stdio.h"
@@ -597,6 +598,7 @@ int main(int argc, char **argv)
 
 	if (rc >= 0)
 		return rc || !stdio_finish(PROGRAM);
+	limit_is_error();
 	int err = run(&job);
 	if (err)
 		undo(&job);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/limit.h"
 #include "core/stdio.h"
 #include "core/version.h"
 #include "tools/tool.h"
@@ -100,6 +101,9 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	/* Those that write to an image do so within what is there. */
+	limit_lift();
+
 	int status = stdio_reserve() ? run(argc, argv) : TOOL_FOUND;
 
 	/* A result that has not arrived is none. */

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, FSCK, MKFS, MOUNT, run, sha256
+from conftest import BUILD, FSCK, MKFS, MOUNT, Volume, run, sha256
 
 BLOCK = 4096
 MAGIC = {"super": b"HLFS", "root": b"HLFR", "node": b"HLFN", "bitmap": b"HLFB", "table": b"HLFT"}
@@ -252,3 +252,34 @@ def test_full_output(make_volume):
             assert done.returncode == status, argv
             assert re.fullmatch(r"\S+: standard output: No space left on device\n", done.stderr), (argv, done.stderr)
     v.fsck()
+
+
+def test_limit_of_file_sizes(folder):
+    """ulimit -f is for files that a user makes: the programs raise it if they may, and else it is an error and no sudden death."""
+    os.mkdir(os.path.join(folder, "home"))
+    vol = Volume(os.path.join(folder, "home"), "32M")
+    for path in (vol.folder, vol.dir):
+        os.chown(path, 65534, 65534)
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+    def limited(kind, *argv, status=0):
+        done = run(*user, "sh", "-c", f'ulimit {kind} -f 1000; exec "$@"', "-", *argv, check=False)
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    try:
+        assert "File too large" in limited("-S", MKFS, vol.image, "--size", "32M", status=1)
+        assert not os.path.exists(vol.image)
+        run(*user, MKFS, "-q", vol.image, "--size", "32M")
+        mode = os.stat("/dev/fuse").st_mode
+        os.chmod("/dev/fuse", 0o666)  # as udev does
+        try:
+            assert "ulimit -f" in limited("", MOUNT, vol.image, vol.dir, status=32)
+            limited("-S", MOUNT, vol.image, vol.dir)
+        finally:
+            os.chmod("/dev/fuse", mode)
+        run(*user, "dd", "if=/dev/zero", f"of={vol.path('f')}", "bs=1M", "count=16", "conv=fsync")
+        vol.kill()
+        limited("-S", FSCK, "-p", vol.image, status=1)
+    finally:
+        vol.clean_up()
