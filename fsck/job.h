@@ -40,6 +40,7 @@ struct job {
 	struct dev *dev;
 	struct dev_queue *q;
 	struct undo_file *undo;
+	int replay_err;	/* the journal should have been replayed, and was not */
 	char error[300];
 };
 

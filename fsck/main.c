@@ -440,6 +440,7 @@ static int replay(struct job *job)
 
 	if (err) {
 		diag(&job->diag, DIAG_ERR, "%s: the journal was not replayed: %s", job->o.path, strerror(-err));
+		job->replay_err = err;
 		return 0;
 	}
 	job->oc.replayed = true;
@@ -496,7 +497,12 @@ static int check_volume(struct job *job)
 		return err;
 	if (job->res.root_clean && job->res.roots_ok && !job->o.force)
 		return 0;
-	return check_all(job);
+	err = check_all(job);
+	/* Nothing that a check can find stood in its way: the device takes no writes, say. */
+	if (!err && job->replay_err && !job->res.root_clean && !job->res.nerrors)
+		err = job->replay_err == -EFBIG ? give_up_errno(job, -EFBIG) :
+						  give_up(job, "its journal could not be replayed: %s", strerror(-job->replay_err));
+	return err;
 }
 
 /* --- main -------------------------------------------------------------------------------------- */

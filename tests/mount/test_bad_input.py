@@ -280,6 +280,7 @@ def test_limit_of_file_sizes(folder):
             os.chmod("/dev/fuse", mode)
         run(*user, "dd", "if=/dev/zero", f"of={vol.path('f')}", "bs=1M", "count=16", "conv=fsync")
         vol.kill()
+        assert "ulimit -f" in limited("", FSCK, "-p", vol.image, status=8)
         limited("-S", FSCK, "-p", vol.image, status=1)
     finally:
         vol.clean_up()
