@@ -4,15 +4,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,65 +22,101 @@
 #include "fs/helper.h"
 #include "fs/sandbox.h"
 
-#define SOCKET_FD 3 /* the process's only descriptor beside stdio */
-#define STATUS_BYTES 16384 /* what is looked for stands at its beginning, or behind the list of our own groups */
+#define SOCKET_FD 3 /* the process's only descriptor beside stdio, but for */
+#define PROC_FD	  4 /* a /proc that it was given */
+#define LINE_BYTES 256 /* longer lines are of no interest */
+#define MAP_BYTES  16384 /* more than the kernel lets a map have */
+#define PATIENCE_SEC 10
 
 /* By default what the kernel shows for who has no number in a namespace; and an ordinary user, who is then not known either. */
 #define OVERFLOW_UID 65534
 
+#define ABOUT_UID UINT32_MAX
+
+struct question {
+	uint32_t nr;
+	uint32_t tid;
+	uint32_t about; /* the number of a capability, or ABOUT_UID */
+};
+
+struct answer {
+	uint32_t nr, tid; /* of the question */
+	uint32_t is; /* 1: has it, 0: has not; or the user */
+};
+
 /* --- the process ---------------------------------------------------------------------------------------- */
 
-/*
- * With -N the mount namespace is that of a container, who may mount something on /proc, and files of his own on those in it.  So what is read is the
- * kernel's own, and not through another mount.
- */
-static int open_status(const char *who)
-{
-	struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK,
-			       .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS};
-	int proc = open("/proc", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), fd = -1;
-	struct statfs sf;
-	char path[32];
+/* What the process looks at. */
+struct proc {
+	int given; /* PROC_FD, or -1: the one of our namespace of mounts, whichever that is now */
+};
 
-	if (proc < 0)
-		return -1;
-	snprintf(path, sizeof(path), "%s/status", who);
-	if (fstatfs(proc, &sf) == 0 && sf.f_type == PROC_SUPER_MAGIC)
-		fd = (int)syscall(SYS_openat2, proc, path, &how, sizeof(how));
-	close(proc);
+static int open_proc(const struct proc *p)
+{
+	struct statfs sf;
+	int fd = p->given < 0 ? open("/proc", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : dup(p->given);
+
+	if (fd >= 0 && (fstatfs(fd, &sf) < 0 || sf.f_type != PROC_SUPER_MAGIC)) {
+		close(fd);
+		fd = -1;
+	}
 	return fd;
 }
 
-static bool read_status(const char *who, char *text)
+/*
+ * Somebody may have mounted something on /proc, or files of his own on those in it.  So what is read is the kernel's own, and not through another
+ * mount.
+ */
+static int open_file(const struct proc *p, const char *who, const char *name, uint64_t flags)
 {
-	int fd = open_status(who);
-	ssize_t n;
+	struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS};
+	int proc = open_proc(p), fd;
+	char path[64];
 
-	if (fd < 0)
-		return false;
-	n = read(fd, text, STATUS_BYTES - 1);
-	close(fd);
-	if (n <= 0)
-		return false;
-	text[n] = '\0';
-	return true;
+	if (proc < 0) {
+		errno = ENOSYS;
+		return -1;
+	}
+	snprintf(path, sizeof(path), "%s/%s", who, name);
+	fd = (int)syscall(SYS_openat2, proc, path, &how, sizeof(how));
+
+	int err = errno;
+
+	close(proc);
+	errno = err;
+	return fd;
 }
 
-/* The numbers behind a name, `most` of them; how many there are, at most one more than that. */
-static unsigned numbers_of(const char *text, const char *name, uint32_t *number, unsigned most)
+/* The line of `who`'s status that begins with `name`, without that; false: there is none. */
+static bool status_line(const struct proc *p, const char *who, const char *name, char *line)
 {
-	const char *at = strstr(text, name);
+	int fd = open_file(p, who, "status", O_RDONLY | O_NONBLOCK);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+	size_t len = strlen(name);
+	bool begins = true, found = false;
+
+	if (fd >= 0 && !f)
+		close(fd);
+	/* What is no beginning of a line does not count: names of programs have no newline, lists of groups may be longer than our memory. */
+	while (f && !found && fgets(line, LINE_BYTES, f)) {
+		found = begins && strncmp(line, name, len) == 0;
+		begins = strchr(line, '\n');
+	}
+	if (f)
+		fclose(f);
+	if (found)
+		memmove(line, line + len, strlen(line + len) + 1);
+	return found;
+}
+
+/* The numbers in a line, `most` of them; how many there are, at most one more than that. */
+static unsigned numbers_of(const char *at, uint32_t *number, unsigned most)
+{
+	uint32_t value;
 	unsigned n = 0;
 	int used;
 
-	/* Names of programs come before; they have no newline. */
-	if (!at)
-		return 0;
-	for (at += strlen(name); *at == '\t' || *at == ' '; at += used) {
-		uint32_t value;
-
-		if (sscanf(at, " %u%n", &value, &used) != 1)
-			break;
+	for (; sscanf(at, " %u%n", &value, &used) == 1; at += used) {
 		if (n == most)
 			return n + 1;
 		number[n++] = value;
@@ -87,46 +125,136 @@ static unsigned numbers_of(const char *text, const char *name, uint32_t *number,
 }
 
 /* Numbers in /proc are those of our own namespace of processes if it is in that we have ours, and in no other one below. */
-static bool is_our_proc(void)
+static bool is_our_proc(const struct proc *p)
 {
-	char text[STATUS_BYTES];
+	char line[LINE_BYTES];
 	uint32_t pid;
 
-	return read_status("self", text) && numbers_of(text, "\nNSpid:", &pid, 1) == 1 && pid == (uint32_t)getpid();
+	return status_line(p, "self", "NSpid:", line) && numbers_of(line, &pid, 1) == 1 && pid == (uint32_t)getpid();
 }
 
-static uint32_t uid_of(uint32_t tid)
+static uint32_t uid_of(const struct proc *p, const char *who)
 {
-	char text[STATUS_BYTES], who[16];
+	char line[LINE_BYTES];
 	uint32_t uid[4]; /* real, effective, saved, of file access */
 
-	snprintf(who, sizeof(who), "%u", tid);
-	if (!tid || !is_our_proc() || !read_status(who, text) || numbers_of(text, "\nUid:", uid, 4) != 4)
+	if (!status_line(p, who, "Uid:", line) || numbers_of(line, uid, 4) != 4)
 		return CALLER_UNKNOWN;
 	return uid[3] == OVERFLOW_UID ? CALLER_UNKNOWN : uid[3];
 }
 
-_Noreturn static void callers_main(int fd)
+static uint64_t effective(const struct proc *p, const char *who)
+{
+	char line[LINE_BYTES];
+	uint64_t caps;
+
+	return status_line(p, who, "CapEff:", line) && sscanf(line, " %" SCNx64, &caps) == 1 ? caps : 0;
+}
+
+/* The name of a namespace of users, which no other one has as long as it exists. */
+static bool user_namespace(const struct proc *p, const char *who, char *name, size_t room)
+{
+	int fd = open_file(p, who, "ns/user", O_PATH | O_NOFOLLOW);
+	ssize_t n = fd < 0 ? -1 : readlinkat(fd, "", name, room);
+	int err = errno;
+
+	if (fd >= 0)
+		close(fd);
+	errno = err;
+	if (n <= 0 || (size_t)n == room)
+		return false;
+	name[n] = '\0';
+	return true;
+}
+
+static ssize_t read_map(const struct proc *p, const char *who, const char *name, char *map)
+{
+	int fd = open_file(p, who, name, O_RDONLY | O_NONBLOCK);
+	ssize_t n = 0, got = fd < 0 ? -1 : 1;
+
+	while (got > 0 && n < MAP_BYTES) {
+		got = read(fd, map + n, (size_t)(MAP_BYTES - n));
+		n += got > 0 ? got : 0;
+	}
+	if (fd >= 0)
+		close(fd);
+	return got ? -1 : n;
+}
+
+static bool same_map(const struct proc *p, const char *who, const char *name)
+{
+	static char ours[MAP_BYTES], theirs[MAP_BYTES];
+	ssize_t n = read_map(p, "self", name, ours);
+
+	return n >= 0 && read_map(p, who, name, theirs) == n && memcmp(ours, theirs, (size_t)n) == 0;
+}
+
+/*
+ * What somebody may do in a namespace of users below ours does not count.  Its name takes a privilege to see of others; without that they are taken
+ * for ours if they number users as we do.
+ */
+static bool in_our_namespace(const struct proc *p, const char *who)
+{
+	char ours[64], theirs[64];
+
+	if (!user_namespace(p, "self", ours, sizeof(ours)))
+		return errno == ENOENT; /* this kernel has but one */
+	if (user_namespace(p, who, theirs, sizeof(theirs)))
+		return strcmp(ours, theirs) == 0;
+	return errno == EACCES && !effective(p, "self") && same_map(p, who, "uid_map") && same_map(p, who, "gid_map");
+}
+
+static uint32_t answer_to(const struct proc *p, const struct question *q)
+{
+	char who[16];
+
+	snprintf(who, sizeof(who), "%u", q->tid);
+	if (!q->tid || !is_our_proc(p))
+		return q->about == ABOUT_UID ? CALLER_UNKNOWN : 0;
+	if (q->about == ABOUT_UID)
+		return uid_of(p, who);
+	return q->about < 64 && effective(p, who) >> q->about & 1 && in_our_namespace(p, who);
+}
+
+/* Streams, image and lock are the daemon's. */
+static bool take_descriptors(int fd, int proc_fd)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC), high = -1;
+
+	for (int i = 0; null >= 0 && i < 3; i++)
+		dup2(null, i);
+	/* Out of the way of what goes there first. */
+	if (proc_fd >= 0) {
+		high = fcntl(proc_fd, F_DUPFD, PROC_FD + 1);
+		if (high < 0)
+			return false;
+	}
+	if (dup2(fd, SOCKET_FD) != SOCKET_FD || (high >= 0 && dup2(high, PROC_FD) != PROC_FD))
+		return false;
+	closefrom(high >= 0 ? PROC_FD + 1 : SOCKET_FD + 1);
+	return true;
+}
+
+_Noreturn static void callers_main(int fd, int proc_fd)
 {
 	/* It goes when the daemon goes, and signals to the whole group tell that. */
 	static const int ignored[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGPIPE};
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	uint32_t number;
+	const struct proc proc = {.given = proc_fd >= 0 ? PROC_FD : -1};
+	struct question q;
 
 	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
 		signal(ignored[i], SIG_IGN);
 	prctl(PR_SET_NAME, "holdfast-caller");
-	/* Streams, image and lock are the daemon's. */
-	for (int i = 0; null >= 0 && i < 3; i++)
-		dup2(null, i);
-	if (dup2(fd, SOCKET_FD) != SOCKET_FD || fcntl(SOCKET_FD, F_SETFD, FD_CLOEXEC) != 0)
+	if (!take_descriptors(fd, proc_fd))
 		_exit(0);
-	closefrom(SOCKET_FD + 1);
-	sandbox_drop_capabilities(0);
+	/* To see which namespace of users somebody else is in.  And nobody looks into this process who may not look into any. */
+	sandbox_drop_capabilities(UINT64_C(1) << CAP_SYS_PTRACE);
 	sandbox_no_new_privileges();
-	while (recv(SOCKET_FD, &number, sizeof(number), 0) == sizeof(number)) {
-		number = uid_of(number);
-		if (send(SOCKET_FD, &number, sizeof(number), MSG_NOSIGNAL) != sizeof(number))
+	prctl(PR_SET_DUMPABLE, 0);
+	while (recv(SOCKET_FD, &q, sizeof(q), 0) == sizeof(q)) {
+		struct answer a = {.nr = q.nr, .tid = q.tid, .is = answer_to(&proc, &q)};
+
+		if (send(SOCKET_FD, &a, sizeof(a), MSG_NOSIGNAL) != sizeof(a))
 			break;
 	}
 	_exit(0);
@@ -134,45 +262,76 @@ _Noreturn static void callers_main(int fd)
 
 /* --- the daemon ------------------------------------------------------------------------------------------- */
 
-int callers_start(struct callers *c)
+int callers_start(struct callers *c, int proc_fd)
 {
+	struct timeval patience = {.tv_sec = PATIENCE_SEC};
 	int fd;
 	pid_t pid = helper_fork(&fd);
 
 	if (pid == 0)
-		callers_main(fd);
+		callers_main(fd, proc_fd);
 	if (pid < 0)
 		return (int)pid;
-	c->fd = fd;
-	c->pid = pid;
+	*c = (struct callers){.fd = fd, .pid = pid};
 	pthread_mutex_init(&c->mutex, NULL);
-	return 0;
+	return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ? -errno : 0;
 }
 
-/* Of one number; no other system call for that is in the sandbox's table. */
-static bool receive(int fd, uint32_t *number)
+/* No other system call for that is in the sandbox's table. */
+static bool receive(int fd, struct answer *a, int flags)
 {
-	struct iovec iov = {.iov_base = number, .iov_len = sizeof(*number)};
+	struct iovec iov = {.iov_base = a, .iov_len = sizeof(*a)};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t n;
 
 	do {
-		n = recvmsg(fd, &m, 0);
+		n = recvmsg(fd, &m, flags);
 	} while (n < 0 && errno == EINTR);
-	return n == sizeof(*number);
+	return n == sizeof(*a);
+}
+
+/*
+ * Nobody waits long more than once for a process that is stopped, or takes for his answer what was one to somebody before: a question whose answer is
+ * still to come is the only one.
+ */
+static bool ask_locked(struct callers *c, const struct question *q, struct answer *a)
+{
+	if (c->owes && receive(c->fd, a, MSG_DONTWAIT))
+		c->owes = false;
+	if (c->owes || send(c->fd, q, sizeof(*q), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(*q))
+		return false;
+	c->owes = !receive(c->fd, a, 0);
+	return !c->owes && a->nr == q->nr && a->tid == q->tid;
+}
+
+static bool ask(struct callers *c, uint32_t tid, uint32_t about, uint32_t *is)
+{
+	struct question q = {.tid = tid, .about = about};
+	struct answer a;
+
+	if (c->fd < 0)
+		return false;
+	pthread_mutex_lock(&c->mutex);
+	q.nr = ++c->nr;
+	bool ok = ask_locked(c, &q, &a);
+	pthread_mutex_unlock(&c->mutex);
+	if (ok)
+		*is = a.is;
+	return ok;
 }
 
 uint32_t callers_uid(struct callers *c, uint32_t tid)
 {
-	uint32_t uid = CALLER_UNKNOWN;
+	uint32_t uid;
 
-	if (c->fd < 0)
-		return uid;
-	pthread_mutex_lock(&c->mutex);
-	if (send(c->fd, &tid, sizeof(tid), MSG_NOSIGNAL) != sizeof(tid) || !receive(c->fd, &uid))
-		uid = CALLER_UNKNOWN;
-	pthread_mutex_unlock(&c->mutex);
-	return uid;
+	return ask(c, tid, ABOUT_UID, &uid) ? uid : CALLER_UNKNOWN;
+}
+
+bool callers_capable(struct callers *c, uint32_t tid, unsigned cap)
+{
+	uint32_t has;
+
+	return ask(c, tid, cap, &has) && has == 1;
 }
 
 void callers_end(struct callers *c)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* control.c - see the header. */
+#include <linux/capability.h>
 #include <linux/fs.h>
 #undef BLOCK_SIZE /* core/format.h has ours */
 
@@ -176,9 +177,8 @@ static int do_getflags(struct control *c, struct control_caller *who, void *io)
 
 static int set_flags(struct control *c, struct control_caller *who, uint32_t mask, uint32_t flags)
 {
-	/* Whether the owner is asking only the kernel knows, which maps users.  It does not pass on what it has refused. */
-	bool unknown = who->uid == CALLER_UNKNOWN;
-	int err = unknown && !who->checked ? -EOPNOTSUPP : fs_set_flags(c->fs, who->q, unknown ? 0 : who->uid, who->ino, mask, flags);
+	/* Whether the owner is asking, and with which capabilities, only the kernel knows.  It does not pass on what it has refused. */
+	int err = who->checked ? fs_set_flags(c->fs, who->q, 0, who->ino, mask, flags) : -EOPNOTSUPP;
 
 	if (!err)
 		who->then = flags & (INODE_IMMUTABLE | INODE_APPEND) && fs_settle_begin(c->fs, who->ino) ? THEN_SETTLE : THEN_STALE;
@@ -272,8 +272,8 @@ static int do_trim(struct control *c, struct control_caller *who, void *io)
 
 /* --- the table --- */
 
-#define ANYBODY 1u /* else root and the owner of the mount */
-#define ROOT	2u /* root alone */
+#define ANYBODY 1u /* else CAP_SYS_ADMIN and the owner of the mount */
+#define ROOT	2u /* CAP_SYS_ADMIN alone */
 #define FOREIGN 4u /* somebody else's request: no head, and only with exactly this number but for its direction */
 #define SILENT	8u /* has no answer but success */
 
@@ -319,15 +319,19 @@ static const struct row *row_find(unsigned cmd)
 	return NULL;
 }
 
-static bool may(const struct control *c, const struct row *row, const struct control_caller *who)
+/* Of root's mount it takes the capability: there are too many with this number, in containers. */
+static bool is_owner(const struct control *c, const struct control_caller *who)
 {
 	uint32_t uid = who->uid;
 
-	if (row->flags & ANYBODY)
-		return true;
-	if (uid == CALLER_UNKNOWN && c->callers)
+	if (c->owner && uid == CALLER_UNKNOWN)
 		uid = callers_uid(c->callers, who->tid);
-	return uid == 0 || (!(row->flags & ROOT) && uid == c->owner && uid != CALLER_UNKNOWN);
+	return c->owner && uid == c->owner && uid != CALLER_UNKNOWN;
+}
+
+static bool may(const struct control *c, const struct row *row, const struct control_caller *who)
+{
+	return row->flags & ANYBODY || (!(row->flags & ROOT) && is_owner(c, who)) || callers_capable(c->callers, who->tid, CAP_SYS_ADMIN);
 }
 
 static size_t least(size_t a, size_t b)

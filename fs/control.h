@@ -35,7 +35,7 @@ struct control {
 	struct fs *fs;
 	struct scrub_job *scrub;
 	uid_t owner; /* who mounted the volume */
-	struct callers *callers; /* says whose a request is if the kernel does not; may be NULL */
+	struct callers *callers;
 	/* Makes the kernel write back and forget what it has cached, and tells `drop`. */
 	void (*drop_caches)(void *arg, struct cache_drop *drop);
 	void *drop_arg;

@@ -51,7 +51,7 @@ struct daemon {
 	int signal_fd;
 	int null_fd;
 	struct keeper keeper;
-	struct callers callers; /* with opts->allow_idmap */
+	struct callers callers;
 	struct sandbox sandbox;
 
 	struct dev *dev;
@@ -358,7 +358,7 @@ static int start_loop(struct daemon *d)
 		.fs = d->fs,
 		.scrub = d->scrub,
 		.owner = getuid(),
-		.callers = d->callers.fd >= 0 ? &d->callers : NULL,
+		.callers = &d->callers,
 		.drop_caches = drop_caches,
 		.drop_arg = d,
 		.begin_writing = ask_for_writing,
@@ -380,7 +380,7 @@ static int start_loop(struct daemon *d)
 		.loop = d->loop,
 		.control = &d->control,
 		.admit = d->admit,
-		.callers = d->control.callers,
+		.callers = &d->callers,
 		.strictatime = d->opts->atime == FS_STRICTATIME,
 		.flags = fs_has_flags(d->fs),
 		.max_read = d->opts->max_read,
@@ -425,8 +425,11 @@ static int daemon_prepare(struct daemon *d)
 {
 	int err = keeper_start(d->mp, d->src, d->opts, d->diag, &d->keeper);
 
-	if (!err && d->opts->allow_idmap)
-		err = callers_start(&d->callers);
+	if (!err)
+		err = callers_start(&d->callers, d->mp->proc_fd);
+	if (d->mp->proc_fd >= 0)
+		close(d->mp->proc_fd);
+	d->mp->proc_fd = -1;
 	if (err)
 		return failed(d, "cannot start a process", err);
 	err = block_signals(d);

@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/fuse.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -460,12 +461,20 @@ static bool owner_kills_priv(fuse_req_t req, fuse_ino_t ino)
 	return uid && uid != CALLER_UNKNOWN && !fs_getattr(c.fs, c.q, ino, &attr) && attr.uid == uid;
 }
 
+/* Somebody else for whom the thread may be working has not more than user 0, nor more than the thread: what only one of both has does not count. */
+static bool keeps_priv(fuse_req_t req)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	return ctx->uid == 0 && callers_capable(call_of(req).glue->callers, (uint32_t)ctx->pid, CAP_FSETID);
+}
+
 void fuse_glue_kill_priv(fuse_req_t req, fuse_ino_t ino)
 {
 	struct call c = call_of(req);
 	struct fs_attr attr;
 
-	if (fuse_glue_uid(req) == 0 || fs_getattr(c.fs, c.q, ino, &attr) || !(attr.mode & (S_ISUID | S_ISGID)))
+	if (fs_getattr(c.fs, c.q, ino, &attr) || !(attr.mode & (S_ISUID | S_ISGID)) || keeps_priv(req))
 		return;
 	/* What fails here fails again in what follows. */
 	if (!fs_setattr(c.fs, c.q, ino, FS_SET_KILL_PRIV, &attr, &attr))
@@ -569,8 +578,9 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 }
 
 /*
- * Who may see the names of trusted.* depends on a capability; a request tells only the user, or not even that.  Then somebody else is
- * asked, if there are any.
+ * Who may see the names of trusted.* depends on a capability; a request tells only the user, and user 0 is believed: an overlay copies up a file with these
+ * attributes as that user, in the thread of whoever writes to it, and would leave out what the thread may not see.  If it does not tell even that, somebody
+ * else is asked, if there are any.
  */
 static bool may_see_trusted(fuse_req_t req, fuse_ino_t ino)
 {
@@ -578,11 +588,11 @@ static bool may_see_trusted(fuse_req_t req, fuse_ino_t ino)
 	struct call c = call_of(req);
 	size_t all = 0, others = 0;
 
-	if (ctx->uid != CALLER_UNKNOWN || !c.glue->callers)
+	if (ctx->uid != CALLER_UNKNOWN)
 		return ctx->uid == 0;
 	if (fs_listxattr(c.fs, c.q, ino, true, NULL, &all) || fs_listxattr(c.fs, c.q, ino, false, NULL, &others))
 		return false;
-	return all != others && callers_uid(c.glue->callers, (uint32_t)ctx->pid) == 0;
+	return all != others && callers_capable(c.glue->callers, (uint32_t)ctx->pid, CAP_SYS_ADMIN);
 }
 
 /* `name` NULL: the list of names. */

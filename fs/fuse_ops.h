@@ -31,7 +31,7 @@ struct fuse_glue {
 	struct loop *loop;
 	struct control *control;
 	struct inval *inval;
-	struct callers *callers; /* the kernel does not say whose request one is; NULL: it does */
+	struct callers *callers;
 	struct admit *admit; /* the kernel caches writes; NULL: it does not */
 	bool flags; /* the kernel asks at every open, since some inode may have flags that forbid it */
 	bool strictatime; /* the kernel asks at every open, and forgets what it has cached */
@@ -68,7 +68,7 @@ void fuse_glue_entry(const struct fs_attr *attr, struct fuse_entry_param *e);
 double fuse_glue_seconds(const struct fuse_glue *glue, const struct stat *st, bool times_only);
 
 /* Takes setuid and setgid away before a request changes a file, one which does not say whether to.  Root's does not, if the kernel says that
- * it is root's. */
+ * it is root's, and its thread has CAP_FSETID. */
 void fuse_glue_kill_priv(fuse_req_t req, fuse_ino_t ino);
 
 enum change_kind { CHANGE_NAMES, CHANGE_FILE };

@@ -6,7 +6,7 @@
  * end; a request is recognised by its number alone, and as many bytes are copied as both sides know.  So an older tool works with a
  * newer daemon and the other way round; the caller zeroes what it hands over, and what the daemon did not know of stays zero.
  *
- * Errors: ENOTTY no Holdfast mount, or a daemon that does not know the request; EPERM neither root nor the one who mounted the volume;
+ * Errors: ENOTTY no Holdfast mount, or a daemon that does not know the request; EPERM neither CAP_SYS_ADMIN nor the one who mounted the volume;
  * and those of each request.
  */
 #ifndef HOLDFAST_FS_IOCTL_H
@@ -26,7 +26,7 @@ struct holdfast_head {
 
 /*
  * Requests of other file systems that are answered as well, with their own numbers and structures (fs/control.c has the table):
- * EXT4_IOC_SHUTDOWN (XFS_IOC_GOINGDOWN) for root.  Its number says that the caller only reads, so the kernel does not bring us its flags:
+ * EXT4_IOC_SHUTDOWN (XFS_IOC_GOINGDOWN) for CAP_SYS_ADMIN.  Its number says that the caller only reads, so the kernel does not bring us its flags:
  * it always syncs first, as the default flag means.  HOLDFAST_IOC_SHUTDOWN says what it means.
  */
 
@@ -58,7 +58,7 @@ struct holdfast_stats {
 	char requests[16]; /* how they come from the kernel: "io_uring", "/dev/fuse" */
 };
 
-/* --- scrub: starting, cancelling and its findings for root and the owner of the mount --- */
+/* --- scrub: starting, cancelling and its findings for CAP_SYS_ADMIN and the owner of the mount --- */
 
 #define HOLDFAST_SCRUB_NO_REPAIR 1u
 
@@ -99,7 +99,7 @@ struct holdfast_scrub_finding {
 };
 
 /*
- * --- shutdown: root ---
+ * --- shutdown: CAP_SYS_ADMIN ---
  *
  * As if the power were cut, without unmounting: nothing is read or written any more and all requests end in EIO, until the volume is unmounted;
  * the next mount replays the journal.  When it returns nothing is on its way to the device any more.
@@ -115,7 +115,7 @@ struct holdfast_shutdown {
 	uint32_t pad;
 };
 
-/* --- remount: for root and the owner of the mount --- */
+/* --- remount: for CAP_SYS_ADMIN and the owner of the mount --- */
 
 #define HOLDFAST_SET_ACCESS   1u /* read_only: rest, or work again */
 #define HOLDFAST_SET_TIMES    2u /* atime, nodiratime, lazytime */

@@ -6,6 +6,7 @@
  * command waits on a pipe for its verdict.  The pipe's end without one is a verdict too, so the command never hangs
  * on a child that died.
  */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,33 +95,43 @@ static enum mount_status run(const struct mount_options *o, struct mount_source 
 }
 
 /* What the caller has left open is none of a daemon's business. */
-static void close_others(const struct mount_source *src)
+static void close_others(const struct mount_source *src, const struct mount_point *mp)
 {
-	int low = src->fd, high = src->backing_fd;
+	const int ours[] = {src->fd, src->backing_fd, mp->proc_fd};
+	const int n = sizeof(ours) / sizeof(ours[0]);
+	int from = 3;
 
-	if (high >= 0 && high < low) {
-		low = src->backing_fd;
-		high = src->fd;
+	/* Each time up to the next one of ours. */
+	for (;;) {
+		int next = INT_MAX;
+
+		for (int i = 0; i < n; i++)
+			if (ours[i] >= from && ours[i] < next)
+				next = ours[i];
+		if (next > from)
+			close_range((unsigned)from, next == INT_MAX ? ~0u : (unsigned)next - 1, 0);
+		if (next == INT_MAX)
+			return;
+		from = next + 1;
 	}
-	if (low > 3)
-		close_range(3, (unsigned)low - 1, 0);
-	if (high > low + 1)
-		close_range((unsigned)low + 1, (unsigned)high - 1, 0);
-	close_range((unsigned)(high > low ? high : low) + 1, ~0u, 0);
 }
 
 static enum mount_status mount_from(const struct mount_options *o, struct mount_source *src, struct report *r)
 {
 	struct mount_point mp;
 	enum mount_status st;
-	int err;
+	int err, proc_fd = o->ns ? mount_point_open_proc() : -1;
 
 	err = o->ns ? mount_point_enter_ns(o->ns, &r->diag) : 0;
 	if (!err)
 		err = mount_point_find(o->dir, src, o->fake, &r->diag, &mp);
-	if (err)
+	if (err) {
+		if (proc_fd >= 0)
+			close(proc_fd);
 		return status_of(err);
-	close_others(src);
+	}
+	mp.proc_fd = proc_fd;
+	close_others(src, &mp);
 	st = run(o, src, &mp, r);
 	mount_point_free(&mp);
 	return st;

@@ -54,6 +54,11 @@ int mount_point_enter_ns(const char *ns, const struct diag *d)
 	return err;
 }
 
+int mount_point_open_proc(void)
+{
+	return open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
 /* --- dead mounts --------------------------------------------------------------------------------- */
 
 struct mount_line {
@@ -232,7 +237,7 @@ static int check_dir(const char *dir, const struct diag *d)
 int mount_point_find(const char *dir, const struct mount_source *src, bool look_only, const struct diag *d,
 		     struct mount_point *out)
 {
-	struct mount_point mp = {.dir = resolve(dir)};
+	struct mount_point mp = {.dir = resolve(dir), .proc_fd = -1};
 	int err;
 
 	if (!mp.dir)
@@ -256,6 +261,9 @@ void mount_point_free(struct mount_point *mp)
 {
 	free(mp->dir);
 	mp->dir = NULL;
+	if (mp->proc_fd >= 0)
+		close(mp->proc_fd);
+	mp->proc_fd = -1;
 }
 
 /* --- mounted already ----------------------------------------------------------------------------------- */

@@ -23,10 +23,14 @@ struct mount_point {
 	bool is_blk; /* mounted as fuseblk */
 	bool by_helper; /* mounted by fusermount3, which must unmount it too */
 	dev_t dev; /* of the mount; 0: not settled */
+	int proc_fd; /* /proc of the mount namespace that was left for another one; -1: none was */
 };
 
 /* Enters the mount namespace `ns`: a pid or a path.  Single-threaded only. */
 int mount_point_enter_ns(const char *ns, const struct diag *diag);
+
+/* Before that: /proc as it is seen here, or -1. */
+int mount_point_open_proc(void);
 
 /*
  * What ext4 does when a device that is mounted is mounted on another directory: the same file system is seen there too.  False: opts->image is no block

@@ -39,7 +39,7 @@ static const char *why_not(int err)
 	case ENOTTY:
 		return "the daemon is of an older version that cannot remount: unmount and mount again";
 	case EPERM:
-		return "only root and who has mounted the volume may remount it";
+		return "only root (CAP_SYS_ADMIN) and the user who has mounted the volume may remount it";
 	case EROFS:
 		return "cannot remount it read-write: the image is write-protected, or has features that this version cannot write";
 	case EOPNOTSUPP:

@@ -105,7 +105,7 @@ int tool_ioctl_failed(const char *path, int err)
 			path,
 			"is not on a Holdfast volume, or its daemon is of a version that does not know this");
 	case -EPERM:
-		return tool_refuse(path, "only root and the user who mounted the volume may do this");
+		return tool_refuse(path, "only root (CAP_SYS_ADMIN) and the user who mounted the volume may do this");
 	case -ENOTCONN:
 	case -ECONNABORTED:
 		return tool_refuse(path, "%s", dead_mount);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mounts whose users are mapped (-o allow_idmap): what test_acl.py does on a mount and on ext4, both mapped in the same way; what is on the volume
 then; who may do what the daemon decides, since the kernel does not say any more whose request one is; user namespaces; and where it cannot be had."""
+import ast
 import ctypes
 import errno
 import fcntl
@@ -16,6 +17,7 @@ from calls import AT_FDCWD, checked, libc, renameat2
 from conftest import BUILD, LONG, MKFS, MOUNT, SANITIZED, daemons, is_mounted, kernel_offers_uring, run, wait_for, write_synced
 from idmap import MappedVolume, attach, user_namespace
 from people import ACCESS, Person, full_acl
+from test_capabilities import teller, user, without
 from test_acl import ANN, BOB, CREW, EVE, STAFF, fixture_people, fixture_pair  # pylint: disable=unused-import
 # The same tests, on these fixtures.
 from test_acl import (test_at_random, test_default_acl_taken_away_again, test_getfacl_and_setfacl, test_inheritance,  # pylint: disable=unused-import
@@ -281,27 +283,9 @@ def test_roots_requests(vol, people):
         os.setxattr(vol.path("f"), name, b"1")
     assert people["root"].ask("listxattr", vol.path("f")) == ("ok", ["trusted.a", "user.b"])
     assert people["ann"].ask("listxattr", vol.path("f")) == ("ok", ["user.b"])
-
-
-def teller(vol):
-    """The process that says whose request one is."""
-    (pid,) = daemons(vol.image)
-    return int(run("pgrep", "-P", str(pid), "-x", "holdfast-caller").stdout)
-
-
-@pytest.mark.parametrize("end", ["umount", "kill"])
-def test_who_tells(vol, end):
-    """It has nothing that it could do harm with, and goes with the daemon."""
-    pid = teller(vol)
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        caps = [line.split()[1] for line in f if line.startswith(("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"))]
-    assert len(caps) == 5 and all(int(c, 16) == 0 for c in caps)
-    files = {int(n): os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")}
-    assert sorted(files) == [0, 1, 2, 3] and files[3].startswith("socket:") and files[0] == "/dev/null"
-    os.kill(pid, signal.SIGTERM)
-    run("fstrim", vol.dir)
-    vol.umount() if end == "umount" else vol.kill()
-    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="its end")
+    names = ("/usr/bin/python3", "-c", f"import os; print(os.listxattr({vol.path('f')!r}))")
+    assert run(*without("sys_admin"), *names).stdout == "['user.b']\n"
+    assert sorted(ast.literal_eval(run(*user("sys_admin", uid=ANN), *names).stdout)) == ["trusted.a", "user.b"]
 
 
 @pytest.mark.parametrize("proc", ["ours", "of others", "none"])
@@ -320,25 +304,27 @@ def test_which_proc(unmounted, proc):
     assert proc == "ours" or "not permitted" in said
 
 
+@pytest.mark.parametrize("option", [True, False])
 @pytest.mark.parametrize("how", ["honest", "a folder", "files"])
-def test_forged_proc(unmounted, how):
-    """In the namespace of a container, -N, /proc is what the container says it is: nobody becomes root by that."""
+def test_forged_proc(unmounted, how, option):
+    """In the namespace of a container /proc is what the container says it is: nobody becomes root by that.  With -N it is not even looked at."""
     pid = run("unshare", "-m", "sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!").stdout.strip()
     inside = ("nsenter", "-m", "-t", pid)
     try:
-        run(MOUNT, "-N", pid, unmounted.image, unmounted.dir, "-o", "allow_idmap")
+        run(*([MOUNT, "-N", pid] if option else [*inside, MOUNT]), unmounted.image, unmounted.dir, "-o", "allow_idmap")
         fake = os.path.join(unmounted.folder, "fake")
         os.mkdir(fake)
         run(*inside, "mount", "-t", "tmpfs", "-o", "mode=777", "fake", fake)
-        told = f"NSpid:\\t{teller(unmounted)}\\nUid:\\t0\\t0\\t0\\t0\\n"
+        told = f"NSpid:\\t{teller(unmounted)}\\nUid:\\t0\\t0\\t0\\t0\\nCapEff:\\t000001ffffffffff\\n"
         forge = {"honest": "true",
-                 "a folder": f"mkdir {fake}/self {fake}/$me; printf '\\n{told}' | tee {fake}/self/status >{fake}/$me/status; mount --bind {fake} /proc",
+                 "a folder": f"for i in self $me; do mkdir -p {fake}/$i/ns; printf '\\n{told}' >{fake}/$i/status; ln -s 'user:[7]' {fake}/$i/ns/user; done; "
+                             f"mount --bind {fake} /proc",
                  "files": f"printf '\\n{told}' >{fake}/status; mount --bind {fake}/status /proc/$me/status"}[how]
         ask = f"me=$$; {forge}; exec setpriv --reuid={ANN} --clear-groups fstrim {unmounted.dir}"
         said = run(*inside, "sh", "-c", ask, check=False)
         assert said.returncode != 0 and "not permitted" in said.stdout, said.stdout
-        if how == "honest":
-            run(*inside, "fstrim", unmounted.dir)
+        said = run(*inside, "fstrim", unmounted.dir, check=False)
+        assert (said.returncode == 0) == (option or how != "a folder")
         os.kill(daemons(unmounted.image)[0], signal.SIGTERM)
         wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
     finally:

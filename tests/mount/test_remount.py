@@ -638,4 +638,4 @@ def test_by_a_user(unmounted):
     unmounted.mount()
     os.chmod(unmounted.dir, 0o777)
     done = run(*mine, "remount,noatime", check=False)
-    assert done.returncode == 32 and "only root and who has mounted" in done.stdout
+    assert done.returncode == 32 and "only root (CAP_SYS_ADMIN) and the user who has mounted" in done.stdout

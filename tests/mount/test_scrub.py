@@ -335,7 +335,7 @@ def test_who_may(vol):
     write_synced(vol.path("f"), b"x" * 100000)
     for args in (["scrub", vol.dir], ["scrub", "--start", vol.dir], ["scrub", "--cancel", vol.dir]):
         done = run(*USER, HOLDFAST, *args, check=False)
-        assert done.returncode == 1 and "only root and the user who mounted" in done.stdout
+        assert done.returncode == 1 and "only root (CAP_SYS_ADMIN) and the user who mounted" in done.stdout
     scrub(vol.dir)
     flip(vol.image, [b for b, c in blocks_of(vol.image, b"HLFN") if c == 0])
     assert scrub(vol.dir)["findings"]
