@@ -293,6 +293,7 @@ void inode_orphaned(struct fs *fs, struct inode *inode)
 struct reap {
 	struct inode *inode; /* pinned */
 	bool more;
+	bool whole; /* the last transaction was of the removal of an orphan; else what is behind a file's end goes */
 };
 
 static int reap_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
@@ -302,7 +303,8 @@ static int reap_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss 
 	/* Somebody holds it again: its contents stay until that reference goes. */
 	if (r->inode->orphan && r->inode->nlookup)
 		return -EBUSY;
-	return truncate_some(fs, q, r->inode->ino, r->inode->orphan, miss, &r->more);
+	r->whole = r->inode->orphan;
+	return truncate_some(fs, q, r->inode->ino, r->whole, miss, &r->more);
 }
 
 /* Something of this inode cannot be read; the volume as a whole is fine. */
@@ -312,9 +314,10 @@ static bool is_damage(struct fs *fs, int err)
 }
 
 /* Gives the pin back after work on it ended with `err`. */
-static void reap_end(struct fs *fs, struct inode *inode, int err, bool more)
+static void reap_end(struct fs *fs, const struct reap *r, int err)
 {
-	bool done = err == -ESTALE || (!err && !more);
+	bool done = err == -ESTALE || (!err && !r->more);
+	struct inode *inode = r->inode;
 
 	inode->npin--;
 	fs->reaping--;
@@ -324,9 +327,10 @@ static void reap_end(struct fs *fs, struct inode *inode, int err, bool more)
 		     (unsigned long long)inode->ino);
 		done = true;
 	}
-	if (done)
-		inode->orphan = false;
-	else if (!inode->orphan && !inode->queued)
+	/* Not one whose last name has gone since what was behind its end has: all of that is still to be removed. */
+	if (done && r->whole)
+		inode->orphan = inode->trimming = false;
+	else if (!done && !inode->orphan && !inode->queued)
 		reap_queue(fs, inode);
 	inode_unref(fs, inode, 0);
 }
@@ -340,7 +344,7 @@ static int reap_run(struct fs *fs, struct dev_queue *q, struct inode *inode, uin
 	for (; max && r.more && !err; max--)
 		err = fs_run(fs, q, reap_step, &r);
 	volume_lock(fs->v);
-	reap_end(fs, inode, err, r.more);
+	reap_end(fs, &r, err);
 	if (err == -EBUSY || err == -ESTALE || is_damage(fs, err))
 		err = 0;
 	volume_unlock(fs->v);
@@ -365,7 +369,7 @@ static bool reap_at_once(struct fs *fs, struct dev_queue *q, struct inode *inode
 	--*max;
 	if (!err && r.more)
 		return false;
-	reap_end(fs, inode, err, false);
+	reap_end(fs, &r, err);
 	return true;
 }
 

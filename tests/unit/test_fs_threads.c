@@ -262,9 +262,113 @@ static void four_threads(void **state)
 	free(s);
 }
 
+/* --- a name that goes while what a truncation has left is being removed ------------------------------------------------------- */
+
+#define TRIMMED 6000u
+
+struct trimming {
+	struct names *n;
+	struct dev_queue *q;
+	_Atomic unsigned turn, served; /* trials begun; ended by the other thread */
+	_Atomic unsigned last; /* trials whose last transaction has been made */
+	_Atomic bool stop;
+};
+
+static void *trimmer(void *arg)
+{
+	struct trimming *t = arg;
+	unsigned turn = 0;
+
+	while (!atomic_load(&t->stop)) {
+		dev_poll(t->q, 0);
+		if (atomic_load(&t->turn) == turn)
+			continue;
+		while (fs_service(t->n->fs, t->q))
+			;
+		atomic_store(&t->served, ++turn);
+	}
+	return NULL;
+}
+
+/* With the lock held, which is let go in a moment. */
+static void trim_is_over(void *arg)
+{
+	atomic_fetch_add(&((struct trimming *)arg)->last, 1);
+}
+
+/* As after a crash in the middle of a truncation; and trim_is_over() is called when the next transaction has been made. */
+static uint64_t make_trimmed(struct names *n)
+{
+	struct volume *v = n->r.v;
+	struct miss miss;
+	struct txn t;
+
+	assert_int_equal(try_create(n, INO_ROOT, "x", S_IFREG | 0644), 0);
+	volume_lock(v);
+	struct inode *inode = inode_find(n->fs, n->attr.ino);
+	txn_begin(&t, v);
+	orphan_put(&t, inode->ino);
+	assert_int_equal(txn_commit(&t, n->q, 0, &miss, NULL, NULL), 0);
+	txn_end(&t);
+	inode->trimming = true;
+	reap_queue(n->fs, inode);
+	v->watch.below = UINT64_MAX;
+	v->watch.low = false;
+	volume_unlock(v);
+	return n->attr.ino;
+}
+
+/* Whoever ends the truncation must not take it for the removal of the file. */
+static void unlinked_at_the_end_of_a_truncation(void **state)
+{
+	struct shared *s = calloc(1, sizeof(*s));
+	struct names *n = &s->n;
+	struct trimming t = {.n = n};
+	pthread_t thread;
+	struct dev *dev;
+
+	(void)state;
+	open_on_file(s, &dev);
+	t.q = rig_queue(dev);
+	n->r.v->watch = (struct volume_watch){.fn = trim_is_over, .arg = &t};
+	assert_int_equal(pthread_create(&thread, NULL, trimmer, &t), 0);
+	for (unsigned i = 0; i < TRIMMED; i++) {
+		uint64_t ino = make_trimmed(n);
+		bool before = i % 16 == 0;
+
+		if (before)
+			assert_int_equal(try_unlink(n, INO_ROOT, "x"), 0);
+		atomic_fetch_add(&t.turn, 1);
+		while (atomic_load(&t.last) == i)
+			;
+		for (volatile unsigned wait = i % 64; wait; wait--)
+			;
+		if (!before)
+			assert_int_equal(try_unlink(n, INO_ROOT, "x"), 0);
+		while (atomic_load(&t.served) == i)
+			;
+		fs_forget(n->fs, n->q, ino, 1);
+		while (fs_service(n->fs, n->q))
+			;
+		assert_int_equal(fs_getattr(n->fs, n->q, ino, &n->attr), -ESTALE);
+		assert_int_equal(known(n), 0);
+		if (atomic_exchange(&s->wanted, false))
+			assert_int_equal(volume_checkpoint(n->r.v, n->q, 0), 0);
+	}
+	names_check(n);
+	atomic_store(&t.stop, true);
+	pthread_join(thread, NULL);
+	n->r.v->watch = (struct volume_watch){0};
+	n->r.v->want_checkpoint_fn = NULL;
+	fs_close(n->fs, n->q);
+	dev_queue_destroy(t.q);
+	rig_destroy(&n->r);
+	free(s);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(four_threads)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(four_threads), cmocka_unit_test(unlinked_at_the_end_of_a_truncation)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
