@@ -155,6 +155,8 @@ uint64_t alloc_node_block(struct alloc *a, unsigned copy);
 int alloc_trim_begin(struct alloc *a, uint64_t *next, uint64_t end, uint64_t minlen, uint64_t max, struct miss *miss,
 		     void (*each)(void *arg, uint64_t blkno, uint64_t n), void *arg, uint64_t *n);
 void alloc_trim_end(struct alloc *a);
+/* Is there anything to be given back so? */
+bool alloc_is_trimming(const struct alloc *a);
 
 /* --- checkpoint --- */
 

@@ -112,3 +112,8 @@ void alloc_trim_end(struct alloc *a)
 	group_give(a, p->group, p->count);
 	free(p);
 }
+
+bool alloc_is_trimming(const struct alloc *a)
+{
+	return a->trim;
+}

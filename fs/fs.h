@@ -293,8 +293,8 @@ bool fs_writers(struct fs *fs, uint64_t *cursor, uint64_t *ino, unsigned n, unsi
 
 /*
  * Async.  Tells the device that what is free in bytes [start, start + len) of it is of no use, in runs of at least `minlen` bytes; a part at
- * a time, which cannot be allocated meanwhile.  `result`: 0 and `trimmed`; -EINVAL (behind the end, less than a block), -EROFS,
- * -EOPNOTSUPP (the device cannot), -EBUSY (one is running), -EINTR, or the device's error, and what was trimmed before.
+ * a time, which cannot be allocated meanwhile.  `result`: 0 and `trimmed`; -EINVAL (behind the end, less than a block), -EROFS
+ * (also of a volume that rests, or begins to), -EOPNOTSUPP (the device cannot), -EBUSY (one is running), -EINTR, or the device's error, and what was trimmed before.
  */
 struct fs_trim {
 	uint64_t start, len, minlen;

@@ -118,12 +118,12 @@ static void trim_provided(struct provide *p, int err)
 		trim_go(t);
 }
 
-/* The next part, if any is found; *n: its blocks. */
+/* The next part, if any is found; *n: its blocks.  None while the volume rests, which waits for the last one: see volume_rest(). */
 static int trim_step(struct fs_trim *t, struct miss *miss, uint64_t *n)
 {
 	struct volume *v = t->fs->v;
 	uint64_t minlen = t->minlen >> BLOCK_SHIFT;
-	int err = volume_writable(v);
+	int err = v->resting ? -EROFS : volume_writable(v);
 
 	*n = 0;
 	t->nruns = 0;

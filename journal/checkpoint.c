@@ -46,6 +46,7 @@ struct ckpt {
 };
 
 #define CKPT_IOV 64
+#define REST_WAIT_MS 2
 
 /*
  * What a checkpoint that nobody waits for has under way, and how much it leaves in the device's cache: a log group that somebody does wait
@@ -333,7 +334,8 @@ static void ckpt_finish(struct ckpt *c)
 
 	v->generation = get64(c->root->h.generation);
 	v->checkpoint_lsn = c->applied_lsn;
-	if (!(c->flags & CHECKPOINT_CLEAN))
+	v->clean = c->flags & CHECKPOINT_CLEAN;
+	if (!v->clean)
 		v->resting = false;
 	v->stats.checkpoints++;
 	v->stats.checkpoint_nodes += c->tree.nnodes;
@@ -398,22 +400,48 @@ int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags)
 	return err ? err : checkpoint_run(v, q, flags, 0);
 }
 
+/* No part of a trim begins from here on.  One that has begun writes to the device, in its way. */
+static void rest_wait_trim(struct volume *v, struct dev_queue *q)
+{
+	bool trims = true;
+
+	while (trims) {
+		volume_lock(v);
+		trims = alloc_is_trimming(v->alloc);
+		volume_unlock(v);
+		if (trims)
+			dev_poll(q, REST_WAIT_MS);
+	}
+}
+
 /* Nothing is appended from here on until the rest is over, so the log can be made durable to its very end. */
+static int rest_begin(struct volume *v, struct dev_queue *q)
+{
+	int err;
+
+	rest_wait_trim(v, q);
+	err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
+	if (!err)
+		return 0;
+	/* Those who have not asked for another one, because of this. */
+	volume_lock(v);
+	ckpt_wake(v, err);
+	volume_unlock(v);
+	return err;
+}
+
 int volume_rest(struct volume *v, struct dev_queue *q)
 {
+	bool rests;
 	int err;
 
 	LOCK_ASSERT_NOT_HELD(&v->lock);
 	volume_lock(v);
 	err = volume_writable(v);
-	if (err || v->resting) {
-		volume_unlock(v);
-		return err;
-	}
-	v->resting = true;
+	rests = v->resting;
+	v->resting |= !err;
 	volume_unlock(v);
-	err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
-	return err;
+	return err || rests ? err : rest_begin(v, q);
 }
 
 int volume_wake(struct volume *v, struct dev_queue *q)

@@ -293,21 +293,28 @@ static void provide_checkpointed(struct dev_task *task)
 	p->done(p, w->err);
 }
 
-/* A full journal or volume: the next checkpoint's end runs the step again. */
+/*
+ * A full journal or volume: the next checkpoint's end runs the step again.  Who lacks space, or only wants what there is under a root, does not
+ * end a rest by asking for one: he has it, or it is on its way.
+ */
 static void provide_checkpoint(struct provide *p, struct dev_queue *q)
 {
 	struct volume *v = p->v;
+	int err;
 
 	p->waiter.q = q;
 	p->waiter.task.run = provide_checkpointed;
 	p->waiter.err = 0;
 	volume_lock(v);
-	if (volume_writable(v)) {
-		p->waiter.err = -EROFS;
+	err = volume_writable(v);
+	bool rests = v->resting && p->miss.kind == MISS_SPACE;
+	if (err || (rests && v->clean)) {
+		p->waiter.err = err ? -EROFS : 0;
 		dev_post(q, &p->waiter.task);
 	} else {
 		STAILQ_INSERT_TAIL(&v->waiters, &p->waiter, link);
-		volume_want_checkpoint(v);
+		if (!rests)
+			volume_want_checkpoint(v);
 	}
 	volume_unlock(v);
 }

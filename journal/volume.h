@@ -116,7 +116,8 @@ struct volume {
 	uint64_t mount_count, error_count, last_error_sec;
 	uint64_t applied_lsn;	/* behind the last transaction applied */
 	bool checkpoint_wanted, checkpoint_running;
-	bool resting;		/* see volume_rest() */
+	bool resting;		/* from the beginning of volume_rest() on */
+	bool clean;		/* the last durable root says so */
 	bool discard;		/* VOLUME_DISCARD; may be changed */
 	bool super_busy;	/* see super.c */
 	uint64_t checkpoint_lsn;	/* applied_lsn of the last durable root */
@@ -269,7 +270,8 @@ int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags);
 /*
  * Makes everything durable and then a checkpoint marked clean, behind which nothing is written: what is on the device is as after an unmount.
  * The rest ends by itself: who changes something waits, as if the journal were full, for a checkpoint that is not clean; volume_wake()
- * ends it without a change.  0 (also if it rests already), or why the volume takes no changes.  Called as volume_checkpoint() is.
+ * ends it without a change.  Who misses MISS_SPACE does not: all that a checkpoint could free is free then.  Waits for a trim's part that is
+ * under way.  0 (also if it rests already), or why the volume takes no changes.  Called as volume_checkpoint() is.
  */
 int volume_rest(struct volume *v, struct dev_queue *q);
 /* Ends a rest (lock not held); waits, serving q.  From any thread but the one that makes checkpoints.  0: changes can be made. */

@@ -32,6 +32,8 @@ static bool tr_excused(struct tr *tr)
 
 	if (tr->t.result == -EINTR)
 		return tr_cancelled(&tr->t);
+	if (tr->t.result == -EROFS)
+		return s->v->resting;
 	return tr->t.result == -EBUSY && s->trims_met;
 }
 
@@ -44,6 +46,8 @@ static void tr_done(struct fs_trim *t)
 	trace(s, " <trim %u: %d, %llu bytes>", tr->label, t->result, (unsigned long long)t->trimmed);
 	if (t->trimmed % BLOCK_SIZE || t->trimmed > t->len || t->trimmed > (uint64_t)s->plan->geo.nblocks * BLOCK_SIZE)
 		violation(s, "trim", "%llu bytes are trimmed", (unsigned long long)t->trimmed);
+	if (!t->result && s->v->resting)
+		violation(s, "trim", "at rest");
 	s->earlier_ends = true;
 	if (!tr_excused(tr) && judge(s, t->result, 0))
 		same_rc(s, t->result, tr->want);

@@ -175,6 +175,75 @@ static void what_it_trims(void **state)
 	names_destroy(&n);
 }
 
+/* Begun in the middle of the checkpoint with which a rest begins. */
+struct intruder {
+	struct dev_task task;
+	struct names *n;
+	struct trimming t;
+	bool begun;
+};
+
+static void intrude(struct dev_task *task)
+{
+	struct intruder *in = (struct intruder *)task;
+
+	if (!in->n->r.v->checkpoint_running) {
+		dev_post(in->n->q, task);
+		return;
+	}
+	in->begun = true;
+	trim_start(in->n, &in->t, 0, UINT64_MAX, 0);
+}
+
+static uint64_t discards(struct names *n)
+{
+	struct dev_stats s;
+
+	dev_get_stats(n->r.dev, &s);
+	return s.discards;
+}
+
+/* Whatever has been promised of the device is so: nothing is discarded, and no checkpoint ends the rest. */
+static void rest_is_left_alone(void **state)
+{
+	struct trimming t;
+	uint64_t trimmed, before, generation;
+	struct names n;
+
+	(void)state;
+	names_create(&n, VOLUME, 0);
+	struct intruder in = {.task.run = intrude, .n = &n};
+
+	assert_int_equal(try_create(&n, INO_ROOT, "f", S_IFREG | 0644), 0);
+	/* One under way ends. */
+	assert_int_equal(volume_checkpoint(n.r.v, n.q, 0), 0);
+	trim_start(&n, &t, 0, UINT64_MAX, 0);
+	while (!discards(&n))
+		assert_true(dev_poll(n.q, 0) || !volume_service(n.r.v, n.q));
+	assert_false(t.done);
+	assert_int_equal(volume_rest(n.r.v, n.q), 0);
+	before = discards(&n);
+	assert_int_equal(trim_wait(&n, &t), -EROFS);
+	assert_int_equal(trim(&n, 0, UINT64_MAX, 0, &trimmed), -EROFS);
+	assert_int_equal(trimmed, 0);
+	assert_int_equal(discards(&n), before);
+	/* One that comes while it begins has nothing to wait for. */
+	assert_int_equal(try_unlink(&n, INO_ROOT, "f"), 0);
+	dev_post(n.q, &in.task);
+	assert_int_equal(volume_rest(n.r.v, n.q), 0);
+	generation = n.r.v->generation;
+	assert_true(in.begun);
+	assert_int_equal(trim_wait(&n, &in.t), -EROFS);
+	assert_true(n.r.v->resting);
+	assert_int_equal(volume_service(n.r.v, n.q), 0);
+	assert_true(n.r.v->resting && n.r.v->generation == generation);
+	assert_int_equal(discards(&n), before);
+	assert_int_equal(volume_wake(n.r.v, n.q), 0);
+	assert_int_equal(trim(&n, 0, UINT64_MAX, 0, &trimmed), 0);
+	check_alloc(&n);
+	names_destroy(&n);
+}
+
 /* With all files gone: what a trim had taken has not become used for ever. */
 static void nothing_leaked(struct names *n, struct file *files, uint64_t before)
 {
@@ -267,6 +336,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_it_refuses),
 		cmocka_unit_test(what_it_trims),
+		cmocka_unit_test(rest_is_left_alone),
 		cmocka_unit_test(what_is_in_use_stays),
 		cmocka_unit_test(power_cuts),
 	};

@@ -577,6 +577,20 @@ static void test_rest(void **state)
 	assert_true(ncuts > 3 && nwhole > 3 && ncuts + nwhole < 30);
 }
 
+static int write_unsynced(struct rig *r, struct block_file *f, unsigned at, const char *text)
+{
+	struct miss miss;
+	uint64_t lsn;
+	int err;
+
+	while ((err = try_write_logged(r, f, at, text, (unsigned)strlen(text), true, &lsn, &miss)) == -EAGAIN) {
+		err = volume_provide(r->v, r->q, &miss);
+		if (err)
+			return err;
+	}
+	return err;
+}
+
 static void test_rest_ends(void **state)
 {
 	struct block_file f = {0};
@@ -603,6 +617,75 @@ static void test_rest_ends(void **state)
 	assert_int_equal(volume_rest(r.v, r.q), -EIO);
 	assert_int_equal(volume_wake(r.v, r.q), -EIO);
 	rig_destroy(&r);
+}
+
+/* Somebody who would like a checkpoint, not for a change: a scrub, a trim. */
+struct asker {
+	struct dev_task task;
+	struct rig *r;
+	struct provide provide;
+	bool running; /* asks when a checkpoint is being made */
+	bool asked, answered;
+	int err;
+};
+
+static void asker_told(struct provide *p, int err)
+{
+	struct asker *a = (struct asker *)((char *)p - offsetof(struct asker, provide));
+
+	a->answered = true;
+	a->err = err;
+}
+
+static void asker_asks(struct dev_task *task)
+{
+	struct miss miss = {.kind = MISS_SPACE};
+	struct asker *a = (struct asker *)task;
+
+	if (!a->r->v->resting || a->r->v->checkpoint_running != a->running) {
+		dev_post(a->r->q, task);
+		return;
+	}
+	a->asked = true;
+	volume_provide_start(a->r->v, a->r->q, &miss, &a->provide, asker_told);
+}
+
+/* He is content with the one that begins the rest, whenever he asks; but is told if that fails. */
+static void test_rest_is_left_alone(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		struct block_file f = {0};
+		struct rig r;
+		struct asker a = {.task.run = asker_asks, .r = &r, .running = i % 2};
+
+		rig_create(&r, 4 << 20, MIN_JOURNAL, 290 + i);
+		/* Not synced: so there are waits before the checkpoint, too. */
+		assert_int_equal(write_unsynced(&r, &f, 100, "hello"), 0);
+		if (i >= 2)
+			dev_sim_fail(r.dev, i == 2 ? DEV_WRITE : DEV_FLUSH, 1, SIM_FAULT_ONCE, -EIO, 0, 0);
+		dev_post(r.q, &a.task);
+		assert_int_equal(volume_rest(r.v, r.q), i < 2 ? 0 : -EIO);
+		while (!a.answered)
+			assert_true(dev_poll(r.q, 0) > 0);
+		assert_int_equal(a.err, i < 2 ? 0 : -EROFS);
+		if (i < 2) {
+			uint64_t writes = dev_sim_writes(r.dev);
+
+			assert_int_equal(volume_service(r.v, r.q), 0);
+			/* And when it has begun there is nothing to wait for. */
+			a.answered = false;
+			a.running = false;
+			asker_asks(&a.task);
+			while (!a.answered)
+				assert_true(dev_poll(r.q, 0) > 0);
+			assert_int_equal(a.err, 0);
+			assert_int_equal(volume_service(r.v, r.q), 0);
+			assert_true(r.v->resting && root_is_clean(&r));
+			assert_int_equal(dev_sim_writes(r.dev), writes);
+		}
+		rig_destroy(&r);
+	}
 }
 
 /* What replay changes a part of is going to be written back whole: one bad reading must not become what the block holds. */
@@ -1155,6 +1238,7 @@ int main(void)
 		cmocka_unit_test(test_logged_data),
 		cmocka_unit_test(test_rest),
 		cmocka_unit_test(test_rest_ends),
+		cmocka_unit_test(test_rest_is_left_alone),
 		cmocka_unit_test(test_stage_freeze_copies),
 		cmocka_unit_test(test_bad_copy_is_repaired),
 		cmocka_unit_test(test_outdated_miss_repairs_nothing),
