@@ -538,6 +538,9 @@ int main(int argc, char **argv)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	stop_hold(&job.stop);
 	limit_lift();
+	/* Who has stopped reading does not stop a repair; the status will tell. */
+	if (job.o.mode != MODE_NEVER)
+		signal(SIGPIPE, SIG_IGN);
 	job.diag = (struct diag){.emit = emit, .arg = &job};
 	output_begin(&job.out);
 	int err = open_image(&job);

@@ -177,6 +177,20 @@ def test_signal_instead_of_an_answer(broken, name):
     assert open(vol.image, "rb").read() == before
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr", "progress"])
+def test_repair_for_nobody(broken, stream):
+    """Who was to read what it says has gone: the repair goes on to its end."""
+    vol = broken("leaf lost")
+    ours, theirs = os.pipe()
+    os.close(ours)
+    options = ["-C", str(theirs)] if stream == "progress" else []
+    done = subprocess.run([FSCK, "-f", "-y", "-v", *options, vol.image], check=False, pass_fds=[theirs], stdin=subprocess.DEVNULL,
+                          **({stream: theirs} if not options else {}))
+    os.close(theirs)
+    assert done.returncode == (1 | 8 if stream == "stdout" else 1)
+    vol.fsck("-n", "-f")
+
+
 def test_undo_of_a_repair(broken, folder):
     """What was there before comes back, byte by byte."""
     vol = broken("leaf lost")
