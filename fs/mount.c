@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "core/limit.h"
-#include "core/stdio.h"
+#include "core/streams.h"
 #include "core/version.h"
 #include "fs/daemon.h"
 #include "fs/mount_remount.h"
@@ -198,7 +198,7 @@ int main(int argc, char **argv)
 	enum mount_status st;
 
 	/* A daemon's /dev/null would be put over the image, too. */
-	if (!stdio_reserve())
+	if (!streams_reserve())
 		return MOUNT_SYSTEM;
 	limit_lift();
 	st = mount_options_parse(argc, argv, &opts);

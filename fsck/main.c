@@ -19,7 +19,7 @@
 #include "core/dev_undo.h"
 #include "core/image_lock.h"
 #include "core/limit.h"
-#include "core/stdio.h"
+#include "core/streams.h"
 #include "core/version.h"
 #include "fsck/job.h"
 #include "fsck/truncate.h"
@@ -531,10 +531,10 @@ int main(int argc, char **argv)
 {
 	struct job job = {.fd = -1, .backing_fd = -1, .out.progress_fd = -1, .oc.seconds = -1};
 	struct timespec start;
-	int rc = stdio_reserve() ? parse_command(argc, argv, &job) : (int)EXIT_OPERATION;
+	int rc = streams_reserve() ? parse_command(argc, argv, &job) : (int)EXIT_OPERATION;
 
 	if (rc >= 0)
-		return rc || stdio_finish(PROGRAM) ? rc : (int)EXIT_OPERATION;
+		return rc || streams_finish(PROGRAM) ? rc : (int)EXIT_OPERATION;
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	stop_hold(&job.stop);
 	limit_lift();
@@ -553,7 +553,7 @@ int main(int argc, char **argv)
 		job.oc.seconds = seconds_since(&start);
 	output_end(&job.out, &job.res, &job.oc, shown_per_code(&job));
 	close_image(&job);
-	if (!stdio_finish(PROGRAM))
+	if (!streams_finish(PROGRAM))
 		job.oc.status |= EXIT_OPERATION;
 	return (int)job.oc.status;
 }

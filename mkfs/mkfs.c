@@ -23,7 +23,7 @@
 #include "core/limit.h"
 #include "core/printable.h"
 #include "core/size.h"
-#include "core/stdio.h"
+#include "core/streams.h"
 #include "core/stop.h"
 #include "core/version.h"
 #include "journal/volume.h"
@@ -594,10 +594,10 @@ int main(int argc, char **argv)
 {
 	struct options o = {.uid = geteuid(), .gid = getegid()};
 	struct job job = {.o = &o, .fd = -1, .backing_fd = -1, .percent = 101};
-	int rc = stdio_reserve() ? parse_command(argc, argv, &o) : 1;
+	int rc = streams_reserve() ? parse_command(argc, argv, &o) : 1;
 
 	if (rc >= 0)
-		return rc || !stdio_finish(PROGRAM);
+		return rc || !streams_finish(PROGRAM);
 	limit_is_error();
 	int err = run(&job);
 	if (err)
@@ -606,5 +606,5 @@ int main(int argc, char **argv)
 		close(job.backing_fd);
 	if (job.fd >= 0)
 		close(job.fd);
-	return err || !stdio_finish(PROGRAM);
+	return err || !streams_finish(PROGRAM);
 }

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "core/limit.h"
-#include "core/stdio.h"
+#include "core/streams.h"
 #include "core/version.h"
 #include "tools/tool.h"
 
@@ -104,8 +104,8 @@ int main(int argc, char **argv)
 	/* Those that write to an image do so within what is there. */
 	limit_lift();
 
-	int status = stdio_reserve() ? run(argc, argv) : TOOL_FOUND;
+	int status = streams_reserve() ? run(argc, argv) : TOOL_FOUND;
 
 	/* A result that has not arrived is none. */
-	return !stdio_finish("holdfast") && status == TOOL_OK ? TOOL_FOUND : status;
+	return !streams_finish("holdfast") && status == TOOL_OK ? TOOL_FOUND : status;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stdio.h - the standard streams of a program that opens images.
+ * streams.h - the standard streams of a program that opens images.
  *
  * Who is started with one of them closed ("2>&-", or a careless parent) would get its number for the next file that it opens; then every
  * message goes into the image.
  */
-#ifndef HOLDFAST_CORE_STDIO_H
-#define HOLDFAST_CORE_STDIO_H
+#ifndef HOLDFAST_CORE_STREAMS_H
+#define HOLDFAST_CORE_STREAMS_H
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 /* Descriptors 0 to 2 are open when this returns, those that were not on /dev/null.  False: there is none, so nothing should be opened. */
-static inline bool stdio_reserve(void)
+static inline bool streams_reserve(void)
 {
 	for (int fd = 0; fd < 3; fd++)
 		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
@@ -25,7 +25,7 @@ static inline bool stdio_reserve(void)
 }
 
 /* What was printed has arrived, or a message of `program` says that it has not. */
-static inline bool stdio_finish(const char *program)
+static inline bool streams_finish(const char *program)
 {
 	bool lost = ferror(stdout);
 
