@@ -224,9 +224,12 @@ def main():
         table, wanted = row_list.chosen(table, texts(args.rows) or [""], texts(args.skip))
         names = [p.name for p in chosen]
         progress = Progress(sum(row.runs_on(p, i) for i in range(args.rounds) for p in chosen for row in table))
-        for i in range(args.rounds):
-            for peer in chosen:
-                run_round(i, peer, table, results, progress, trouble)
+        try:
+            for i in range(args.rounds):
+                for peer in chosen:
+                    run_round(i, peer, table, results, progress, trouble)
+        except KeyboardInterrupt:
+            trouble.append("interrupted; the table has what was measured until then")
         progress.end()
         lines = summary([row for row in table if row.name in wanted], names, results)
         show(lines, names)
