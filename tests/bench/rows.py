@@ -330,20 +330,21 @@ def memory_per_inode(peer):
 
 # --- a directory that is too large to be remembered ---------------------------------------------------------
 
-def huge_create(n):
+def huge_create(name, n, *more):
+    """n empty files on a volume of their own, which is there until they have been looked up."""
     def do(peer):
-        other = peer.beside("huge", max(1, 32 * n // 10**7) * GIB, inodes=n + n // 10)
+        other = peer.beside(name, max(1, 32 * n // 10**7) * GIB, inodes=n + n // 10)
         other.mount()
-        return work("big-create", "-n", n, timeout=8 * STEP_SECONDS)(other)
+        return work("big-create", "-n", n, *more, timeout=8 * STEP_SECONDS)(other)
     return do
 
 
-def huge_lookup(n, picks):
+def huge_lookup(name, n, picks, *more):
     def do(peer):
-        other = peer.others["huge"]
+        other = peer.others[name]
         other.cold()
-        out = work("big-lookup", "-n", picks, "-p", n)(other)
-        peer.take_away("huge")
+        out = work("big-lookup", "-n", picks, "-p", n, *more)(other)
+        peer.take_away(name)
         return out
     return do
 
@@ -437,15 +438,14 @@ def database_rows(z):
 
 
 def thousand_rows(z):
-    """Many directories of 1,000 entries; with z.long one of ten million."""
+    """Many directories of 1,000 entries; with z.long ten million entries in such directories, and in one."""
     made = [
         Row("directories of 1,000: create", work("big-create", "-k", 1000, "-n", z.big)),
         Row("directories of 1,000: lookup, cold", work("big-lookup", "-k", 1000, "-n", z.names, "-p", z.big), needs=["directories of 1,000: create"], cold=True),
     ]
-    if z.long:
-        made += [Row("directory of 10,000,000: create", huge_create(z.huge), once=True, only=LASTING),
-                 Row("directory of 10,000,000: lookup, cold", huge_lookup(z.huge, z.names), needs=["directory of 10,000,000: create"], once=True,
-                     only=LASTING)]
+    for name, dirs, more in (("huge-many", "10,000 directories of 1,000", ["-k", 1000]), ("huge", "directory of 10,000,000", [])) if z.long else ():
+        made += [Row(f"{dirs}: create", huge_create(name, z.huge, *more), once=True, only=LASTING),
+                 Row(f"{dirs}: lookup, cold", huge_lookup(name, z.huge, z.names, *more), needs=[f"{dirs}: create"], once=True, only=LASTING)]
     return made
 
 
