@@ -119,7 +119,7 @@ struct disk_root {
 	le64 flags;
 	le64 written_sec;	/* wall clock, information only */
 	le64 mount_count;
-	le64 error_count;	/* damage met since mkfs */
+	le64 error_count;	/* damage met since mkfs, or a check that found none */
 	le64 last_error_sec;
 	struct disk_ptr tree;
 	uint8_t tree_level;	/* of the root node; 0 = a leaf */

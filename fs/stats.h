@@ -34,7 +34,7 @@ enum stats_group { STATS_FILES, STATS_VOLUME, STATS_SPACE, STATS_JOURNAL, STATS_
 	X(checkpoint_pages, VOLUME, COUNT, "blocks of logged data placed by checkpoints")                \
 	X(loads, VOLUME, COUNT, "blocks of metadata read")                                               \
 	X(repairs, VOLUME, COUNT, "bad copies of metadata rewritten from good ones")                     \
-	X(errors, VOLUME, GAUGE, "damage met since mkfs")                                                \
+	X(errors, VOLUME, GAUGE, "damage met since mkfs or a check that found none")                     \
 	X(last_error_sec, VOLUME, GAUGE, "when last, seconds of the epoch; 0: never")                    \
 	X(mounts, VOLUME, GAUGE, "mounts for writing since mkfs")                                        \
 	X(generation, VOLUME, GAUGE, "number of the last checkpoint")                                    \

@@ -375,9 +375,14 @@ int job_check(struct job *job, bool heal)
 	return err && err != -ECANCELED ? give_up_errno(job, err) : err;
 }
 
+static bool may_write(const struct job *job)
+{
+	return job->o.mode == MODE_PREEN || job->o.mode == MODE_YES;
+}
+
 static int check_all(struct job *job)
 {
-	int err = job_check(job, job->o.mode == MODE_PREEN || job->o.mode == MODE_YES);
+	int err = job_check(job, may_write(job));
 
 	if (!err)
 		err = mend(job);
@@ -487,6 +492,27 @@ static int truncate_log(struct job *job)
 	return look_at_roots(job);
 }
 
+/* Damage that somebody has met is a reason to look, once. */
+static int forget_damage(struct job *job)
+{
+	struct volume_config cfg = {0};
+	struct volume *v;
+	int err = volume_open(job->q, &cfg, &job->diag, &v);
+
+	if (err)
+		return give_up(job, "the count of damage could not be written: %s", strerror(-err));
+	volume_lock(v);
+	volume_forget_damage(v);
+	volume_unlock(v);
+	err = volume_close(v, job->q);
+	if (err)
+		return give_up(job, "the count of damage could not be written: %s", strerror(-err));
+	if (!job->out.json)
+		printf("%s: damage was met %llu times while it was mounted, and none is found%s\n", job->o.path,
+		       (unsigned long long)job->res.error_count, job->o.data ? "" : " now; --data reads the contents of files, too");
+	return 0;
+}
+
 static int check_volume(struct job *job)
 {
 	int err = job->o.truncate ? truncate_log(job) : look_at_roots(job);
@@ -495,13 +521,15 @@ static int check_volume(struct job *job)
 		err = replay(job);
 	if (err)
 		return err;
-	if (job->res.root_clean && job->res.roots_ok && !job->o.force)
+	if (job->res.root_clean && job->res.roots_ok && !job->o.force && !job->res.error_count)
 		return 0;
 	err = check_all(job);
 	/* Nothing that a check can find stood in its way: the device takes no writes, say. */
 	if (!err && job->replay_err && !job->res.root_clean && !job->res.nerrors)
 		err = job->replay_err == -EFBIG ? give_up_errno(job, -EFBIG) :
 						  give_up(job, "its journal could not be replayed: %s", strerror(-job->replay_err));
+	if (!err && job->res.error_count && job->res.root_clean && !job->res.nerrors && may_write(job))
+		err = forget_damage(job);
 	return err;
 }
 

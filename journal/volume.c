@@ -78,6 +78,12 @@ void volume_note_damage(struct volume *v)
 	v->last_error_sec = volume_now_sec(v);
 }
 
+void volume_forget_damage(struct volume *v)
+{
+	LOCK_ASSERT_HELD(&v->lock);
+	v->error_count = v->last_error_sec = 0;
+}
+
 /* --- readers ------------------------------------------------------------------------------------ */
 
 unsigned volume_read_begin(struct volume *v)

@@ -328,5 +328,7 @@ int volume_writable(struct volume *v);
 
 /* Counts damage met while reading (persisted by the next checkpoint).  No lock needed beyond the volume's: held. */
 void volume_note_damage(struct volume *v);
+/* A check has looked for it and found none: counts anew, from the next checkpoint on.  Lock held. */
+void volume_forget_damage(struct volume *v);
 
 #endif

@@ -95,6 +95,28 @@ def test_nothing_replayed_is_not_called_a_recovery_of_something(broken):
     assert "clean" in vol.fsck("-n", "-f", "--data")
 
 
+def test_damage_that_was_met_is_looked_for(broken):
+    """However cleanly it was unmounted: a check is due, once."""
+    vol = broken("root errors")
+    before = open(vol.image, "rb").read()
+    status, out = fsck(vol, "-n")
+    assert status == 0 and found(out) == {"FS124"} and out["full_check"] and out["mount_errors"] == 3
+    assert open(vol.image, "rb").read() == before
+    said = run(FSCK, "-p", vol.image).stdout
+    assert "met 3 times" in said and "none is found now" in said
+    status, out = fsck(vol, "-p")
+    assert status == 0 and not out["full_check"] and out["mount_errors"] == 0
+
+    # A mount forgets nothing.
+    os.unlink(vol.image)
+    build(vol, "root errors")
+    vol.mount()
+    with open(vol.path("dir", "x"), "wb") as f:
+        f.write(b"x" * 10)
+    vol.umount()
+    assert fsck(vol, "-n")[1]["mount_errors"] == 3
+
+
 def test_no_question_without_a_terminal(broken):
     vol = broken("link count")
     before = open(vol.image, "rb").read()
