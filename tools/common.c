@@ -163,7 +163,7 @@ int image_open(struct image *im, const char *path, enum image_access access)
 
 	*im = (struct image){.diag = {.emit = keep_line, .arg = im}, .fd = -1, .backing_fd = -1};
 	if (stat(path, &st) < 0)
-		return tool_refuse(path, "%s", strerror(errno));
+		return tool_refuse(path, "%s", err_is_dead_mount(-errno) ? dead_mount : strerror(errno));
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return tool_refuse(path,
 				   "is neither an image file nor a block device, nor a directory of a mount");

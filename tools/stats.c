@@ -206,6 +206,8 @@ static int stats_run(int argc, char **argv)
 	o.path = tool_operand(argc, argv);
 	if (!o.path)
 		return TOOL_USAGE;
+	if (o.count && !o.interval)
+		return tool_usage(argv[0], "--count goes with --interval");
 	return stats_show(&o);
 }
 

@@ -30,7 +30,7 @@ def stats(path, expect=0):
 
 @pytest.mark.parametrize("args", [[], ["nosuch"], ["stats"], ["stats", "a", "b"], ["stats", "--nosuch", "/"],
                                   ["stats", "--interval", "0", "/"], ["stats", "--interval", "x", "/"],
-                                  ["stats", "--count", "-1", "/"], ["info"], ["help", "nosuch"]])
+                                  ["stats", "--count", "-1", "/"], ["stats", "--count", "1", "/"], ["info"], ["help", "nosuch"]])
 def test_usage(args):
     text = holdfast(*args, expect=2)
     assert "holdfast help" in text or "usage:" in text
@@ -151,7 +151,8 @@ def test_dead_daemon(vol):
     for pid in daemons(vol.image):
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not daemons(vol.image), what="death")
-    assert "dead" in holdfast("stats", vol.dir, expect=1)
+    for verb in ("stats", "info", "scrub"):
+        assert "the daemon of this mount is dead" in holdfast(verb, vol.dir, expect=1)
 
 
 def test_requests_that_do_not_exist(vol):
