@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -243,6 +244,13 @@ bool image_is_mounted(const char *path, char *where, size_t where_bytes)
 		return true;
 	}
 	return false;
+}
+
+bool image_is_protected(int fd)
+{
+	int yes = 0;
+
+	return ioctl(fd, BLKROGET, &yes) == 0 && yes;
 }
 
 bool image_is_claimed(const char *path)

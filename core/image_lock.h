@@ -46,6 +46,9 @@ void image_lock_lower(int fd, int backing_fd);
  */
 bool image_is_mounted(const char *path, char *where, size_t where_bytes);
 
+/* Is the open `fd` a write-protected block device?  Some kernels open one for writing, and refuse each write. */
+bool image_is_protected(int fd);
+
 /* Is the block device `path` claimed exclusively: mounted anywhere (other mount namespaces too), swap, part of an array?
  * False for files and for what cannot be opened. */
 bool image_is_claimed(const char *path);

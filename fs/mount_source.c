@@ -22,14 +22,6 @@ static int refuse(const struct diag *d, const char *path, int err, const char *w
 	return err;
 }
 
-/* Some kernels open a write-protected device for writing, and refuse each write. */
-static bool write_protected(int fd)
-{
-	int yes = 0;
-
-	return ioctl(fd, BLKROGET, &yes) == 0 && yes;
-}
-
 static int open_for_writing(const char *path)
 {
 	/* O_NONBLOCK: whatever the path has become since stat(2), open must not wait for it. */
@@ -37,7 +29,7 @@ static int open_for_writing(const char *path)
 
 	if (fd < 0)
 		return -errno;
-	if (!write_protected(fd))
+	if (!image_is_protected(fd))
 		return fd;
 	close(fd);
 	return -EROFS;

@@ -258,6 +258,8 @@ static int open_image(struct job *job)
 	}
 	if (job->fd < 0)
 		return errno == EBUSY ? in_use(job) : give_up(job, "%s", strerror(errno));
+	if (image_is_protected(job->fd) && job->o.mode == MODE_ASK)
+		job->o.mode = MODE_NEVER;
 	return lock_image(job);
 }
 
@@ -513,15 +515,27 @@ static int forget_damage(struct job *job)
 	return 0;
 }
 
+/* Nothing more to be looked at. */
+static bool is_clean(const struct job *job)
+{
+	return job->res.root_clean && job->res.roots_ok && !job->o.force && !job->o.truncate && !job->res.error_count;
+}
+
 static int check_volume(struct job *job)
 {
-	int err = job->o.truncate ? truncate_log(job) : look_at_roots(job);
+	/* What is clean needs no writing. */
+	bool look = !job->o.truncate || image_is_protected(job->fd);
+	int err = look ? look_at_roots(job) : truncate_log(job);
 
+	if (!err && is_clean(job))
+		return 0;
+	if (!err && image_is_protected(job->fd) && job->o.mode != MODE_NEVER)
+		return give_up(job, "is write-protected; -n only looks");
 	if (!err && !(job->res.root_clean && job->res.roots_ok) && may_replay(job))
 		err = replay(job);
 	if (err)
 		return err;
-	if (job->res.root_clean && job->res.roots_ok && !job->o.force && !job->res.error_count)
+	if (is_clean(job))
 		return 0;
 	err = check_all(job);
 	/* Nothing that a check can find stood in its way: the device takes no writes, say. */

@@ -270,6 +270,8 @@ static int target_open(struct job *job, const struct stat *st)
 		return refuse(path, "is in use by the system (mounted, swap, or part of an array)");
 	if (job->fd < 0)
 		return refuse(path, "%s", strerror(errno));
+	if (image_is_protected(job->fd) && !job->o->dry_run)
+		return refuse(path, "is write-protected");
 	int err = target_lock(job);
 	return err ? err : target_ask_size(job, st);
 }

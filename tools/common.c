@@ -136,6 +136,8 @@ static int lock_image(struct image *im, const char *path, enum image_access acce
 	im->fd = open(path, (shared ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	if (im->fd < 0)
 		return tool_refuse(path, "%s", strerror(errno));
+	if (!shared && image_is_protected(im->fd))
+		return tool_refuse(path, "is write-protected");
 	err = image_lock(im->fd, shared ? IMAGE_LOCK_SHARED : 0, &im->backing_fd);
 	if (!err)
 		return TOOL_OK;

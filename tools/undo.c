@@ -46,6 +46,8 @@ static int target_lock(struct target *t, const char *path)
 	t->fd = open(path, O_RDWR | O_CLOEXEC | (S_ISBLK(st.st_mode) ? O_EXCL : 0));
 	if (t->fd < 0)
 		return errno == EBUSY ? in_use(path) : tool_refuse(path, "%s", strerror(errno));
+	if (image_is_protected(t->fd))
+		return tool_refuse(path, "is write-protected; nothing was undone");
 	int err = image_lock(t->fd, 0, &t->backing_fd);
 
 	if (err)

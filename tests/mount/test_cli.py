@@ -362,6 +362,38 @@ def test_write_protected_device(on_loop):
     assert sha256(vol.image) == before
 
 
+def test_tools_on_a_write_protected_device(on_loop):
+    """One line, and no try; what is clean needs no writing, and who asks only looks."""
+    vol = on_loop
+
+    def refused(status, *argv):
+        done = run(*argv, vol.image, check=False)
+        assert done.returncode == status and f"{vol.image}: is write-protected" in done.stdout, done.stdout
+        assert len(done.stdout.splitlines()) == 1, done.stdout
+
+    def refuse_all():
+        refused(1, MKFS, "-f")
+        refused(1, HOLDFAST, "scrub")
+        for options in (("-p", "-f"), ("-y", "-f"), ("-y", "--truncate-journal")):
+            refused(8, FSCK, *options)
+        run(MKFS, "-f", "-n", vol.image)
+
+    run("blockdev", "--setro", vol.image)
+    before = sha256(vol.image)
+    refuse_all()
+    assert "clean" in vol.fsck("-p") and "clean" in vol.fsck("-f")
+    run("blockdev", "--setrw", vol.image)
+    vol.mount()
+    vol.kill()
+    run("blockdev", "--setro", vol.image)
+    after = sha256(vol.image)
+    assert after != before
+    refuse_all()
+    refused(8, FSCK, "-p")
+    assert "not unmounted cleanly, no damage found" in vol.fsck("-f")
+    assert sha256(vol.image) == after
+
+
 def test_write_protected_file(unmounted):
     """By its mode, for a user; by the file system that it is on, for root.  What cannot be read either is refused as ever."""
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
