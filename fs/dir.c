@@ -12,6 +12,7 @@
 #include "core/bug.h"
 #include "fs/acl.h"
 #include "fs/dir.h"
+#include "fs/hashed.h"
 
 /* --- names --- */
 
@@ -44,8 +45,7 @@ static bool dirent_decode(const void *val, unsigned len, struct disk_dirent *out
 }
 
 /* One item of the hash value: 1 if it is the entry, 0 if it is another's, or an error. */
-static int dir_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len,
-		     struct dir_pos *pos)
+static int dir_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len, void *pos)
 {
 	struct disk_dirent de;
 	const char *found;
@@ -54,31 +54,20 @@ static int dir_match(struct fs *fs, const struct tree_cursor *c, const char *nam
 		return inode_corrupt(fs, c->key.object, "malformed directory entry");
 	if (de.name_len != len || memcmp(found, name, len))
 		return 0;
-	*pos = (struct dir_pos){.offset = c->key.offset, .ino = get64(de.ino), .ftype = de.ftype};
+	*(struct dir_pos *)pos = (struct dir_pos){.offset = c->key.offset, .ino = get64(de.ino), .ftype = de.ftype};
 	return 1;
 }
 
 int dir_find(struct fs *fs, uint64_t dir, const char *name, size_t len, struct miss *miss,
 	     struct dir_pos *pos)
 {
-	uint64_t first = dirent_offset(&fs->v->sb, name, len), free = first;
-	struct key key = key_make(dir, ITEM_DIRENT, first);
-	struct tree_cursor c;
-	int err;
+	struct key first = key_make(dir, ITEM_DIRENT, dirent_offset(&fs->v->sb, name, len));
+	uint64_t free;
+	int found = hashed_find(fs, &first, name, len, dir_match, pos, miss, &free);
 
-	for (err = tree_first(fs->v->tree, &c, &key, miss); !err; err = tree_next(fs->v->tree, &c, miss)) {
-		if (c.key.object != dir || c.key.type != ITEM_DIRENT ||
-		    c.key.offset - first >= HASH_COLLISIONS)
-			break;
-		int match = dir_match(fs, &c, name, len, pos);
-		if (match)
-			return match < 0 ? match : 0;
-		if (c.key.offset == free)
-			free++;
-	}
-	if (err && err != -ENOENT)
-		return err;
-	*pos = (struct dir_pos){.offset = free - first < HASH_COLLISIONS ? free : 0};
+	if (found)
+		return found < 0 ? found : 0;
+	*pos = (struct dir_pos){.offset = free};
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 
 #include "core/bug.h"
 #include "fs/acl.h"
+#include "fs/hashed.h"
 
 #define CHUNKS_MAX ((MAX_XATTR - XATTR_HEAD_MAX + XATTR_CHUNK - 1) / XATTR_CHUNK)
 static_assert(CHUNKS_MAX <= 128, "a chunk's number has 7 bits");
@@ -59,8 +60,7 @@ static bool xattr_decode(const void *val, unsigned len, struct disk_xattr *out, 
 }
 
 /* One item of the hash value: 1 if it is the name's, 0 if it is another's, or an error. */
-static int xattr_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len,
-		       struct xattr_pos *pos)
+static int xattr_match(struct fs *fs, const struct tree_cursor *c, const char *name, size_t len, void *pos)
 {
 	struct disk_xattr xa;
 	const char *found;
@@ -69,7 +69,7 @@ static int xattr_match(struct fs *fs, const struct tree_cursor *c, const char *n
 		return inode_corrupt(fs, c->key.object, "malformed xattr");
 	if (xa.name_len != len || memcmp(found, name, len))
 		return 0;
-	*pos = (struct xattr_pos){
+	*(struct xattr_pos *)pos = (struct xattr_pos){
 		.offset = c->key.offset,
 		.found = true,
 		.value_len = get32(xa.value_len),
@@ -82,24 +82,13 @@ static int xattr_match(struct fs *fs, const struct tree_cursor *c, const char *n
 int xattr_find(struct fs *fs, uint64_t ino, const char *name, struct miss *miss, struct xattr_pos *pos)
 {
 	size_t len = strlen(name);
-	uint64_t first = xattr_offset(&fs->v->sb, name, len), free = first;
-	struct key key = key_make(ino, ITEM_XATTR, first);
-	struct tree_cursor c;
-	int err;
+	struct key first = key_make(ino, ITEM_XATTR, xattr_offset(&fs->v->sb, name, len));
+	uint64_t free;
+	int found = hashed_find(fs, &first, name, len, xattr_match, pos, miss, &free);
 
-	for (err = tree_first(fs->v->tree, &c, &key, miss); !err; err = tree_next(fs->v->tree, &c, miss)) {
-		if (c.key.object != ino || c.key.type != ITEM_XATTR ||
-		    c.key.offset - first >= HASH_COLLISIONS)
-			break;
-		int match = xattr_match(fs, &c, name, len, pos);
-		if (match)
-			return match < 0 ? match : 0;
-		if (c.key.offset == free)
-			free++;
-	}
-	if (err && err != -ENOENT)
-		return err;
-	*pos = (struct xattr_pos){.offset = free - first < HASH_COLLISIONS ? free : 0};
+	if (found)
+		return found < 0 ? found : 0;
+	*pos = (struct xattr_pos){.offset = free};
 	return 0;
 }
 
