@@ -122,7 +122,8 @@ static bool do_open(const struct mount_point *mp, const struct mount_source *src
 
 static void do_unmount(const struct mount_point *mp)
 {
-	int fd = open(mp->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	auto_free char *dir = mount_point_seen(mp);
+	int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 
 	if (fd >= 0) {
 		syncfs(fd);

@@ -610,14 +610,39 @@ static int run_fusermount(const char *dir)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
 }
 
+char *mount_point_seen(const struct mount_point *mp)
+{
+	auto_file *f = fopen("/proc/self/mountinfo", "re");
+	auto_free char *line = NULL;
+	size_t cap = 0;
+	struct mount_line m;
+
+	while (f && getline(&line, &cap, f) > 0)
+		if (parse_line(line, &m) && is_ours(&m) && m.dev == mp->dev && is_on_top(&m))
+			return strdup(m.point);
+	return NULL;
+}
+
+static int unmount_at(const char *dir, bool by_helper)
+{
+	if (by_helper)
+		return run_fusermount(dir);
+	return umount2(dir, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+/* Copies of the mount are of no use without a daemon either, and the directory may have another name by now. */
 int mount_point_unmount(const struct mount_point *mp)
 {
-	dev_t dev;
+	bool any = false;
 
-	/* Somebody has unmounted it, and perhaps mounted something else. */
-	if (mp->dev && (!find_dev(mp, &dev) || dev != mp->dev))
-		return -EINVAL;
-	if (!mp->by_helper && umount2(mp->dir, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
-		return 0;
-	return mp->by_helper ? run_fusermount(mp->dir) : -errno;
+	if (!mp->dev)
+		return unmount_at(mp->dir, mp->by_helper);
+	for (;;) {
+		auto_free char *dir = mount_point_seen(mp);
+		int err = dir ? unmount_at(dir, mp->by_helper) : any ? 0 : -EINVAL;
+
+		if (err || !dir)
+			return err;
+		any = true;
+	}
 }

@@ -65,9 +65,12 @@ int mount_point_shown(const char *dir, char **point, char **options);
  */
 bool mount_point_settle(struct mount_point *mp, uint32_t ratio);
 
+/* A directory on which a settled mount, or a copy of it, can be seen now; free(3).  NULL: none. */
+char *mount_point_seen(const struct mount_point *mp);
+
 /*
- * Detaches (lazily); -EINVAL if a settled mount is not what is on `dir` any more.  On fuseblk with no file open this waits until the daemon has answered DESTROY, so it must not be
- * called by a thread that the answer depends on.
+ * Detaches (lazily), a settled mount with all its copies in this mount namespace, whatever their directories are called by now; -EINVAL if it is on none any
+ * more.  On fuseblk with no file open this waits until the daemon has answered DESTROY, so it must not be called by a thread that the answer depends on.
  */
 int mount_point_unmount(const struct mount_point *mp);
 

@@ -201,6 +201,35 @@ def test_term_commits_and_unmounts(vol):
     assert open(vol.path("f"), "rb").read() == b"before TERM"
 
 
+@pytest.mark.parametrize("options", ["", "plain"])
+def test_term_finds_the_mount(unmounted, options):
+    """Wherever it is by now, also more than once; and nothing that is not ours."""
+    vol = unmounted
+    outer = os.path.join(vol.folder, "outer")
+    there, bound, part = (os.path.join(outer, name) for name in ("there", "bound", "part"))
+    for path in (outer, there, bound, part):
+        os.mkdir(path)
+    run(MOUNT, vol.image, there, *(["-o", options] if options else []))
+    os.mkdir(os.path.join(there, "sub"))
+    run("mount", "--bind", there, bound)
+    run("mount", "--bind", os.path.join(there, "sub"), part)
+    run("mount", "-t", "tmpfs", "above", part)
+    os.rename(outer, outer + "2")
+    (pid,) = daemons(vol.image)
+    try:
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not daemons(vol.image), what="the daemon's end")
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+            left = [line.split() for line in f if vol.folder in line]
+        # What is covered by something else cannot be reached.
+        assert [line[line.index("-") + 1] for line in left if not line[4].endswith("part")] == []
+        assert "tmpfs" in [line[line.index("-") + 1] for line in left]
+    finally:
+        for name in ("part", "part", "bound", "there"):
+            run("umount", "-l", os.path.join(outer + "2", name), check=False)
+    assert "clean" in vol.fsck()
+
+
 def test_foreground(unmounted):
     with subprocess.Popen([MOUNT, unmounted.image, unmounted.dir, "-o", "foreground"], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as daemon:
