@@ -116,6 +116,13 @@ static const char *fixed_change(const struct mount_options *a, const struct moun
 	return a->allow_other != b->allow_other ? "allow_other" : NULL;
 }
 
+/* mount(8) passes what fstab has, also where the volume is too small for it or was mounted read-only.  What never cached goes on so. */
+static void leave_out_writeback(struct remount *r)
+{
+	if (!r->before.writeback)
+		r->after.writeback = false;
+}
+
 static enum mount_status decide(struct remount *r)
 {
 	enum mount_status st = read_now(r);
@@ -127,6 +134,7 @@ static enum mount_status decide(struct remount *r)
 		st = mount_options_change(r->asked, r->now_text, r->given_text, &r->after);
 	if (st != MOUNT_OK)
 		return st;
+	leave_out_writeback(r);
 	fixed = fixed_change(&r->before, &r->after);
 	if (!fixed)
 		return MOUNT_OK;

@@ -52,6 +52,20 @@ def read_anew(path):
         return f.read()
 
 
+def test_writable_without_the_write_back_cache(make_volume):
+    """fstab has the option, and mount -o remount,rw passes it; what never cached goes on so."""
+    vol = make_volume("128M").mkfs()
+    vol.mount("writeback,ro")
+    assert not remount(vol, "rw,writeback")
+    assert ",writeback" not in stats(vol)
+    write_synced(vol.path("f"), b"there")
+    assert not remount(vol, "ro,writeback")
+    assert not remount(vol, "rw,writeback")
+    assert not remount(vol, "noatime,writeback")
+    assert "noatime" in stats(vol) and ",writeback" not in stats(vol)
+    assert read_anew(vol.path("f")) == b"there"
+
+
 @pytest.mark.parametrize("kind", ["fuseblk", "plain"])
 def test_read_only_and_back(unmounted, kind):
     unmounted.mount("strictatime" + (",plain" if kind == "plain" else ""))
