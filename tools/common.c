@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "core/image_lock.h"
+#include "core/printable.h"
 #include "tools/tool.h"
 
 int tool_usage(const char *argv0, const char *what)
@@ -112,6 +113,31 @@ int tool_ioctl_failed(const char *path, int err)
 	default:
 		return tool_refuse(path, "%s", strerror(-err));
 	}
+}
+
+int tool_ask_stats(const char *path, bool json, struct holdfast_stats *out)
+{
+	const struct {
+		char *text;
+		size_t room;
+	} texts[] = {
+		{out->label, sizeof(out->label)},         {out->source, sizeof(out->source)},   {out->options, sizeof(out->options)},
+		{out->engine, sizeof(out->engine)},       {out->version, sizeof(out->version)}, {out->reason, sizeof(out->reason)},
+		{out->transport, sizeof(out->transport)}, {out->sandbox, sizeof(out->sandbox)}, {out->requests, sizeof(out->requests)},
+	};
+	int fd = tool_open_mount(path), err;
+
+	if (fd < 0)
+		return TOOL_FOUND;
+	memset(out, 0, sizeof(*out));
+	err = tool_ioctl(fd, HOLDFAST_IOC_STATS, out);
+	close(fd);
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		texts[i].text[texts[i].room - 1] = '\0';
+		if (!json)
+			printable_make(texts[i].text);
+	}
+	return err ? tool_ioctl_failed(path, err) : TOOL_OK;
 }
 
 /* --- images --- */

@@ -130,14 +130,10 @@ static void image_json(const struct info *in, struct json *j)
 
 static int ask_mount(struct info *in)
 {
-	int fd = tool_open_mount(in->path), err;
+	int status = tool_ask_stats(in->path, in->json, &in->stats);
 
-	if (fd < 0)
-		return TOOL_FOUND;
-	err = tool_ioctl(fd, HOLDFAST_IOC_STATS, &in->stats);
-	close(fd);
-	if (err)
-		return tool_ioctl_failed(in->path, err);
+	if (status)
+		return status;
 	/* What both ways tell alike. */
 	memcpy(in->res.sb.uuid, in->stats.uuid, UUID_BYTES);
 	memcpy(in->res.sb.label, in->stats.label, LABEL_BYTES);

@@ -132,19 +132,6 @@ static bool wait_interval(const struct stop *stop, unsigned long seconds)
 	return sigtimedwait(&stop->set, NULL, &t) < 0;
 }
 
-/* Opened each time: a file held open would be in the way of umount. */
-static int get(const char *path, struct holdfast_stats *s)
-{
-	int fd = tool_open_mount(path), err;
-
-	if (fd < 0)
-		return TOOL_FOUND;
-	memset(s, 0, sizeof(*s));
-	err = tool_ioctl(fd, HOLDFAST_IOC_STATS, s);
-	close(fd);
-	return err ? tool_ioctl_failed(path, err) : TOOL_OK;
-}
-
 static int watch(const struct options *o, struct holdfast_stats *s)
 {
 	struct holdfast_stats before;
@@ -155,7 +142,8 @@ static int watch(const struct options *o, struct holdfast_stats *s)
 	for (unsigned long n = 0; !status && (!o->count || n < o->count) && wait_interval(&stop, o->interval);
 	     n++) {
 		before = *s;
-		status = get(o->path, s);
+		/* Opened each time: a file held open would be in the way of umount. */
+		status = tool_ask_stats(o->path, o->json, s);
 		if (status)
 			break;
 		if (o->json)
@@ -171,7 +159,7 @@ static int watch(const struct options *o, struct holdfast_stats *s)
 static int stats_show(const struct options *o)
 {
 	struct holdfast_stats s;
-	int status = get(o->path, &s);
+	int status = tool_ask_stats(o->path, o->json, &s);
 
 	if (!status && o->interval)
 		status = watch(o, &s);

@@ -52,6 +52,9 @@ int tool_open_mount(const char *path);
 int tool_ioctl(int fd, unsigned long request, void *arg);
 /* The message for what tool_ioctl() said.  TOOL_FOUND. */
 int tool_ioctl_failed(const char *path, int err);
+/* What the daemon of a mount says of itself.  Anybody may be that daemon: strings end, and are printable unless they go into JSON.  TOOL_OK, or TOOL_FOUND
+ * after a message. */
+int tool_ask_stats(const char *path, bool json, struct holdfast_stats *out);
 
 /* --- images --- */
 

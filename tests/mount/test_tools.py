@@ -147,6 +147,17 @@ def test_stats_of_others(vol):
     assert json.loads(done.stdout)["state"] == "ok"
 
 
+def test_source_of_any_bytes(make_volume):
+    """Who has mounted it has chosen the name, and whoever looks shall see one line."""
+    vol = make_volume()
+    vol.image = os.path.join(vol.folder, "a\nstate     ok\x1b[31m")
+    vol.mkfs().mount()
+    for verb in ("stats", "info"):
+        text = holdfast(verb, vol.dir)
+        assert "a?state     ok?[31m" in text and not set(text) & set("\x1b\r\x9b")
+        assert json.loads(holdfast(verb, "--json", vol.dir))["source"] == vol.image
+
+
 def test_dead_daemon(vol):
     for pid in daemons(vol.image):
         os.kill(pid, signal.SIGKILL)
