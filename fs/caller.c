@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/capability.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <signal.h>
@@ -31,17 +32,18 @@
 /* By default what the kernel shows for who has no number in a namespace; and an ordinary user, who is then not known either. */
 #define OVERFLOW_UID 65534
 
-#define ABOUT_UID UINT32_MAX
+#define ABOUT_UID    UINT32_MAX
+#define ABOUT_FIBMAP (UINT32_MAX - 1)
 
 struct question {
 	uint32_t nr;
 	uint32_t tid;
-	uint32_t about; /* the number of a capability, or ABOUT_UID */
+	uint32_t about; /* the number of a capability, or ABOUT_UID, ABOUT_FIBMAP */
 };
 
 struct answer {
 	uint32_t nr, tid; /* of the question */
-	uint32_t is; /* 1: has it, 0: has not; or the user */
+	uint32_t is; /* 1: has it, or is there; 0: has not, is not; or the user */
 };
 
 /* --- the process ---------------------------------------------------------------------------------------- */
@@ -204,6 +206,48 @@ static bool in_our_namespace(const struct proc *p, const char *who)
 	return errno == EACCES && !effective(p, "self") && same_map(p, who, "uid_map") && same_map(p, who, "gid_map");
 }
 
+enum blocked_in { IS_RUNNING, IN_FIBMAP, IN_ANOTHER };
+
+/*
+ * The line has the number of the system call and its arguments as they were passed.  Of numbers that 32-bit programs have on such a kernel none is that of
+ * ioctl(2) here and of swapon(2) there.  The kernel looks at 32 bits of a command.
+ */
+static enum blocked_in blocked_in(const struct proc *p, const char *who)
+{
+	int fd = open_file(p, who, "syscall", O_RDONLY | O_NONBLOCK);
+	char line[LINE_BYTES];
+	ssize_t n = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
+	uint64_t arg[2];
+	long nr;
+
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return IN_ANOTHER;
+	line[n] = '\0';
+	if (strcmp(line, "running\n") == 0)
+		return IS_RUNNING;
+	if (sscanf(line, "%ld %" SCNx64 " %" SCNx64, &nr, &arg[0], &arg[1]) != 3)
+		return IN_ANOTHER;
+	return nr == SYS_ioctl && (uint32_t)arg[1] == FIBMAP ? IN_FIBMAP : IN_ANOTHER;
+}
+
+/*
+ * Who has just made a request may not be asleep yet, nor who goes from one wait to the next because of a signal; but nothing holds him up but other work for his
+ * processor.  So there is a moment's patience, of less than a second in all.
+ */
+static bool in_fibmap(const struct proc *p, const char *who)
+{
+	for (useconds_t pause = 10; pause < 500000; pause *= 2) {
+		enum blocked_in in = blocked_in(p, who);
+
+		if (in != IS_RUNNING)
+			return in == IN_FIBMAP;
+		usleep(pause);
+	}
+	return false;
+}
+
 static uint32_t answer_to(const struct proc *p, const struct question *q)
 {
 	char who[16];
@@ -213,6 +257,8 @@ static uint32_t answer_to(const struct proc *p, const struct question *q)
 		return q->about == ABOUT_UID ? CALLER_UNKNOWN : 0;
 	if (q->about == ABOUT_UID)
 		return uid_of(p, who);
+	if (q->about == ABOUT_FIBMAP)
+		return in_fibmap(p, who);
 	return q->about < 64 && effective(p, who) >> q->about & 1 && in_our_namespace(p, who);
 }
 
@@ -247,7 +293,7 @@ _Noreturn static void callers_main(int fd, int proc_fd)
 	prctl(PR_SET_NAME, "holdfast-caller");
 	if (!take_descriptors(fd, proc_fd))
 		_exit(0);
-	/* To see which namespace of users somebody else is in.  And nobody looks into this process who may not look into any. */
+	/* To see which namespace of users somebody else is in, and which system call.  And nobody looks into this process who may not look into any. */
 	sandbox_drop_capabilities(UINT64_C(1) << CAP_SYS_PTRACE);
 	sandbox_no_new_privileges();
 	prctl(PR_SET_DUMPABLE, 0);
@@ -332,6 +378,13 @@ bool callers_capable(struct callers *c, uint32_t tid, unsigned cap)
 	uint32_t has;
 
 	return ask(c, tid, cap, &has) && has == 1;
+}
+
+bool callers_in_fibmap(struct callers *c, uint32_t tid)
+{
+	uint32_t is;
+
+	return ask(c, tid, ABOUT_FIBMAP, &is) && is == 1;
 }
 
 void callers_end(struct callers *c)

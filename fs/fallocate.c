@@ -468,3 +468,50 @@ int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off,
 		*out = s.pos;
 	return err;
 }
+
+/* --- bmap -------------------------------------------------------------------------------------- */
+
+struct bmap {
+	uint64_t ino, block, blkno;
+};
+
+static int bmap_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+{
+	struct bmap *b = arg;
+	struct key key = key_make(b->ino, ITEM_EXTENT, b->block), found;
+	struct disk_inode di;
+	const void *val;
+	unsigned len;
+	int err = inode_get(fs, b->ino, miss, &di);
+
+	(void)q;
+	b->blkno = 0;
+	if (!err)
+		err = file_check(&di);
+	if (err)
+		return err;
+	/* Behind the end are blocks that a truncation has not yet removed. */
+	if (get64(di.flags) & INODE_INLINE || b->block >= BLOCKS_OF(get64(di.size)))
+		return 0;
+	err = tree_seek_back(fs->v->tree, &key, miss, &found, &val, &len);
+	if (err)
+		return err == -ENOENT ? 0 : err;
+	if (found.object != b->ino || found.type != ITEM_EXTENT)
+		return 0;
+
+	struct extent e = extent_decode(found.offset, val);
+
+	if (e.written && b->block - e.file < e.n)
+		b->blkno = extent_blkno(&e, b->block);
+	return 0;
+}
+
+int fs_bmap(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t block, uint64_t *blkno)
+{
+	struct bmap b = {.ino = ino, .block = block};
+	int err = fs_look(fs, q, bmap_step, &b);
+
+	if (!err)
+		*blkno = b.blkno;
+	return err;
+}

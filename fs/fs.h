@@ -258,6 +258,10 @@ int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int
 /* The same from a callback.  What it would have to wait for is taken for data: *out is then `off`, or for SEEK_HOLE `end`. */
 int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t end, uint64_t *out);
 
+/* *blkno: the block of the device that block `block` of a regular file is in, or 0: it is in none of its own (a hole, reserved only, kept with the inode, or behind
+ * the end).  The content may still be in memory, or in the journal.  -EISDIR, -EINVAL. */
+int fs_bmap(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t block, uint64_t *blkno);
+
 /* --- room for what was acknowledged before (cached.c) --- */
 
 /* Blocks kept for `bytes` of data, whatever files they are in and wherever they lie in them. */

@@ -7,7 +7,7 @@
  * attr.c    getattr, setattr, statfs;  flags.c;  xattr.c, and acl.c for what ACLs and modes have to do with each other;  lazytime.c  access times
  * extmap.c  the extents of a range: read them, edit them, turn the edit into transaction records
  * data.c    what changes of contents share: inline contents, bases of logged changes
- * read.c write.c (write_plan.c write_io.c) copy.c truncate.c fallocate.c (with lseek) sync.c
+ * read.c write.c (write_plan.c write_io.c) copy.c truncate.c fallocate.c (with lseek and bmap) sync.c
  * cached.c  the room for data that was acknowledged before it arrives
  */
 #ifndef HOLDFAST_FS_FS_IMPL_H

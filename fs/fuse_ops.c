@@ -645,8 +645,27 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 }
 
 /*
- * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right), poll,
- * bmap.  CREATE is refused before it gets here: the kernel then sends MKNOD and opens without asking.  A file that CREATE had
+ * BMAP is how FIBMAP asks for one block, and how swapon(2) asks for all of them, to write there by itself, past us.  So nobody is told but who is in ioctl(2).
+ * To all others there is nothing but holes, of which no swap file is made.  ENOSYS would be the last answer that anybody gets.
+ */
+static void op_bmap(fuse_req_t req, fuse_ino_t ino, size_t blocksize, uint64_t block)
+{
+	struct call c = call_of(req);
+	uint64_t per = blocksize ? BLOCK_SIZE / blocksize : 0, blkno = 0;
+	bool whole = per && per * blocksize == BLOCK_SIZE;
+	int err = whole ? fs_bmap(c.fs, c.q, ino, block / per, &blkno) : -EINVAL;
+
+	if (!err && blkno && !callers_in_fibmap(c.glue->callers, (uint32_t)fuse_req_ctx(req)->pid))
+		blkno = 0;
+	if (err)
+		fuse_reply_err(req, -err);
+	else
+		fuse_reply_bmap(req, blkno ? blkno * per + block % per : 0);
+}
+
+/*
+ * Not here, so ENOSYS: access (the kernel checks permissions), locks (the kernel's are right),
+ * poll.  CREATE is refused before it gets here: the kernel then sends MKNOD and opens without asking.  A file that CREATE had
  * opened would cost a RELEASE, a quarter of what making a file costs us.  DESTROY is the loop's.
  */
 const struct fuse_lowlevel_ops fuse_glue_ops = {
@@ -683,6 +702,7 @@ const struct fuse_lowlevel_ops fuse_glue_ops = {
 	.removexattr = op_removexattr,
 	.fallocate = op_fallocate,
 	.lseek = fuse_io_lseek,
+	.bmap = op_bmap,
 	.copy_file_range = fuse_io_copy,
 	.ioctl = fuse_control_ioctl,
 };

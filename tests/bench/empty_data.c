@@ -207,6 +207,13 @@ int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off,
 	return fs_lseek(fs, q, ino, off, whence, out);
 }
 
+int fs_bmap(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t block, uint64_t *blkno)
+{
+	(void)fs, (void)q, (void)ino, (void)block;
+	*blkno = 0;
+	return 0;
+}
+
 void fs_fsync(struct fs *fs, struct dev_queue *q, struct fs_sync *s)
 {
 	(void)fs;

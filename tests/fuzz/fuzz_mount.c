@@ -123,7 +123,7 @@ static void look_xattrs(struct walk *w, uint64_t ino)
 /* The beginning, the end, and where data begins. */
 static void look_contents(struct walk *w, uint64_t ino, uint64_t size)
 {
-	uint64_t at = 0, hole;
+	uint64_t at = 0, hole, blkno;
 
 	(void)fs_pread(w->fs, w->q, ino, w->buf, READ_MAX, 0);
 	if (size > READ_MAX)
@@ -132,6 +132,7 @@ static void look_contents(struct walk *w, uint64_t ino, uint64_t size)
 		if (fs_lseek(w->fs, w->q, ino, at, SEEK_DATA, &at) || fs_lseek(w->fs, w->q, ino, at, SEEK_HOLE, &hole))
 			break;
 		assert(hole >= at);
+		(void)fs_bmap(w->fs, w->q, ino, at >> BLOCK_SHIFT, &blkno);
 		(void)fs_pread(w->fs, w->q, ino, w->buf, READ_MAX, at);
 		at = hole;
 	}

@@ -29,7 +29,6 @@ SETVERSION = ioc(IOC_WRITE, ord("v"), 2, 8)
 GETLABEL = ioc(IOC_READ, 0x94, 49, 256)
 SETLABEL = ioc(IOC_WRITE, 0x94, 50, 256)
 FITRIM = ioc(IOC_READ | IOC_WRITE, ord("X"), 121, 24)
-FIBMAP = 1
 HOLDFAST_SHUTDOWN = ioc(IOC_READ | IOC_WRITE, 0xe7, 6, 24)
 
 
@@ -325,24 +324,3 @@ def test_fstrim_in_use(unmounted):
             assert f.read() == data
     unmounted.umount()
     unmounted.fsck()
-
-
-# --- what is not offered ---
-
-def test_no_swap_file_and_no_block_numbers(vol):
-    """swapon(8) would write to the blocks that a file has now, behind the daemon's back.  It is refused, as nobody is told them."""
-    path = vol.path("swap")
-    write_synced(path, bytes(4 << 20))
-    os.chmod(path, 0o600)
-    run("mkswap", path)
-    done = run("swapon", path, check=False)
-    if done.returncode == 0:
-        run("swapoff", path)
-    assert done.returncode != 0
-    with open("/proc/swaps", encoding="utf-8") as f:
-        assert path not in f.read()
-    with open(path, "rb") as f:
-        try:
-            assert fcntl.ioctl(f.fileno(), FIBMAP, struct.pack("I", 0)) == bytes(4)
-        except OSError as e:
-            assert e.errno in (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP)

@@ -198,6 +198,7 @@ static void try_file(struct sim *s, uint64_t ino)
 	refused(s, "fallocate", fs_fallocate(s->fs, s->q, ino, FALLOC_FL_KEEP_SIZE, 0, 5000));
 	refused(s, "punch", fs_fallocate(s->fs, s->q, ino, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, 5000));
 	refused(s, "lseek", fs_lseek(s->fs, s->q, ino, 0, SEEK_HOLE, &pos));
+	refused(s, "bmap", fs_bmap(s->fs, s->q, ino, 0, &pos));
 	refused(s, "copy", fs_copy_wait(s->fs, s->q, ino, 0, ino, 1 << 20, 1));
 	refused(s, "link", fs_link(s->fs, s->q, ino, MODEL_ROOT, "shut", 4, &attr));
 	refused(s, "fsync", fs_sync(s->fs, s->q, ino, false));

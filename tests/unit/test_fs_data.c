@@ -183,6 +183,92 @@ static void test_seek(void **state)
 	data_destroy(&d);
 }
 
+static uint64_t bmap(struct data *d, unsigned f, uint64_t block)
+{
+	uint64_t blkno = 1;
+
+	assert_int_equal(fs_bmap(d->fs, d->q, d->ino[f], block, &blkno), 0);
+	return blkno;
+}
+
+/* When all is home: each block that is told holds what the file has there, and of what is not told it has zeros.  How many are told. */
+static unsigned bmap_check(struct data *d, unsigned f)
+{
+	uint8_t block[BLOCK_SIZE];
+	unsigned told = 0;
+
+	assert_int_equal(fs_sync(d->fs, d->q, 0, false), 0);
+	data_checkpoint(d);
+	for (uint64_t at = 0; at < 2 * WINDOW; at += BLOCK_SIZE) {
+		uint64_t off = at < WINDOW ? at : FAR + at - WINDOW, blkno = bmap(d, f, off / BLOCK_SIZE);
+
+		memset(block, 0, sizeof(block));
+		assert_true(blkno == 0 || off < d->m[f].size);
+		if (blkno)
+			dev_sim_peek(d->r.dev, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
+		assert_memory_equal(block, model_at(&d->m[f], off, BLOCK_SIZE), BLOCK_SIZE);
+		told += blkno != 0;
+	}
+	return told;
+}
+
+static void test_bmap(void **state)
+{
+	uint64_t blkno = 5;
+	struct data d;
+
+	(void)state;
+	data_create(&d, MB(32), 512, 0, 1);
+	/* Nothing, and what is kept with the inode. */
+	assert_int_equal(bmap(&d, 0, 0), 0);
+	data_write(&d, 0, 5, 100, false);
+	assert_int_equal(bmap(&d, 0, 0), 0);
+	data_write(&d, 0, KB(8) + 5, 100, false);
+	assert_int_equal(bmap_check(&d, 0), 2);
+	/* Told before it is on the device, and it stays there. */
+	data_write(&d, 1, KB(40) + 100, KB(20), true);
+	blkno = bmap(&d, 1, 11);
+	assert_int_equal(blkno, data_walk(&d, 1, 11).blkno);
+	assert_int_equal(bmap_check(&d, 1), 6);
+	assert_int_equal(bmap(&d, 1, 11), blkno);
+	/* A change goes there, too, but in the journal first; much of it goes elsewhere. */
+	data_write(&d, 1, KB(45), 10, true);
+	assert_int_equal(bmap(&d, 1, 11), blkno);
+	assert_int_equal(bmap_check(&d, 1), 6);
+	data_write(&d, 1, 0, KB(200), true);
+	assert_int_equal(bmap_check(&d, 1), 50);
+	blkno = bmap(&d, 1, 11);
+	data_write(&d, 1, 0, KB(200), true);
+	assert_int_not_equal(bmap(&d, 1, 11), blkno);
+	/* Reserved is not written, before the end and behind it. */
+	assert_int_equal(data_fallocate(&d, 1, 0, KB(200), KB(100)), 0);
+	model_truncate(&d.m[1], KB(300));
+	assert_int_equal(data_fallocate(&d, 1, FALLOC_FL_KEEP_SIZE, KB(300), KB(100)), 0);
+	data_write(&d, 1, KB(248), KB(4), true);
+	assert_int_equal(bmap_check(&d, 1), 51);
+	assert_int_equal(data_fallocate(&d, 1, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, KB(40), KB(8)), 0);
+	model_zero(&d.m[1], KB(40), KB(8));
+	data_write(&d, 1, FAR + 1, 1, true);
+	assert_int_equal(bmap_check(&d, 1), 50);
+	data_truncate(&d, 1, KB(100) + 1);
+	assert_int_equal(bmap_check(&d, 1), 24);
+	/* Another file's blocks, in the tree before ours and behind. */
+	assert_int_equal(bmap_check(&d, 2), 0);
+	data_write(&d, 2, KB(100), KB(4), true);
+	assert_int_equal(bmap_check(&d, 2), 1);
+	/* No block of any file, and no file. */
+	blkno = 5;
+	assert_int_equal(bmap(&d, 1, UINT64_MAX), 0);
+	assert_int_equal(bmap(&d, 1, UINT64_MAX >> BLOCK_SHIFT), 0);
+	assert_int_equal(fs_bmap(d.fs, d.q, INO_ROOT, 0, &blkno), -EISDIR);
+	assert_int_equal(fs_bmap(d.fs, d.q, d.ino[2] + 1, 0, &blkno), -ESTALE);
+	assert_int_equal(blkno, 5);
+	data_reopen(&d);
+	assert_int_equal(bmap_check(&d, 1), 24);
+	data_check(&d);
+	data_destroy(&d);
+}
+
 static void test_fallocate(void **state)
 {
 	int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
@@ -383,6 +469,9 @@ static void test_truncate_interrupted(void **state)
 		model_truncate(&d.m[f], BLOCK_SIZE);
 	}
 	assert_true(data_walk(&d, 0, 0).extents >= 300);
+	assert_int_not_equal(bmap(&d, 0, 0), 0);
+	assert_int_not_equal(data_walk(&d, 0, 2).blkno, 0);
+	assert_int_equal(bmap(&d, 0, 2), 0);
 	data_write(&d, 0, MB(1), KB(4), true);
 	data_truncate(&d, 1, MB(2));
 	assert_int_equal(data_walk(&d, 0, 0).extents, 2);
@@ -589,6 +678,7 @@ int main(void)
 		cmocka_unit_test(test_append),
 		cmocka_unit_test(test_in_flight),
 		cmocka_unit_test(test_seek),
+		cmocka_unit_test(test_bmap),
 		cmocka_unit_test(test_fallocate),
 		cmocka_unit_test(test_times),
 		cmocka_unit_test(test_kill_priv),
