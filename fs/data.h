@@ -23,6 +23,15 @@
 /* Extents that one bounded transaction changes. */
 #define STEP_ITEMS 400u
 
+/*
+ * Each of them may lie in a leaf of its own, which takes two blocks until the next checkpoint, so a removal of so many may want more than is kept for
+ * removals: then the next try is one of fewer.  0: that was the least.  More than one, since an extent in front of the range counts.
+ */
+static inline unsigned fewer_items(unsigned max)
+{
+	return max > 16 ? max / 8 : max > 2 ? 2 : 0;
+}
+
 /* Contents are those of regular files: -EISDIR, -EINVAL for everything else. */
 int file_check(const struct disk_inode *di);
 
@@ -110,6 +119,7 @@ struct falloc {
 	uint64_t ino, off, end;	/* bytes */
 	uint64_t next, last;	/* file blocks: where the next window begins; behind the last one */
 	bool in_place;		/* no room for other blocks: zeros through the log */
+	unsigned max;		/* extents that one window has */
 	struct base_set base;
 };
 

@@ -197,7 +197,7 @@ static uint64_t window_end(const struct falloc *f)
 static int falloc_record(struct falloc *f, struct extmap *m, struct txn *t, struct disk_inode *di, struct miss *miss,
 			 uint64_t *end)
 {
-	int err = extmap_load(m, f->next, window_end(f), STEP_ITEMS, miss);
+	int err = extmap_load(m, f->next, window_end(f), f->max, miss);
 
 	*end = m->end;
 	if (!err && f->kind != FALLOC_RESERVE)
@@ -239,6 +239,10 @@ static int falloc_window(struct fs *fs, struct dev_queue *q, struct falloc *f, s
 	extmap_fini(&m);
 	if (err == -ENOSPC && f->kind == FALLOC_ZERO && !f->in_place) {
 		f->in_place = true;
+		return -ERESTART;
+	}
+	if (err == -ENOSPC && falloc_urgency(f) && fewer_items(f->max)) {
+		f->max = fewer_items(f->max);
 		return -ERESTART;
 	}
 	if (err)
@@ -296,6 +300,7 @@ void falloc_init_hole(struct falloc *f, uint64_t ino, uint64_t off, uint64_t end
 	*f = (struct falloc){
 		.kind = FALLOC_PUNCH,
 		.prefix = true,
+		.max = STEP_ITEMS,
 		.ino = ino,
 		.off = off,
 		.end = end,
@@ -324,7 +329,7 @@ static int falloc_mode(struct falloc *f, int mode)
 
 int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len)
 {
-	struct falloc f = {.ino = ino, .off = off, .end = off + len};
+	struct falloc f = {.ino = ino, .off = off, .end = off + len, .max = STEP_ITEMS};
 	int err = falloc_mode(&f, mode);
 
 	if (err)

@@ -250,7 +250,7 @@ int64_t fs_copy_wait(struct fs *fs, struct dev_queue *q, uint64_t ino_in, uint64
 		     uint64_t len);
 
 /* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE [|KEEP_SIZE]; others -EOPNOTSUPP.  What takes more than one
- * transaction (more than 400 extents to punch or to zero, more than 64 MiB to zero or to allocate, more than 1 MiB to zero where there
+ * transaction (more than 400 extents to punch or to zero, or fewer on a full volume, more than 64 MiB to zero or to allocate, more than 1 MiB to zero where there
  * is no room for other blocks) may be partly there after a crash, and after -ENOSPC. */
 int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */

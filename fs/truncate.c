@@ -29,11 +29,11 @@ static void trim_done(struct fs *fs, uint64_t ino)
 	}
 }
 
-/* Frees extents from `from` on, at most STEP_ITEMS; sets *left if there are more. */
-static int remove_extents(struct extmap *m, struct txn *t, struct disk_inode *di, uint64_t from, struct miss *miss,
+/* Frees extents from `from` on, at most `max`; sets *left if there are more. */
+static int remove_extents(struct extmap *m, struct txn *t, struct disk_inode *di, uint64_t from, unsigned max, struct miss *miss,
 			  bool *left)
 {
-	int err = extmap_load(m, from, FILE_BLOCKS, STEP_ITEMS, miss);
+	int err = extmap_load(m, from, FILE_BLOCKS, max, miss);
 
 	if (err)
 		return err;
@@ -44,8 +44,8 @@ static int remove_extents(struct extmap *m, struct txn *t, struct disk_inode *di
 	return 0;
 }
 
-/* Deletes inline data, xattrs and entries, at most STEP_ITEMS. */
-static int remove_items(struct fs *fs, struct txn *t, uint64_t ino, struct disk_inode *di, struct miss *miss,
+/* Deletes inline data, xattrs and entries, at most `max`. */
+static int remove_items(struct fs *fs, struct txn *t, uint64_t ino, struct disk_inode *di, unsigned max, struct miss *miss,
 			bool *left)
 {
 	struct key start = key_make(ino, ITEM_INLINE, 0);
@@ -56,7 +56,7 @@ static int remove_items(struct fs *fs, struct txn *t, uint64_t ino, struct disk_
 	for (err = tree_first(fs->v->tree, &c, &start, miss); !err; err = tree_next(fs->v->tree, &c, miss)) {
 		if (c.key.object != ino || c.key.type >= ITEM_EXTENT)
 			return 0;
-		if (n++ == STEP_ITEMS) {
+		if (n++ == max) {
 			*left = true;
 			return 0;
 		}
@@ -95,7 +95,7 @@ static int remove_orphan(struct fs *fs, struct txn *t, uint64_t ino, struct miss
 }
 
 /* Records one transaction's share of the removal. */
-static int remove_some(struct extmap *m, struct txn *t, struct disk_inode *di, bool all, struct miss *miss, bool *left)
+static int remove_some(struct extmap *m, struct txn *t, struct disk_inode *di, bool all, unsigned max, struct miss *miss, bool *left)
 {
 	uint64_t from = all ? 0 : BLOCKS_OF(get64(di->size));
 	struct disk_inode before = *di;
@@ -103,9 +103,9 @@ static int remove_some(struct extmap *m, struct txn *t, struct disk_inode *di, b
 	int err = all ? look_bare(m->fs, m->ino, miss, &bare) : 0;
 
 	if (!err && !bare)
-		err = remove_extents(m, t, di, from, miss, left);
+		err = remove_extents(m, t, di, from, max, miss, left);
 	if (!err && all && !bare && !*left)
-		err = remove_items(m->fs, t, m->ino, di, miss, left);
+		err = remove_items(m->fs, t, m->ino, di, max, miss, left);
 	if (!err && !*left && (all || get32(di->nlink)))
 		err = remove_orphan(m->fs, t, m->ino, miss);
 	if (err)
@@ -120,7 +120,7 @@ static int remove_some(struct extmap *m, struct txn *t, struct disk_inode *di, b
 	return extmap_emit(m, t);
 }
 
-int truncate_some(struct fs *fs, struct dev_queue *q, uint64_t ino, bool all, struct miss *miss, bool *more)
+static int truncate_up_to(struct fs *fs, struct dev_queue *q, uint64_t ino, bool all, unsigned max, struct miss *miss, bool *more)
 {
 	struct disk_inode di, before;
 	struct extmap m;
@@ -135,7 +135,7 @@ int truncate_some(struct fs *fs, struct dev_queue *q, uint64_t ino, bool all, st
 	all = all && get32(di.nlink) == 0;
 	extmap_init(&m, fs, ino);
 	txn_begin(&t, fs->v);
-	err = remove_some(&m, &t, &di, all, miss, &left);
+	err = remove_some(&m, &t, &di, all, max, miss, &left);
 	if (!err && t.nops)
 		err = txn_commit(&t, q, TXN_URGENT, miss, NULL, &lsn);
 	txn_end(&t);
@@ -148,6 +148,17 @@ int truncate_some(struct fs *fs, struct dev_queue *q, uint64_t ino, bool all, st
 		trim_done(fs, ino);
 	*more = left;
 	return 0;
+}
+
+int truncate_some(struct fs *fs, struct dev_queue *q, uint64_t ino, bool all, struct miss *miss, bool *more)
+{
+	unsigned max = STEP_ITEMS;
+	int err;
+
+	do
+		err = truncate_up_to(fs, q, ino, all, max, miss, more);
+	while (err == -ENOSPC && (max = fewer_items(max)));
+	return err;
 }
 
 int truncate_pending(struct fs *fs, struct dev_queue *q, uint64_t ino, struct miss *miss)
@@ -168,6 +179,7 @@ struct trunc {
 	unsigned set;
 	const struct fs_attr *in;
 	struct base_set base;
+	unsigned max; /* extents that the first transaction removes */
 	bool more;
 };
 
@@ -259,7 +271,7 @@ static int trunc_edge(struct extmap *m, struct txn *t, struct trunc *tr, uint64_
 static int trunc_record(struct extmap *m, struct txn *t, struct trunc *tr, struct disk_inode *di, struct miss *miss)
 {
 	uint64_t size = tr->in->size;
-	int err = extmap_load(m, size >> BLOCK_SHIFT, FILE_BLOCKS, STEP_ITEMS, miss);
+	int err = extmap_load(m, size >> BLOCK_SHIFT, FILE_BLOCKS, tr->max, miss);
 
 	if (!err)
 		err = trunc_edge(m, t, tr, get64(di->size));
@@ -295,7 +307,10 @@ static int trunc_shrink(struct fs *fs, struct dev_queue *q, struct trunc *tr, st
 		trim_unpin(fs, tr->ino);
 	else if (pinned)
 		inode_find(fs, tr->ino)->trimming = true;
-	return err;
+	if (err != -ENOSPC || !fewer_items(tr->max))
+		return err;
+	tr->max = fewer_items(tr->max);
+	return -ERESTART;
 }
 
 static int trunc_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
@@ -345,7 +360,7 @@ static void trim(struct fs *fs, struct dev_queue *q, struct trunc *tr)
 
 int truncate_setattr(struct fs *fs, struct dev_queue *q, uint64_t ino, unsigned set, const struct fs_attr *in)
 {
-	struct trunc tr = {.ino = ino, .set = set, .in = in};
+	struct trunc tr = {.ino = ino, .set = set, .in = in, .max = STEP_ITEMS};
 
 	if (in->size > MAX_FILE_SIZE)
 		return -EFBIG;

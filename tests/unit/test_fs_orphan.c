@@ -2,6 +2,8 @@
 /* test_fs_orphan.c - the life of what has no name any more; power cuts; full volumes. */
 #include "tests/unit/names_rig.h"
 
+#include <linux/falloc.h>
+
 #define BIG_XATTRS 30u
 
 static int setup(void **state)
@@ -18,6 +20,11 @@ static int setup_tiny_cache(void **state)
 static int setup_small(void **state)
 {
 	return names_setup(state, 8 * MEGABYTE, 0);
+}
+
+static int setup_medium(void **state)
+{
+	return names_setup(state, 32 * MEGABYTE, 0);
 }
 
 static void serve(struct names *n)
@@ -621,6 +628,100 @@ static void a_full_volume_can_be_emptied(void **state)
 	assert_true(made[1] >= made[0] - made[0] / 10);
 }
 
+#define SPREAD 3600u /* extents, one block each */
+#define THINNED 30u /* of so many one stays */
+
+static void punch(struct names *n, uint64_t ino, uint64_t first, uint64_t end)
+{
+	assert_int_equal(fs_fallocate(n->fs, n->q, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first * BLOCK_SIZE,
+				      (end - first) * BLOCK_SIZE), 0);
+}
+
+/* A file whose few extents lie in many leaves: neighbours become one only where they are changed together. */
+static uint64_t make_spread(struct names *n, const char *name)
+{
+	static const uint8_t block[BLOCK_SIZE] = {1};
+	uint64_t ino = make(n, INO_ROOT, name, S_IFREG | 0644);
+
+	for (uint64_t i = 0; i < SPREAD; i++)
+		assert_int_equal(fs_pwrite(n->fs, n->q, ino, block, BLOCK_SIZE, 2 * i * BLOCK_SIZE), BLOCK_SIZE);
+	for (uint64_t i = 0; i < SPREAD; i += THINNED) {
+		punch(n, ino, 2 * i + 1, 2 * (i + THINNED));
+		assert_int_equal(volume_checkpoint(n->r.v, n->q, 0), 0);
+	}
+	return ino;
+}
+
+/* Until not even a byte finds room. */
+static void fill(struct names *n)
+{
+	static uint8_t buf[MEGABYTE];
+	uint64_t ino = make(n, INO_ROOT, "fill", S_IFREG | 0644), at = 0;
+
+	for (size_t len = sizeof(buf); len; len /= 2)
+		for (ssize_t got; (got = fs_pwrite(n->fs, n->q, ino, buf, len, at)) > 0;)
+			at += (uint64_t)got;
+	while (!try_create(n, INO_ROOT, (char[]){(char)('a' + at++ % 26), (char)('a' + at / 26 % 26), (char)('a' + at / 676 % 26), 0}, S_IFREG))
+		fs_forget(n->fs, n->q, n->attr.ino, 1);
+}
+
+/* What a removal takes of the tree at a time must not be more than what is kept for removals. */
+static void is_free_again(struct names *n, uint64_t before)
+{
+	struct fs_statfs s;
+
+	serve(n);
+	assert_int_equal(orphan_items(n), 0);
+	assert_int_equal(volume_checkpoint(n->r.v, n->q, 0), 0);
+	fs_statfs(n->fs, &s);
+	assert_true(s.bfree >= before + SPREAD / THINNED);
+}
+
+static uint64_t make_full(struct names *n, uint64_t *bfree)
+{
+	uint64_t ino = make_spread(n, "spread");
+	struct fs_statfs s;
+
+	fill(n);
+	assert_int_equal(volume_checkpoint(n->r.v, n->q, 0), 0);
+	fs_statfs(n->fs, &s);
+	assert_true(s.bavail < 10);
+	*bfree = s.bfree;
+	return ino;
+}
+
+static void what_is_spread_goes_from_a_full_volume(void **state)
+{
+	struct names *n = *state;
+	uint64_t bfree, ino = make_full(n, &bfree);
+
+	assert_int_equal(try_unlink(n, INO_ROOT, "spread"), 0);
+	is_free_again(n, bfree);
+	assert_int_equal(fs_getattr(n->fs, n->q, ino, &n->attr), -ESTALE);
+}
+
+static void what_is_spread_is_truncated_on_a_full_volume(void **state)
+{
+	struct names *n = *state;
+	struct fs_attr in = {.size = 5000};
+	uint64_t bfree, ino = make_full(n, &bfree);
+
+	assert_int_equal(fs_setattr(n->fs, n->q, ino, FS_SET_SIZE, &in, &n->attr), 0);
+	assert_int_equal(n->attr.size, 5000);
+	is_free_again(n, bfree - 1);
+	assert_int_equal(attr_of(n, ino).blocks, BLOCK_SIZE / 512);
+}
+
+static void what_is_spread_is_punched_on_a_full_volume(void **state)
+{
+	struct names *n = *state;
+	uint64_t bfree, ino = make_full(n, &bfree);
+
+	punch(n, ino, 1, 2 * SPREAD);
+	is_free_again(n, bfree - 1);
+	assert_int_equal(attr_of(n, ino).blocks, BLOCK_SIZE / 512);
+}
+
 int main(void)
 {
 #define WITH(test, how) cmocka_unit_test_setup_teardown(test, how, names_teardown)
@@ -647,6 +748,9 @@ int main(void)
 		WITH(crashes_leave_a_moment_that_was, setup_tiny_cache),
 		WITH(a_failed_volume_keeps_the_list, setup),
 		WITH(a_full_volume_can_be_emptied, setup_small),
+		WITH(what_is_spread_goes_from_a_full_volume, setup_medium),
+		WITH(what_is_spread_is_truncated_on_a_full_volume, setup_medium),
+		WITH(what_is_spread_is_punched_on_a_full_volume, setup_medium),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
