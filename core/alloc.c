@@ -241,6 +241,7 @@ void alloc_get_space(const struct alloc *a, struct alloc_space *out)
 		.nblocks = a->sb->nblocks,
 		.nfree = a->nfree,
 		.npending = a->npending,
+		.ntrimmed = a->trim ? a->trim->count : 0,
 		.reserved = a->reserved,
 		.emergency = a->emergency,
 		.cached = a->cached,

@@ -27,6 +27,7 @@ struct alloc_space {
 	uint64_t nblocks;	/* of the volume */
 	uint64_t nfree;		/* clear live bits: can be handed out now */
 	uint64_t npending;	/* freed, waiting for a checkpoint (frozen or not), or being trimmed */
+	uint64_t ntrimmed;	/* of these: being trimmed */
 	uint64_t reserved;	/* promised to the next checkpoint's metadata */
 	uint64_t emergency;	/* kept for removals */
 	uint64_t cached;	/* kept for data that somebody has been promised room for: alloc_keep_cached() */

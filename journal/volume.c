@@ -156,7 +156,8 @@ void volume_want_checkpoint(struct volume *v)
 
 /*
  * What is freed can be used again after the next checkpoint.  Where that is long in coming the free space left is used up to its last crumbs, and
- * files are in as many pieces.
+ * files are in as many pieces.  A node that is to be written anew gives back as much as it takes, so checkpoints for the sake of nodes would gain
+ * nothing; nor do they end a trim.
  */
 static bool volume_pending_much(const struct volume *v)
 {
@@ -165,8 +166,9 @@ static bool volume_pending_much(const struct volume *v)
 	alloc_get_space(v->alloc, &s);
 	uint64_t kept = s.reserved + s.emergency, usable = s.nfree > kept ? s.nfree - kept : 0;
 	uint64_t least = s.nblocks / 64 < PENDING_LEAST ? s.nblocks / 64 : PENDING_LEAST;
+	uint64_t freed = s.npending - s.ntrimmed, gain = freed > s.reserved ? freed - s.reserved : 0;
 
-	return s.npending > least && s.npending > usable / 4;
+	return gain > least && gain > usable / 4;
 }
 
 bool volume_checkpoint_due(struct volume *v)

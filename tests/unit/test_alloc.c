@@ -80,6 +80,7 @@ static void rig_check(const struct rig *r)
 	assert_int_equal(s.nblocks, r->sb.nblocks);
 	assert_int_equal(s.nfree, r->count[FREE]);
 	assert_int_equal(s.npending, r->count[PENDING] + r->count[FROZEN] + r->count[HELD]);
+	assert_int_equal(s.ntrimmed, r->count[HELD]);
 	assert_int_equal(s.reserved, r->reserved);
 }
 

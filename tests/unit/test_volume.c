@@ -1223,6 +1223,104 @@ static void test_freed_blocks_are_due(void **state)
 	rig_destroy(&r);
 }
 
+/* As much is taken as leaves about `left` blocks for use. */
+static void take_all_but(struct rig *r, uint64_t left)
+{
+	struct alloc_space s;
+
+	for (;;) {
+		uint64_t blkno = 0, n;
+
+		volume_lock(r->v);
+		alloc_get_space(r->v->alloc, &s);
+		volume_unlock(r->v);
+		if (s.nfree <= s.reserved + s.emergency + left)
+			return;
+		n = s.nfree - s.reserved - s.emergency - left;
+		take_or_free(r, &blkno, &n);
+	}
+}
+
+static void put_item(struct rig *r, uint64_t ino, uint64_t size)
+{
+	struct disk_inode di = {.size = put64(size), .mode = put32(S_IFREG | 0644), .nlink = put32(1)};
+	struct key key = key_make(ino, ITEM_INODE, 0);
+	struct miss miss;
+	struct txn t;
+	int err;
+
+	do {
+		volume_lock(r->v);
+		txn_begin(&t, r->v);
+		txn_put(&t, &key, &di, sizeof(di));
+		err = txn_commit(&t, r->q, 0, &miss, NULL, NULL);
+		txn_end(&t);
+		volume_unlock(r->v);
+	} while (err == -EAGAIN && !volume_provide(r->v, r->q, &miss));
+	assert_int_equal(err, 0);
+}
+
+/* A checkpoint takes as many blocks for nodes as it gives back. */
+static void test_changed_nodes_are_not_due(void **state)
+{
+	enum { MANY = 2000, STEP = 10 };
+	struct alloc_space s;
+	struct rig r;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 12);
+	for (uint64_t i = 0; i < MANY; i++)
+		put_item(&r, INO_FIRST + i, 0);
+	take_all_but(&r, 400);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE), 0);
+	for (uint64_t i = 0; i < MANY; i += STEP) {
+		put_item(&r, INO_FIRST + i, 1);
+		assert_false(is_due(r.v));
+	}
+	volume_lock(r.v);
+	alloc_get_space(r.v->alloc, &s);
+	volume_unlock(r.v);
+	assert_true(s.npending > s.nblocks / 64 && s.npending > s.nfree / 4);
+	rig_destroy(&r);
+}
+
+static void ignore_run(void *arg, uint64_t blkno, uint64_t n)
+{
+	(void)arg;
+	(void)blkno;
+	(void)n;
+}
+
+/* What is being discarded is not there sooner for a checkpoint: one would follow the other until the device is done. */
+static void test_trimmed_blocks_are_not_due(void **state)
+{
+	struct alloc_space s;
+	struct miss miss;
+	uint64_t next, n;
+	struct rig r;
+	int err;
+
+	(void)state;
+	rig_create(&r, 8 << 20, MIN_JOURNAL, 13);
+	next = super_data_begin(&r.v->sb);
+	do {
+		volume_lock(r.v);
+		err = alloc_trim_begin(r.v->alloc, &next, super_data_end(&r.v->sb), 1, GROUP_BLOCKS, &miss, ignore_run, NULL, &n);
+		volume_unlock(r.v);
+	} while (err == -EAGAIN && !volume_provide(r.v, r.q, &miss));
+	assert_int_equal(err, 0);
+	take_all_but(&r, 2 * n);
+	assert_int_equal(volume_checkpoint(r.v, r.q, CHECKPOINT_FORCE), 0);
+	assert_false(is_due(r.v));
+	volume_lock(r.v);
+	alloc_get_space(r.v->alloc, &s);
+	alloc_trim_end(r.v->alloc);
+	volume_unlock(r.v);
+	assert_true(s.npending == n && n > s.nblocks / 64);
+	rig_destroy(&r);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1253,6 +1351,8 @@ int main(void)
 		cmocka_unit_test(test_astray_root_read),
 		cmocka_unit_test(test_full_and_free),
 		cmocka_unit_test(test_freed_blocks_are_due),
+		cmocka_unit_test(test_changed_nodes_are_not_due),
+		cmocka_unit_test(test_trimmed_blocks_are_not_due),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
