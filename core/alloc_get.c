@@ -4,7 +4,7 @@
  *
  * What keeps it cheap on a full or fragmented volume: full groups are passed over 64 at a time; a group whose
  * longest run is known to be too short is passed over without a look at its bits; a search that found anything at all
- * gives up after SEARCH_GROUPS groups.  A group's bits are scanned by words, runs inside a word
+ * gives up after SEARCH_GROUPS groups; room is a wish, for which little is read.  A group's bits are scanned by words, runs inside a word
  * by shifting, never bit by bit.
  */
 #include "core/alloc_impl.h"
@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define SEARCH_GROUPS 64u
+/* For room alone bitmaps are not read farther away than this. */
+#define ROOM_GROUPS 4u
 
 /* A node cursor that meets a used block looks for this many free ones in a row: checkpoints write
  * nodes in the order in which they get their blocks. */
@@ -83,6 +85,8 @@ static struct run run_search(const uint64_t live[GROUP_WORDS], uint32_t from, ui
 
 struct search {
 	uint32_t want;
+	uint32_t need; /* the part of `want` that is worth reading for, however far away */
+	uint32_t met; /* groups behind the first */
 	bool memory_only; /* leave groups alone whose bits are not in memory */
 	bool stay; /* go back to the beginning of the first group before leaving it */
 	bool anyones; /* look into windows of others than `owner`, too */
@@ -106,6 +110,8 @@ static int search_enter(struct alloc *a, struct search *s, uint32_t group, struc
 	uint32_t bound = group_bound(g);
 
 	if (bound <= s->len || (!g->mem && s->memory_only))
+		return 0;
+	if (!g->mem && !g->uninit && s->len >= s->need && s->met >= ROOM_GROUPS)
 		return 0;
 	if (!g->mem && !g->uninit && bound < s->want) {
 		if (!s->has_skipped)
@@ -160,7 +166,9 @@ static uint32_t search_next(const struct alloc *a, const struct search *s, uint3
  */
 static int search_run(struct alloc *a, struct search *s, uint64_t goal, struct miss *miss)
 {
-	uint32_t home = blkno_group(goal), ngroups = a->sb->ngroups, group = home, done = 0, met = 0;
+	uint32_t home = blkno_group(goal), ngroups = a->sb->ngroups, group = home, done = 0;
+
+	s->met = 0;
 	int err = search_visit(a, s, home, (uint32_t)(goal % GROUP_BLOCKS), miss);
 
 	if (!err && s->len < s->want && s->stay)
@@ -172,10 +180,10 @@ static int search_run(struct alloc *a, struct search *s, uint64_t goal, struct m
 			break;
 		/* A distance that does not grow means that the search has come around. */
 		done += next > group ? next - group : next + ngroups - group;
-		if (done > ngroups || (met >= SEARCH_GROUPS && (s->len > 0 || s->has_skipped)))
+		if (done > ngroups || (s->met >= SEARCH_GROUPS && (s->len > 0 || s->has_skipped)))
 			break;
 		err = search_visit(a, s, next, 0, miss);
-		met++;
+		s->met++;
 		group = next;
 	}
 	if (!err && s->len == 0 && s->has_skipped)
@@ -209,6 +217,7 @@ static int search(struct alloc *a, struct search *s, const struct alloc_place *a
 
 	if (err || s->len > 0)
 		return err;
+	s->need = want;
 	s->want = want + at->room < GROUP_BLOCKS ? want + (uint32_t)at->room : GROUP_BLOCKS;
 	err = search_run(a, s, from, miss);
 	if (err || s->len >= want || (at->room == 0 && a->nwindows == 0))
@@ -270,7 +279,7 @@ uint64_t alloc_node_block(struct alloc *a, unsigned copy)
 
 	assert(a->reserved > 0);
 	if (!is_free_in_memory(a, blkno)) {
-		struct search s = {.want = NODE_RUN, .memory_only = true, .stay = true, .anyones = true};
+		struct search s = {.want = NODE_RUN, .need = NODE_RUN, .memory_only = true, .stay = true, .anyones = true};
 		int err = search_run(a, &s, blkno, NULL);
 
 		/* Invariant 4: there are free blocks in memory, and looking at them needs nothing. */

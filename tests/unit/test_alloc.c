@@ -1062,6 +1062,38 @@ static void test_loads_promising_groups_first(void **state)
 	rig_close(&r);
 }
 
+/* Room is a wish: what is wanted, once it is found, is not kept waiting until a device has shown whether there is more behind it far away. */
+static void test_reads_little_for_room(void **state)
+{
+	struct alloc_place place = {.goal = 10 * GROUP_BLOCKS + 1000, .owner = 1, .room = 250};
+	struct rig r;
+	struct miss miss = {0};
+	uint64_t blkno, n;
+	int err;
+
+	(void)state;
+	rig_open(&r, 40 * GROUP_BLOCKS);
+	fill(&r, true, &err, &miss);
+	/* In each group enough for a run, but there is none but in one near by, and one far away. */
+	for (uint64_t g = 10; g < 40; g++)
+		for (uint64_t i = 0; i < 400; i++)
+			assert_int_equal(rig_free(&r, g * GROUP_BLOCKS + 2000 + (g == 12 || g == 30 ? i : 2 * i), 1), 0);
+	rig_freeze(&r);
+	rig_release(&r);
+	rig_reopen(&r);
+	assert_int_equal(rig_get_at(&r, place, 1, 0, true, &miss, &blkno, &n), 0);
+	assert_int_equal(blkno, 12 * GROUP_BLOCKS + 2000);
+	assert_int_equal(r.nloads, 3);
+	place.goal = 20 * GROUP_BLOCKS + 1000;
+	assert_int_equal(rig_get_at(&r, place, 1, 0, true, &miss, &blkno, &n), 0);
+	assert_int_equal(r.nloads, 3 + 5);
+	/* What is wanted is looked for as far as ever. */
+	assert_int_equal(rig_get_at(&r, place, 100, 0, true, &miss, &blkno, &n), 0);
+	assert_int_equal(blkno, 30 * GROUP_BLOCKS + 2000);
+	assert_int_equal(n, 100);
+	rig_close(&r);
+}
+
 /* A promise of all that is in memory: data must be found elsewhere, by loading. */
 static void test_data_leaves_promised_blocks_in_memory(void **state)
 {
@@ -1187,6 +1219,7 @@ int main(void)
 		cmocka_unit_test(test_node_churn),
 		cmocka_unit_test(test_loads_what_it_needs),
 		cmocka_unit_test(test_loads_promising_groups_first),
+		cmocka_unit_test(test_reads_little_for_room),
 		cmocka_unit_test(test_data_leaves_promised_blocks_in_memory),
 		cmocka_unit_test(test_refuses_wrong_bitmaps),
 		cmocka_unit_test(test_million_frees),
