@@ -53,7 +53,8 @@ void window_set(struct alloc *a, uint64_t owner, uint64_t from, uint64_t room, b
 	for (unsigned i = 0; i < a->nwindows; i++) {
 		const struct window *other = &a->window[i];
 
-		if (other != w && other->from < to && other->to > from)
+		/* One that is empty is in the middle of what is free when what was in front of it has been freed. */
+		if (other != w && other->from != other->to && other->from < to && other->to > from)
 			to = other->from > from ? other->from : from;
 	}
 	*w = (struct window){.owner = owner, .from = from, .to = to, .used = ++a->window_clock};

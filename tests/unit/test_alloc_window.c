@@ -128,6 +128,22 @@ static void test_windows_do_not_overlap(void **state)
 	alloc_destroy(a);
 }
 
+/* One of which nothing is left ends no other. */
+static void test_empty_is_none(void **state)
+{
+	struct super sb;
+	struct alloc *a = fresh(2, &sb);
+	uint64_t first = get_window(a, 1, 100, 10);
+
+	(void)state;
+	assert_int_equal(get_whole(a, first + 10, 1, 0, 5), first + 10);
+	alloc_unget(a, first, 15);
+	assert_int_equal(get_window(a, 2, 100, 10), first + 1);
+	assert_int_equal(get_whole(a, 0, 0, 0, 10), first + 111);
+	assert_int_equal(get_whole(a, first + 11, 2, 100, 50), first + 11);
+	alloc_destroy(a);
+}
+
 /* Who may want more goes where more is free, and who does not fills the gap. */
 static void test_jump_has_room(void **state)
 {
@@ -201,6 +217,7 @@ int main(void)
 		cmocka_unit_test(test_none_without_need),
 		cmocka_unit_test(test_others_stay_out),
 		cmocka_unit_test(test_windows_do_not_overlap),
+		cmocka_unit_test(test_empty_is_none),
 		cmocka_unit_test(test_jump_has_room),
 		cmocka_unit_test(test_windows_yield),
 		cmocka_unit_test(test_want_goes_before_windows),
