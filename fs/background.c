@@ -10,7 +10,8 @@
 
 #define HOUR_MS 3600000
 #define PERIOD_FILE "/proc/sys/vm/dirtytime_expire_seconds" /* for how long lazy times wait, here as on other file systems */
-#define PERIOD_MS 1000 /* how often that is read, as long as there are any */
+/* How often that is read, as long as there are any, and what could not be removed is tried again. */
+#define PERIOD_MS 1000
 #define IDLE_MS 30000 /* unchanged for so long: checkpoint, so that the next mount has nothing to replay */
 
 struct background;
@@ -170,7 +171,7 @@ static int64_t service_pause(struct background *b)
 	int64_t left = fs_lazy_left(b->fs);
 
 	if (left < 0)
-		return HOUR_MS;
+		return fs_service_left(b->fs) ? PERIOD_MS : HOUR_MS;
 	/* One that is due now could not be written. */
 	return left && left < PERIOD_MS ? left : PERIOD_MS;
 }

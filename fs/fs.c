@@ -234,13 +234,18 @@ int inode_know(struct fs *fs, uint64_t ino)
 	return 0;
 }
 
-void reap_queue(struct fs *fs, struct inode *inode)
+static void reap_put(struct fs *fs, struct inode *inode, bool ask)
 {
 	LOCK_ASSERT_HELD(&fs->v->lock);
 	inode->queued = true;
 	STAILQ_INSERT_TAIL(&fs->reap, inode, reap_link);
-	if (fs->cfg.want_service)
+	if (ask && fs->cfg.want_service)
 		fs->cfg.want_service(fs->cfg.service_arg);
+}
+
+void reap_queue(struct fs *fs, struct inode *inode)
+{
+	reap_put(fs, inode, true);
 }
 
 struct inode *inode_unref_claim(struct fs *fs, struct inode *inode, uint64_t n)
@@ -330,8 +335,15 @@ static void reap_end(struct fs *fs, const struct reap *r, int err)
 	/* Not one whose last name has gone since what was behind its end has: all of that is still to be removed. */
 	if (done && r->whole)
 		inode->orphan = inode->trimming = false;
+
+	bool stuck = !done && err && err != -EBUSY;
+
+	/* What is in its way, memory perhaps, may be so for long: who does the service is told once, not to try again at once for ever. */
+	if (stuck && !inode->queued && !(inode->orphan && inode->nlookup))
+		reap_put(fs, inode, !fs->reap_stuck);
 	else if (!done && !inode->orphan && !inode->queued)
 		reap_queue(fs, inode);
+	fs->reap_stuck = stuck && inode->queued;
 	inode_unref(fs, inode, 0);
 }
 
@@ -418,6 +430,14 @@ bool fs_service(struct fs *fs, struct dev_queue *q)
 	bool more = !STAILQ_EMPTY(&fs->reap);
 	volume_unlock(fs->v);
 	return more || old;
+}
+
+bool fs_service_left(struct fs *fs)
+{
+	volume_lock(fs->v);
+	bool left = !STAILQ_EMPTY(&fs->reap) && !fs->v->resting && !volume_writable(fs->v);
+	volume_unlock(fs->v);
+	return left;
 }
 
 static bool is_settled(struct fs *fs)

@@ -362,8 +362,11 @@ void fs_set_times(struct fs *fs, struct dev_queue *q, enum fs_atime atime, bool 
  * nobody change anything meanwhile. */
 void fs_settle(struct fs *fs, struct dev_queue *q);
 
-/* Does some of the background work; true while there is more. */
+/* Does some of the background work; true while there is more that can be done now. */
 bool fs_service(struct fs *fs, struct dev_queue *q);
+
+/* There is some that was left, because it could not be done for want of memory, say.  Nobody is asked for it again (want_service): call fs_service() after a pause. */
+bool fs_service_left(struct fs *fs);
 
 struct fs_stats {
 	uint64_t known_inodes;

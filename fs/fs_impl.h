@@ -62,6 +62,7 @@ struct fs {
 	uint64_t nhash, ninodes;
 	STAILQ_HEAD(, inode) reap;	/* to be removed (orphans) or trimmed behind their end, in bounded transactions */
 	uint64_t reaping;		/* of them, those that somebody works on */
+	bool reap_stuck; /* the last removal ended with an error: nobody is asked for that again */
 	TAILQ_HEAD(, inode) lazy;	/* longest first */
 	uint64_t nlazy;
 	_Atomic int64_t lazy_seconds;	/* how long one may wait */

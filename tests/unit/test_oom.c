@@ -326,6 +326,50 @@ static void run_fsck(const struct hit *hit, bool sticky)
 	rig_destroy(&base.r);
 }
 
+/* --- what cannot be removed -------------------------------------------------------------------- */
+
+static void count_calls(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+/* Who works in the background is not asked to try the same again at once, and again; what is left is done after a pause. */
+static void test_a_removal_waits_for_memory(void **state)
+{
+	const struct fs_cred cred = {.uid = 0, .gid = 0};
+	unsigned calls = 0;
+	struct fs_config cfg = {.want_service = count_calls, .service_arg = &calls};
+	struct fs_attr attr;
+	struct bench b;
+	struct fs *fs;
+
+	(void)state;
+	bench_create(&b);
+	bench_open(&b);
+	struct dev_queue *q = b.r.q;
+	assert_int_equal(fs_open(b.r.v, q, &cfg, &fs), 0);
+	assert_int_equal(fs_create(fs, q, &cred, INO_ROOT, "gone", 4, S_IFREG | 0644, 0, &attr), 0);
+	assert_int_equal(fs_pwrite(fs, q, attr.ino, big, sizeof(big), 0), sizeof(big));
+	assert_int_equal(fs_unlink(fs, q, INO_ROOT, "gone", 4), 0);
+	assert_false(fs_service_left(fs));
+	arm(1, true);
+	fs_forget(fs, q, attr.ino, 1);
+	assert_int_equal(calls, 1);
+	for (unsigned i = 0; i < 3; i++)
+		assert_false(fs_service(fs, q));
+	assert_true(disarm());
+	assert_int_equal(calls, 1);
+	assert_true(fs_service_left(fs));
+	while (fs_service(fs, q))
+		;
+	assert_false(fs_service_left(fs));
+	assert_int_equal(fs_getattr(fs, q, attr.ino, &attr), -ESTALE);
+	fs_close(fs, q);
+	bench_close(&b);
+	check_clean(&b);
+	rig_destroy(&b.r);
+}
+
 static void test_life_once(void **state)
 {
 	(void)state;
@@ -355,6 +399,7 @@ static void test_repair(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_removal_waits_for_memory),
 		cmocka_unit_test(test_life_once),
 		cmocka_unit_test(test_life_from_then_on),
 		cmocka_unit_test(test_repair),
