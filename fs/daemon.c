@@ -520,8 +520,8 @@ static int mount_it(struct daemon *d)
 {
 	int fd = keeper_mount(&d->keeper, d->mp);
 
-	/* It has said why, unless it has died. */
-	if (fd == -EPIPE)
+	/* It has said why, unless it has died, or it is ours to say. */
+	if (fd == -EPIPE || fd == -EMFILE)
 		return failed(d, "cannot be mounted", fd);
 	return fd < 0 ? fd : take_connection(d, fd);
 }

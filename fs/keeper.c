@@ -231,7 +231,11 @@ int keeper_mount(struct keeper *k, struct mount_point *mp)
 
 	if (fd > 0)
 		mp->is_blk = a.is_blk;
-	return fd;
+	if (fd)
+		return fd;
+	/* It has mounted, but there was no room for the descriptor here: recvmsg(2) drops it then, and says no error. */
+	keeper_unmount(k);
+	return -EMFILE;
 }
 
 int keeper_settle(struct keeper *k, bool detach, uint32_t ratio)

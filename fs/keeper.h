@@ -29,7 +29,8 @@ struct keeper {
 int keeper_start(const struct mount_point *mp, const struct mount_source *src, const struct mount_options *opts,
 		 const struct diag *diag, struct keeper *out);
 
-/* Mounts; fills mp->is_blk.  The connection's descriptor, or a negative errno after a message. */
+/* Mounts; fills mp->is_blk.  The connection's descriptor, or a negative errno: after a message, but for -EPIPE (it is gone) and -EMFILE (no more descriptors
+ * here; it is told to unmount). */
 int keeper_mount(struct keeper *k, struct mount_point *mp);
 
 /* mount_point_settle(), and with `detach` leaves stdio.  0 or a negative errno: -EPERM if the limit could not be set. */

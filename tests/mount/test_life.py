@@ -2,6 +2,7 @@
 """The end of a mount while it is in use: umount -l, TERM, an aborted connection; processes killed while they wait for the daemon."""
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -127,3 +128,19 @@ def test_killed_in_fsync(vol):
     assert len(daemons(vol.image)) == 1
     vol.umount()
     vol.fsck("-n", "-f", "--data")
+
+
+def test_too_few_descriptors(unmounted):
+    """With one less than it takes, mounting says so and leaves nothing behind; it does not take another descriptor for the connection."""
+    def attempt(n):
+        return run(MOUNT, unmounted.image, unmounted.dir, check=False, timeout=60,
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)))
+    for n in range(16, 400):
+        done = attempt(n)
+        if done.returncode == 0:
+            break
+        assert "Too many open files" in done.stdout
+        wait_for(lambda: not is_mounted(unmounted.dir), what="unmounted")
+        wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
+    assert done.returncode == 0
+    unmounted.umount()
