@@ -4,10 +4,16 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/magic.h>
+#include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,7 +21,13 @@
 #include "fs/helper.h"
 #include "fs/sandbox.h"
 
-#define SOCKET_FD 3 /* the keeper's only descriptor beside stdio */
+#define SOCKET_FD 3 /* the keeper's only descriptors beside stdio */
+#define PROC_FD	  4 /* /proc as it was before any other namespace was entered; perhaps not there */
+
+/* How often it looks whether the daemon has been killed but does not end. */
+#define LOOK_MS 5000
+
+#define FUSECTL_MAGIC 0x65735543 /* FUSE_CTL_SUPER_MAGIC of Linux, fs/fuse/control.c */
 
 enum order { MOUNT = 1, SETTLE, SETTLE_AND_DETACH, OPEN_FOR_WRITING, UNMOUNT };
 
@@ -49,11 +61,77 @@ static bool send_answer(const struct answer *a, int fd)
 	return sendmsg(SOCKET_FD, &m, MSG_NOSIGNAL) == sizeof(*a);
 }
 
+/* The file that ends a mount's connection when something is written to it; or -1. */
+static int open_abort(const struct mount_point *mp)
+{
+	char path[64];
+	int dir = -1;
+
+	if (mp->by_helper) {
+		struct statfs sf;
+
+		dir = open("/sys/fs/fuse/connections", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (dir >= 0 && (fstatfs(dir, &sf) < 0 || sf.f_type != FUSECTL_MAGIC)) {
+			close(dir);
+			dir = -1;
+		}
+	} else {
+		/* Not what is mounted there: somebody else's namespace of mounts may have anything there. */
+		int fs = fsopen("fusectl", FSOPEN_CLOEXEC);
+
+		if (fs >= 0 && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+			dir = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+		if (fs >= 0)
+			close(fs);
+	}
+	/* The kernel's own form of a device number. */
+	snprintf(path, sizeof(path), "%u/abort", major(mp->dev) << 20 | minor(mp->dev));
+	int fd = dir >= 0 ? openat(dir, path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+
+	if (dir >= 0)
+		close(dir);
+	return fd;
+}
+
+/* The daemon's first thread has ended, and so all have been killed, but there is one that has not ended yet. */
+static bool is_killed(void)
+{
+	char path[32], line[256] = "";
+
+	/* Of whatever thread of the daemon is left we are the child. */
+	snprintf(path, sizeof(path), "%d/stat", (int)getppid());
+	int fd = openat(PROC_FD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	ssize_t n = fd >= 0 ? read(fd, line, sizeof(line) - 1) : -1;
+	const char *name_end = n > 0 ? strrchr(line, ')') : NULL;
+
+	if (fd >= 0)
+		close(fd);
+	return name_end && strncmp(name_end, ") Z", 3) == 0;
+}
+
+/*
+ * A thread of the daemon that has the kernel drop pages (inval.h) waits in the kernel until they are written, which the others do.  If these are
+ * killed, it waits for good, and as long as it does the daemon's descriptors stay open, so that the kernel does not find out.
+ * The mount would hang, and with it every sync(2) of the machine.
+ */
+static void end_killed(const struct mount_point *mp)
+{
+	int fd = mp->dev && is_killed() ? open_abort(mp) : -1;
+
+	if (fd < 0)
+		return;
+	(void)!write(fd, "1", 1);
+	close(fd);
+}
+
 /* False: the daemon has ended. */
-static bool next_order(struct request *r)
+static bool next_order(const struct mount_point *mp, struct request *r)
 {
 	ssize_t n;
+	struct pollfd p = {.fd = SOCKET_FD, .events = POLLIN};
 
+	while (poll(&p, 1, LOOK_MS) <= 0)
+		end_killed(mp);
 	do {
 		n = recv(SOCKET_FD, r, sizeof(*r), 0);
 	} while (n < 0 && errno == EINTR);
@@ -141,19 +219,48 @@ static void take_orders(struct mount_point *mp, const struct mount_source *src, 
 {
 	struct request r;
 
-	if (!next_order(&r) || r.order != MOUNT || !do_mount(mp, src, o, diag))
+	if (!next_order(mp, &r) || r.order != MOUNT || !do_mount(mp, src, o, diag))
 		return;
-	if (!next_order(&r))
+	if (!next_order(mp, &r))
 		return;
 	if (r.order == SETTLE || r.order == SETTLE_AND_DETACH) {
-		if (!do_settle(mp, src, r.order == SETTLE_AND_DETACH, r.ratio) || !next_order(&r))
+		if (!do_settle(mp, src, r.order == SETTLE_AND_DETACH, r.ratio) || !next_order(mp, &r))
 			return;
 		while (r.order == OPEN_FOR_WRITING)
-			if (!do_open(mp, src) || !next_order(&r))
+			if (!do_open(mp, src) || !next_order(mp, &r))
 				return;
 	}
 	if (r.order == UNMOUNT)
 		do_unmount(mp);
+}
+
+/* Numbers of processes are ours there. */
+static bool is_our_proc(int proc)
+{
+	struct statfs sf;
+	char self[16] = "", pid[16];
+
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	return proc >= 0 && fstatfs(proc, &sf) == 0 && sf.f_type == PROC_SUPER_MAGIC &&
+	       readlinkat(proc, "self", self, sizeof(self) - 1) > 0 && strcmp(self, pid) == 0;
+}
+
+/* The image and its lock, and the pipe to the waiting command, are the daemon's. */
+static bool take_descriptors(int fd, int proc_fd)
+{
+	/* Out of the way of the numbers that they get. */
+	int proc = proc_fd >= 0 ? fcntl(proc_fd, F_DUPFD_CLOEXEC, PROC_FD + 1)
+				: open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int sock = fcntl(fd, F_DUPFD_CLOEXEC, PROC_FD + 1);
+	bool has_proc = is_our_proc(proc);
+
+	if (proc >= 0 && proc <= PROC_FD)
+		proc = fcntl(proc, F_DUPFD_CLOEXEC, PROC_FD + 1);
+	if (sock < 0 || dup3(sock, SOCKET_FD, O_CLOEXEC) != SOCKET_FD)
+		return false;
+	has_proc = has_proc && dup3(proc, PROC_FD, O_CLOEXEC) == PROC_FD;
+	closefrom(has_proc ? PROC_FD + 1 : SOCKET_FD + 1);
+	return true;
 }
 
 _Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mount_source *src,
@@ -165,11 +272,8 @@ _Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mo
 	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
 		signal(ignored[i], SIG_IGN);
 	prctl(PR_SET_NAME, "holdfast-keeper");
-	/* The image and its lock, and the pipe to the waiting command, are the daemon's. */
-	if (dup2(fd, SOCKET_FD) == SOCKET_FD && fcntl(SOCKET_FD, F_SETFD, FD_CLOEXEC) == 0) {
-		closefrom(SOCKET_FD + 1);
+	if (take_descriptors(fd, mp.proc_fd))
 		take_orders(&mp, src, o, diag);
-	}
 	_exit(0);
 }
 

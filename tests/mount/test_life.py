@@ -45,6 +45,26 @@ except OSError as e:
 
 FSYNC = "import os, sys\nf = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)\nwhile True: os.write(f, b'x' * 9000); os.fsync(f)"
 
+# SEEK_HOLE has the kernel drop what it has of a hole, for which what is stored there is written.
+STORE = r"""
+import mmap, os, sys
+SIZE = 64 << 20
+f = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+os.ftruncate(f, SIZE)
+os.pread(f, 4096, 0)
+m = mmap.mmap(f, SIZE)
+print("begun", flush=True)
+at = 0
+while True:
+    for i in range(64):
+        m[at % SIZE] = 65
+        at += 4096
+    os.lseek(f, 0, os.SEEK_HOLE)
+    if at % SIZE == 0:
+        os.ftruncate(f, 0)
+        os.ftruncate(f, SIZE)
+"""
+
 
 @contextlib.contextmanager
 def load(vol, n=4):
@@ -144,3 +164,19 @@ def test_too_few_descriptors(unmounted):
         wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
     assert done.returncode == 0
     unmounted.umount()
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_while_pages_are_dropped(vol, rounds):
+    """One of its threads waits for what the others would do.  It ends all the same, and so does whoever waits for the mount."""
+    for _ in range(rounds):
+        with subprocess.Popen([sys.executable, "-c", STORE, vol.path("f")], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True) as p:
+            assert p.stdout.readline() == "begun\n"
+            time.sleep(0.7)
+            vol.kill()
+            p.kill()
+            p.wait(timeout=30)
+        vol.mount()
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
