@@ -9,6 +9,7 @@
  * ZERO_RANGE zeroes gets other blocks, or, if there are none, zeros through the log.
  */
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -457,21 +458,62 @@ int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int
 	return err;
 }
 
-int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t end, uint64_t *out)
-{
-	struct seek s = {.ino = ino, .off = off, .pos = off, .data = whence == SEEK_DATA};
-	struct miss miss = {0};
-	int err = seek_check(off, whence);
+/* --- the same, without waiting ----------------------------------------------------------------- */
 
-	if (!err)
-		err = fs_look_once(fs, q, seek_step, &s, &miss);
-	if (err == -EAGAIN || err == -ERESTART) {
-		s.pos = s.data ? off : end;
-		err = 0;
+struct look {
+	struct data_task task;
+	struct fs_seek *user;
+	struct fs *fs;
+	struct seek at, behind; /* the answer; the data behind a hole that it found */
+};
+
+static int look_step(struct fs *fs, struct dev_queue *q, void *arg, struct miss *miss)
+{
+	struct look *l = arg;
+	int err = seek_step(fs, q, &l->at, miss);
+
+	if (err || l->at.data || l->at.pos >= l->at.size)
+		return err;
+	if (l->behind.pos < l->at.pos)
+		l->behind.off = l->behind.pos = l->at.pos;
+	err = seek_step(fs, q, &l->behind, miss);
+	if (err == -ENXIO)
+		l->behind.pos = l->at.size;
+	return err == -ENXIO ? 0 : err;
+}
+
+static void look_done(struct data_task *task, int err)
+{
+	struct look *l = (struct look *)task;
+	struct fs_seek *u = l->user;
+
+	u->result = fs_verdict(l->fs, err);
+	u->pos = l->at.pos;
+	u->size = u->end = l->at.size;
+	u->begin = err || l->at.data ? u->off : u->pos;
+	if (!err && u->pos < u->size)
+		u->end = l->at.data ? u->pos : l->behind.pos;
+	free(l);
+	u->done(u);
+}
+
+void fs_seek(struct fs *fs, struct dev_queue *q, struct fs_seek *s)
+{
+	int err = seek_check(s->off, s->whence);
+	struct look *l = err ? NULL : calloc(1, sizeof(*l));
+
+	if (!l) {
+		s->result = err ? err : -ENOMEM;
+		s->pos = s->begin = s->end = s->size = s->off;
+		s->done(s);
+		return;
 	}
-	if (!err)
-		*out = s.pos;
-	return err;
+	l->user = s;
+	l->fs = fs;
+	l->task = (struct data_task){.step = look_step, .arg = l, .done = look_done};
+	l->at = (struct seek){.ino = s->ino, .off = s->off, .pos = s->off, .data = s->whence == SEEK_DATA};
+	l->behind = (struct seek){.ino = s->ino, .data = true};
+	data_start(fs, q, &l->task);
 }
 
 /* --- bmap -------------------------------------------------------------------------------------- */

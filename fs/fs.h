@@ -255,8 +255,22 @@ int64_t fs_copy_wait(struct fs *fs, struct dev_queue *q, uint64_t ino_in, uint64
 int fs_fallocate(struct fs *fs, struct dev_queue *q, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */
 int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t *out);
-/* The same from a callback.  What it would have to wait for is taken for data: *out is then `off`, or for SEEK_HOLE `end`. */
-int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t end, uint64_t *out);
+
+/*
+ * Async.  The same, and the hole that the answer speaks of, [begin, end), as far as the file goes: from `off` to the data found, or to the end if
+ * there is none; or the one found.  begin >= end: none.  `done` runs on q's thread, perhaps before fs_seek() returns.
+ */
+struct fs_seek {
+	/* in */
+	uint64_t ino, off;
+	int whence;
+	void (*done)(struct fs_seek *s);
+	/* out */
+	int result;		/* 0, and `pos`; or a negative errno */
+	uint64_t pos;
+	uint64_t begin, end, size;	/* if result is 0 or -ENXIO */
+};
+void fs_seek(struct fs *fs, struct dev_queue *q, struct fs_seek *s);
 
 /* *blkno: the block of the device that block `block` of a regular file is in, or 0: it is in none of its own (a hole, reserved only, kept with the inode, or behind
  * the end).  The content may still be in memory, or in the journal.  -EISDIR, -EINVAL. */

@@ -80,109 +80,100 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 /*
  * What was stored through a mapping and not written back is where we may have a hole, and whoever copies what SEEK_DATA finds would leave it
  * out.  So the kernel is made to drop what it has of a hole, for which it writes it back, before the hole is believed.
+ *
+ * Where it caches writes, so is what was written, and the end of the file may be further on than ours: then the end is a hole like others.
+ *
+ * The kernel holds the file's lock until it is answered, so the end that it has stays, and nothing becomes a hole.  What a mapping stores meanwhile
+ * comes before or after, as it likes: what was dropped once is not dropped again.
  */
 struct seek_op {
+	struct fs_seek look; /* first: see seek_looked() */
 	struct inval_job inval;
 	fuse_req_t req;
 	struct worker *worker;
-	uint64_t ino, off, size;
-	int whence;
-	uint64_t hole; /* where the one that was dropped begins */
+	uint64_t off; /* what was asked for; up to look.off all is data */
+	uint64_t begin, end; /* what was dropped last */
 };
 
-static void seek_reply(fuse_req_t req, int err, uint64_t found)
-{
-	if (err)
-		fuse_reply_err(req, -err);
-	else
-		fuse_reply_lseek(req, (off_t)found);
-}
-
-static void seek_answer(struct seek_op *op, int err, uint64_t found)
+static void seek_answer(struct seek_op *op, int err)
 {
 	struct worker *w = op->worker;
 
-	seek_reply(op->req, err, found);
+	if (err)
+		fuse_reply_err(op->req, -err);
+	else
+		fuse_reply_lseek(op->req, (off_t)op->look.pos);
 	free(op);
 	worker_end(w);
 }
 
-static void seek_dropped(struct dev_task *task);
-
-/* False: nothing of it can be in the kernel's cache. */
-static bool seek_drop(struct seek_op *op, uint64_t begin, uint64_t end)
-{
-	struct call c = call_of(op->req);
-
-	op->hole = begin;
-	op->inval = (struct inval_job){.ino = op->ino, .off = begin, .len = end - begin, .q = c.q, .done = {.run = seek_dropped}};
-	return inval_begin(c.glue->inval, &op->inval);
-}
-
-/* The kernel holds the file's lock until it is answered, so its size stays.  What a mapping stores meanwhile comes before or after, as it likes. */
 static void seek_dropped(struct dev_task *task)
 {
 	struct seek_op *op = (struct seek_op *)((char *)task - offsetof(struct seek_op, inval.done));
 	struct call c = call_of(op->req);
-	uint64_t found, end;
-	int err = fs_lseek_now(c.fs, c.q, op->ino, op->off, op->whence, op->size, &found);
 
-	if (err || op->whence == SEEK_DATA || found == op->hole || found >= op->size) {
-		seek_answer(op, err, found);
-		return;
-	}
-	/* It was no hole.  The next one is further on. */
-	if (fs_lseek_now(c.fs, c.q, op->ino, found, SEEK_DATA, op->size, &end))
-		end = op->size;
-	if (end == found || !seek_drop(op, found, end))
-		seek_answer(op, 0, end == found ? op->size : found);
+	/* The mount ends.  From now on the kernel takes everything for data by itself. */
+	if (!op->inval.dropped)
+		seek_answer(op, -ENOSYS);
+	else
+		fs_seek(c.fs, c.q, &op->look);
 }
 
-/* The hole that an answer speaks of; empty: of none. */
-static int seek_hole(const struct call *c, const struct seek_op *op, int err, uint64_t found, uint64_t *begin, uint64_t *end)
+static void seek_drop(struct seek_op *op, const struct call *c, uint64_t end)
 {
-	*begin = op->whence == SEEK_DATA ? op->off : found;
-	*end = op->whence == SEEK_DATA && !err ? found : op->size;
-	if (op->whence == SEEK_DATA || found >= op->size)
-		return 0;
-	err = fs_lseek(c->fs, c->q, op->ino, found, SEEK_DATA, end);
-	return err == -ENXIO ? 0 : err;
+	int err = op->look.result;
+
+	op->begin = op->look.begin;
+	op->end = end;
+	op->inval = (struct inval_job){.ino = op->look.ino,
+				       .off = op->begin,
+				       .len = end == UINT64_MAX ? 0 : end - op->begin,
+				       .q = c->q,
+				       .done = {.run = seek_dropped}};
+	op->look.off = op->begin;
+	/* It need not have read anything to have something. */
+	if (c->glue->admit)
+		inval_note_cached(c->glue->inval, op->look.ino);
+	if (!inval_begin(c->glue->inval, &op->inval))
+		seek_answer(op, op->inval.dropped ? err : -ENOSYS);
+}
+
+static void seek_looked(struct fs_seek *look)
+{
+	struct seek_op *op = (struct seek_op *)look;
+	struct call c = call_of(op->req);
+	uint64_t end = c.glue->admit && look->end >= look->size ? UINT64_MAX : look->end;
+	int err = look->result;
+
+	/* Behind data that goes on up to here there is the end. */
+	if (err == -ENXIO && look->whence == SEEK_HOLE && look->off > op->off) {
+		look->pos = look->off;
+		err = 0;
+	}
+	if ((err && err != -ENXIO) || look->begin >= end || (look->begin >= op->begin && look->begin < op->end))
+		seek_answer(op, err);
+	else
+		seek_drop(op, &c, end);
 }
 
 void fuse_io_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
-	struct seek_op *op, seek = {.req = req, .worker = c.worker, .ino = ino, .off = (uint64_t)off, .whence = whence};
-	uint64_t found = 0, begin = 0, end = 0;
-	struct fs_attr attr = {0};
-	/* With cached writes any page may be the kernel's alone; it then takes everything for data by itself. */
-	int err = c.glue->admit ? -ENOSYS : fs_lseek(c.fs, c.q, ino, (uint64_t)off, whence, &found);
+	struct seek_op *op = c.glue->no_holes ? NULL : malloc(sizeof(*op));
 
 	(void)fi;
-	if (!err || (err == -ENXIO && whence == SEEK_DATA)) {
-		int trouble = fs_getattr(c.fs, c.q, ino, &attr);
-
-		seek.size = attr.size;
-		if (!trouble)
-			trouble = seek_hole(&c, &seek, err, found, &begin, &end);
-		if (trouble) {
-			err = trouble;
-			end = begin;
-		}
-	}
-	if (begin >= end) {
-		seek_reply(req, err, found);
-		return;
-	}
-	op = malloc(sizeof(*op));
 	if (!op) {
-		fuse_reply_err(req, ENOMEM);
+		fuse_reply_err(req, c.glue->no_holes ? ENOSYS : ENOMEM);
 		return;
 	}
-	*op = seek;
+	*op = (struct seek_op){
+		.look = {.ino = ino, .off = (uint64_t)off, .whence = whence, .done = seek_looked},
+		.req = req,
+		.worker = c.worker,
+		.off = (uint64_t)off,
+	};
 	worker_begin(c.worker);
-	if (!seek_drop(op, begin, end))
-		seek_answer(op, err, found);
+	fs_seek(c.fs, c.q, &op->look);
 }
 
 /* --- write --- */

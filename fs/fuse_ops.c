@@ -19,6 +19,8 @@
 #include "fs/mount_options.h"
 
 #define MAX_BACKGROUND 64
+/* Linux 6.16.  Before, pages counted as written back as soon as they had been copied, so that dropping them waited for no WRITE under way. */
+#define MINOR_WAITS 44
 
 struct call call_of(fuse_req_t req)
 {
@@ -100,6 +102,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->max_read = glue->max_read;
 	conn->max_background = MAX_BACKGROUND;
 	conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
+	glue->no_holes = glue->admit && conn->proto_minor < MINOR_WAITS;
 	glue->inited = true;
 }
 

@@ -36,6 +36,7 @@ struct fuse_glue {
 	bool flags; /* the kernel asks at every open, since some inode may have flags that forbid it */
 	bool strictatime; /* the kernel asks at every open, and forgets what it has cached */
 	unsigned max_read;
+	bool no_holes; /* the kernel cannot be made to hand over all that it has cached, and is to take everything for data */
 	bool acl; /* POSIX ACLs are kept here and checked by the kernel */
 	bool inited; /* INIT has been served */
 };

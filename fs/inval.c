@@ -45,9 +45,10 @@ static bool may_be_cached(struct inval *i, uint64_t ino)
 
 bool inval_begin(struct inval *i, struct inval_job *job)
 {
-	bool begin = may_be_cached(i, job->ino);
+	bool begin;
 
-	if (!begin)
+	job->dropped = !may_be_cached(i, job->ino);
+	if (job->dropped)
 		return false;
 	pthread_mutex_lock(&i->mutex);
 	begin = !i->ending;
@@ -62,6 +63,14 @@ bool inval_begin(struct inval *i, struct inval_job *job)
 void inval_attributes(struct inval *i, uint64_t ino)
 {
 	(void)fuse_lowlevel_notify_inval_inode(i->se, ino, -1, 0);
+}
+
+static bool drop_cached(struct inval *i, const struct inval_job *job)
+{
+	int err = fuse_lowlevel_notify_inval_inode(i->se, job->ino, (off_t)job->off, (off_t)job->len);
+
+	/* A file that the kernel does not know has nothing in its cache. */
+	return !err || err == -ENOENT;
 }
 
 static void *inval_main(void *arg)
@@ -81,9 +90,7 @@ static void *inval_main(void *arg)
 		STAILQ_REMOVE_HEAD(&i->jobs, link);
 		bool drop = !i->ending;
 		pthread_mutex_unlock(&i->mutex);
-		/* If the kernel does not know the file, or has gone, nothing is cached. */
-		if (drop)
-			fuse_lowlevel_notify_inval_inode(i->se, job->ino, (off_t)job->off, (off_t)job->len);
+		job->dropped = drop && drop_cached(i, job);
 		dev_post(job->q, &job->done);
 		pthread_mutex_lock(&i->mutex);
 	}

@@ -23,9 +23,10 @@ struct inval;
 
 /* The owner's until `done` is posted to q. */
 struct inval_job {
-	uint64_t ino, off, len;
+	uint64_t ino, off, len; /* len 0: to the end, wherever the kernel has that */
 	struct dev_queue *q;
 	struct dev_task done;
+	bool dropped; /* the kernel has nothing any more that it had when the job began; false: the mount ends */
 	STAILQ_ENTRY(inval_job) link;
 };
 
@@ -38,11 +39,12 @@ void inval_note_cached(struct inval *i, uint64_t ino);
 /* The kernel is to ask again for the inode's attributes; what it has of the contents stays.  From any thread, also after inval_end(). */
 void inval_attributes(struct inval *i, uint64_t ino);
 
-/* Begins a job, from any thread, once the new contents are what others read.  False: there is nothing to do, and `done` does not come. */
+/* Begins a job, from any thread, once the new contents are what others read.  False: `dropped` says whether there was nothing to do, and `done`
+ * does not come. */
 bool inval_begin(struct inval *i, struct inval_job *job);
 
-/* Waits, serving q, for the job under way, and drops the others: their `done` comes at once.  Workers must still be taking requests.  From
- * then on there is nothing to do.  NULL is allowed. */
+/* Waits, serving q, for the job under way, and leaves the others undone: their `done` comes at once.  Workers must still be taking requests.  From
+ * then on nothing is begun.  NULL is allowed. */
 void inval_end(struct inval *i, struct dev_queue *q);
 
 /* After inval_end(). */

@@ -201,10 +201,11 @@ int fs_lseek(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int
 	return 0;
 }
 
-int fs_lseek_now(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t off, int whence, uint64_t end, uint64_t *out)
+void fs_seek(struct fs *fs, struct dev_queue *q, struct fs_seek *s)
 {
-	(void)end;
-	return fs_lseek(fs, q, ino, off, whence, out);
+	s->result = fs_lseek(fs, q, s->ino, s->off, s->whence, &s->pos);
+	s->begin = s->end = s->size = s->pos;
+	s->done(s);
 }
 
 int fs_bmap(struct fs *fs, struct dev_queue *q, uint64_t ino, uint64_t block, uint64_t *blkno)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """-o writeback: the kernel acknowledges writes before the daemon has seen them, and still none of them is lost for want of room."""
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -8,15 +9,18 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
 import pytest
 
-from conftest import BUILD, LONG, daemons, run, write_synced
+from calls import KEEP_SIZE, PUNCH_HOLE, fallocate
+from conftest import BUILD, LONG, daemons, run, wait_for, write_synced
 
 STATS = os.path.join(BUILD, "tools", "holdfast")
 KIB, MIB = 1 << 10, 1 << 20
+EXT4_SHUTDOWN = 0x8004587d
 
 @pytest.fixture
 def cached(make_volume):
@@ -199,15 +203,337 @@ def test_contents(cached):
     vol.fsck("-n", "-f", "--data")
 
 
-def test_what_is_not_handed_over_is_no_hole(cached):
+# --- where data is ---
+
+PAGE = 4096
+
+
+def ranges(fd):
+    """Pages with data, as SEEK_DATA and SEEK_HOLE have them."""
+    found, off, size = [], 0, os.fstat(fd).st_size
+    while off < size:
+        try:
+            off = os.lseek(fd, off, os.SEEK_DATA)
+        except OSError as e:
+            assert e.errno == errno.ENXIO
+            break
+        end = os.lseek(fd, off, os.SEEK_HOLE)
+        assert off < end <= size
+        found += range(off // PAGE, -(-end // PAGE))
+        off = end
+    return found
+
+
+class Sparse:
+    """A file of which it is known where it has data: what was written and not taken away, whoever has it."""
+
+    def __init__(self, path, rnd):
+        self.rnd, self.pages, self.size = rnd, set(), 0
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        self.reader = os.open(path, os.O_RDONLY)
+        self.write(300 * PAGE, 3 * PAGE)
+
+    def write(self, off, n):
+        assert os.pwrite(self.fd, b"d" * n, off) == n
+        self.pages.update(range(off // PAGE, -(-(off + n) // PAGE)))
+        self.size = max(self.size, off + n)
+
+    def somewhere(self):
+        return self.rnd.randrange(self.size)
+
+    def in_it(self):
+        self.write(self.somewhere(), self.rnd.choice((1, PAGE, 5000, 20 * PAGE)))
+
+    def at_its_end(self):
+        self.write(self.size, self.rnd.choice((1, 100, PAGE, 70000)))
+
+    def behind_its_end(self):
+        self.write(self.size + self.rnd.randrange(1, 20 * PAGE), self.rnd.choice((1, 100, PAGE)))
+
+    def store(self):
+        with mmap.mmap(self.fd, self.size) as m:
+            for _ in range(self.rnd.randrange(1, 6)):
+                at = self.somewhere()
+                m[at] = 1
+                self.pages.add(at // PAGE)
+
+    def longer(self):
+        self.size += self.rnd.randrange(1, 40 * PAGE)
+        os.ftruncate(self.fd, self.size)
+
+    def shorter(self):
+        self.size = max(self.size - self.rnd.randrange(1, 40 * PAGE), 2 * PAGE)
+        os.ftruncate(self.fd, self.size)
+        self.pages = {p for p in self.pages if p * PAGE < self.size}
+
+    def reserve(self):
+        off, n = self.somewhere(), self.rnd.randrange(1, 40 * PAGE)
+        os.posix_fallocate(self.fd, off, n)
+        self.size = max(self.size, off + n)
+
+    def punch(self):
+        first, n = self.somewhere() // PAGE, self.rnd.randrange(1, 30)
+        fallocate(self.fd, PUNCH_HOLE | KEEP_SIZE, first * PAGE, n * PAGE)
+        self.pages -= set(range(first, first + n))
+
+    def sync(self):
+        os.fsync(self.fd)
+
+    def forget(self):
+        os.fsync(self.fd)
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def any(self):
+        self.rnd.choice((self.in_it, self.in_it, self.in_it, self.at_its_end, self.behind_its_end, self.store, self.store, self.longer,
+                         self.shorter, self.reserve, self.punch, self.sync, self.forget))()
+
+    def expect(self, off, whence):
+        if off >= self.size:
+            return "ENXIO"
+        page = off // PAGE
+        while page * PAGE < self.size and (page in self.pages) != (whence == os.SEEK_DATA):
+            page += 1
+        if page * PAGE >= self.size:
+            return "ENXIO" if whence == os.SEEK_DATA else self.size
+        return max(off, page * PAGE)
+
+    def check_one(self):
+        off, whence = self.rnd.randrange(self.size + 30 * PAGE), self.rnd.choice((os.SEEK_DATA, os.SEEK_HOLE))
+        try:
+            got = os.lseek(self.reader, off, whence)
+        except OSError as e:
+            got = errno.errorcode[e.errno]
+        assert got == self.expect(off, whence), (off, whence, self.size)
+
+    def check(self):
+        assert ranges(self.reader) == sorted(self.pages)
+
+    def close(self):
+        os.close(self.fd)
+        os.close(self.reader)
+
+
+def test_holes_are_exact(cached):
+    """Whatever of it has been handed over, and whatever end of the file the daemon knows."""
+    vol = cached()
+    rnd = random.Random(os.environ.get("HOLDFAST_SEED", "1"))
+    for n in range(40 if LONG else 4):
+        x = Sparse(vol.path(f"f{n}"), rnd)
+        for i in range(60):
+            x.any()
+            # Not always: a look at all of it has all of it handed over.
+            for _ in range(rnd.randrange(3)):
+                x.check_one()
+            if i % 15 == 14:
+                x.check()
+        x.close()
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
+
+
+def test_holes_behind_the_known_end(cached):
+    """The daemon knows of an empty file only, or of its beginning."""
     vol = cached()
     fd = os.open(vol.path("f"), os.O_RDWR | os.O_CREAT)
-    os.ftruncate(fd, MIB)
-    os.pwrite(fd, b"x" * 100, 512 * KIB)
-    assert os.lseek(fd, 0, os.SEEK_DATA) <= 512 * KIB
-    assert os.lseek(fd, 512 * KIB, os.SEEK_HOLE) >= 512 * KIB + 100
-    assert os.lseek(fd, 0, os.SEEK_END) == MIB
+    os.pwrite(fd, b"x" * 100, 5 * PAGE)
+    with pytest.raises(OSError) as e:
+        os.lseek(fd, 5 * PAGE + 100, os.SEEK_DATA)
+    assert e.value.errno == errno.ENXIO
+    os.pwrite(fd, b"x" * 100, 9 * PAGE)
+    assert os.lseek(fd, 9 * PAGE + 50, os.SEEK_HOLE) == 9 * PAGE + 100
+    os.pwrite(fd, b"x" * PAGE, 9 * PAGE + 100)
+    assert os.lseek(fd, 9 * PAGE, os.SEEK_HOLE) == 10 * PAGE + 100
+    os.pwrite(fd, b"x", 20 * PAGE)
+    assert os.lseek(fd, 10 * PAGE, os.SEEK_HOLE) == 11 * PAGE
+    os.pwrite(fd, b"x", 30 * PAGE)
+    assert os.lseek(fd, 11 * PAGE, os.SEEK_DATA) == 20 * PAGE
+    assert os.lseek(fd, 21 * PAGE, os.SEEK_DATA) == 30 * PAGE
+    assert os.lseek(fd, 0, os.SEEK_DATA) == 5 * PAGE and os.lseek(fd, 0, os.SEEK_HOLE) == 0
+    assert ranges(fd) == [5, 9, 10, 20, 30]
     os.close(fd)
+
+
+def test_many_holes(cached):
+    """Each is looked at once only."""
+    vol = cached()
+    fd = os.open(vol.path("f"), os.O_RDWR | os.O_CREAT)
+    n = 2000
+    for page in range(0, n, 2):
+        os.pwrite(fd, b"a", page * PAGE)
+    os.fsync(fd)
+    for page in range(1, n, 2):
+        os.pwrite(fd, b"b", page * PAGE)
+    assert os.lseek(fd, 0, os.SEEK_HOLE) == (n - 1) * PAGE + 1
+    for page in range(n, 3 * n, 3):
+        os.pwrite(fd, b"c", page * PAGE)
+    assert ranges(fd) == [*range(n), *range(n, 3 * n, 3)]
+    os.close(fd)
+
+
+def test_copies_are_sparse(cached):
+    """cp(1) and tar(1) leave out what is a hole, and nothing else, of a file that has just been written."""
+    vol = cached()
+    want = bytearray(16 * MIB)
+    fd = os.open(vol.path("f"), os.O_RDWR | os.O_CREAT)
+    for i in range(8):
+        off = i * 2 * MIB + 5000
+        want[off:off + 20000] = pattern(i, 20000)
+        os.pwrite(fd, pattern(i, 20000), off)
+    want[11 * MIB:11 * MIB + 3] = b"map"
+    os.ftruncate(fd, 16 * MIB)
+    with mmap.mmap(fd, 16 * MIB) as m:
+        m[11 * MIB:11 * MIB + 3] = b"map"
+        run("cp", "--sparse=auto", vol.path("f"), vol.path("copy"))
+        for i in range(8):
+            off = i * 2 * MIB + MIB
+            want[off:off + 100] = b"n" * 100
+            os.pwrite(fd, b"n" * 100, off)
+        run("tar", "-C", vol.dir, "-S", "--hole-detection=seek", "-cf", vol.path("tar"), "f")
+    os.close(fd)
+    copy = read(vol.path("copy"))
+    for i in range(8):
+        off = i * 2 * MIB + 5000
+        assert copy[off:off + 20000] == pattern(i, 20000)
+    assert len(copy) == 16 * MIB and copy[11 * MIB:11 * MIB + 3] == b"map" and os.stat(vol.path("copy")).st_blocks * 512 < MIB
+    assert os.stat(vol.path("tar")).st_size < MIB
+    run("tar", "-C", vol.dir, "--transform=s/f/out/", "-xf", vol.path("tar"))
+    assert read(vol.path("out")) == want
+
+
+def together(*functions, seconds=100):
+    """All of them at once; none may fail, or hang."""
+    failed = []
+
+    def guarded(function):
+        try:
+            function()
+        except BaseException as e:  # pylint: disable=broad-except
+            failed.append(e)
+
+    threads = [threading.Thread(target=guarded, args=(f,), daemon=True) for f in functions]
+    for t in threads:
+        t.start()
+    end = time.monotonic() + seconds
+    for t in threads:
+        t.join(max(0, end - time.monotonic()))
+    assert not any(t.is_alive() for t in threads)
+    assert not failed, failed
+
+
+def seekers(vol, stop, nfiles, each, size):
+    """Writers that know what they have written, and who looks for it: what was there before a look is not in a hole."""
+    written = [set() for _ in range(nfiles)]
+
+    def writer(n):
+        rnd = random.Random(n)
+        fd = os.open(vol.path(f"w{n}"), os.O_RDWR | os.O_CREAT)
+        try:
+            while not stop.is_set():
+                page = rnd.randrange(size)
+                try:
+                    os.pwrite(fd, b"w" * rnd.choice((1, PAGE)), page * PAGE)
+                except OSError as e:
+                    assert e.errno == errno.ENOSPC
+                    return
+                written[n].add(page)
+        finally:
+            os.close(fd)
+
+    def seeker(n):
+        rnd = random.Random(n)
+        fd = os.open(vol.path(f"w{n}"), os.O_RDONLY | os.O_CREAT)
+        while not stop.is_set():
+            page = rnd.randrange(size)
+            known = page in written[n]
+            try:
+                off = os.lseek(fd, page * PAGE, os.SEEK_DATA)
+                assert not known or off == page * PAGE
+                assert off % PAGE == 0 and os.lseek(fd, off, os.SEEK_HOLE) > off
+            except OSError as e:
+                assert e.errno == errno.ENXIO and not known
+        os.close(fd)
+
+    return [lambda n=n: writer(n) for n in range(nfiles)] + [lambda n=n: seeker(n) for n in range(nfiles) for _ in range(each)]
+
+
+def check_written(vol, nfiles, size):
+    for n in range(nfiles):
+        fd = os.open(vol.path(f"w{n}"), os.O_RDONLY)
+        assert ranges(fd) == [p for p in range(size) if os.pread(fd, 1, p * PAGE) == b"w"]
+        os.close(fd)
+
+
+def test_seeking_beside_writers(cached):
+    vol = cached()
+    stop = threading.Event()
+    threading.Timer(20 if LONG else 2, stop.set).start()
+    together(*seekers(vol, stop, 8, 3, 500))
+    check_written(vol, 8, 500)
+
+
+def test_seeking_on_a_full_volume(nearly_full):
+    """Pages that are handed over may have to wait there until writers have been told; they must not wait for who waits for them."""
+    vol = nearly_full()
+    stop = threading.Event()
+    full = os.open(vol.path("full"), os.O_WRONLY | os.O_CREAT)
+
+    def fill():
+        try:
+            while True:
+                os.write(full, b"x" * 65536)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
+        finally:
+            time.sleep(0.5)
+            stop.set()
+
+    together(fill, *seekers(vol, stop, 3, 2, 3000))
+    os.close(full)
+    check_written(vol, 3, 3000)
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
+
+
+@pytest.mark.parametrize("how", ["term", "shutdown", "kill"])
+def test_the_end_while_somebody_seeks(cached, how):
+    """He is answered, and the daemon ends."""
+    vol = cached()
+    script = textwrap.dedent("""
+        import os, sys
+        fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, b"x", 8192)
+        if os.lseek(fd, 0, os.SEEK_DATA) == 8192:
+            print(flush=True)
+        for i in range(10**9):
+            os.pwrite(fd, b"x", (1 + i % 3000) * 8192)
+            os.lseek(fd, 0, os.SEEK_DATA)
+            os.lseek(fd, 8192, os.SEEK_HOLE)
+    """)
+    procs = [subprocess.Popen([sys.executable, "-c", script, vol.path(f"f{i}")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+             for i in range(4)]
+    for p in procs:
+        assert p.stdout.readline()
+    time.sleep(0.3)
+    pid, = daemons(vol.image)
+    if how == "term":
+        os.kill(pid, signal.SIGTERM)
+    elif how == "shutdown":
+        fd = os.open(vol.dir, os.O_RDONLY)
+        fcntl.ioctl(fd, EXT4_SHUTDOWN, bytes(4))
+        os.close(fd)
+    else:
+        vol.kill()
+    time.sleep(1)
+    for p in procs:
+        p.kill()
+        p.wait(60)
+        p.stdout.close()
+    if how == "shutdown":
+        run("umount", vol.dir)
+    wait_for(lambda: not daemons(vol.image), 60, "the daemon's end")
+    vol.mount("writeback")
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
 
 
 # --- attributes ---

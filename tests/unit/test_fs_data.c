@@ -144,13 +144,46 @@ static void test_in_flight(void **state)
 	data_destroy(&d);
 }
 
+struct seek_wait {
+	struct fs_seek s; /* first */
+	struct dev_event done;
+};
+
+static void seek_done(struct fs_seek *s)
+{
+	dev_event_set(&((struct seek_wait *)s)->done);
+}
+
+/* fs_seek(), and that fs_lseek() says the same. */
+static struct fs_seek seek_hole(struct data *d, unsigned f, uint64_t off, int whence)
+{
+	struct seek_wait w = {.s = {.ino = d->ino[f], .off = off, .whence = whence, .done = seek_done}};
+	uint64_t pos = 0;
+
+	dev_event_init(&w.done, d->q);
+	fs_seek(d->fs, d->q, &w.s);
+	dev_event_wait(&w.done);
+	assert_int_equal(fs_lseek(d->fs, d->q, d->ino[f], off, whence, &pos), w.s.result);
+	if (!w.s.result)
+		assert_int_equal(w.s.pos, pos);
+	return w.s;
+}
+
 static uint64_t seek(struct data *d, unsigned f, uint64_t off, int whence)
 {
-	uint64_t pos = 0;
-	int err = fs_lseek(d->fs, d->q, d->ino[f], off, whence, &pos);
+	struct fs_seek s = seek_hole(d, f, off, whence);
 
-	assert_true(err == 0 || err == -ENXIO);
-	return err ? UINT64_MAX : pos;
+	assert_true(s.result == 0 || s.result == -ENXIO);
+	return s.result ? UINT64_MAX : s.pos;
+}
+
+static void seek_says(struct data *d, uint64_t off, int whence, uint64_t begin, uint64_t end)
+{
+	struct fs_seek s = seek_hole(d, 1, off, whence);
+
+	assert_int_equal(s.begin, begin);
+	assert_int_equal(s.end, end);
+	assert_int_equal(s.size, data_attr(d, 1).size);
 }
 
 static void test_seek(void **state)
@@ -179,6 +212,17 @@ static void test_seek(void **state)
 	assert_int_equal(seek(&d, 1, KB(80), SEEK_HOLE), KB(84));
 	data_write(&d, 1, FAR, 10, true);
 	assert_int_equal(seek(&d, 1, KB(100), SEEK_DATA), FAR);
+	/* The holes that the answers speak of. */
+	seek_says(&d, 10, SEEK_DATA, 10, KB(40));
+	seek_says(&d, KB(41), SEEK_DATA, KB(41), KB(41));
+	seek_says(&d, 10, SEEK_HOLE, 10, KB(40));
+	seek_says(&d, KB(40), SEEK_HOLE, KB(64), KB(80));
+	seek_says(&d, KB(80), SEEK_HOLE, KB(84), FAR);
+	seek_says(&d, FAR, SEEK_HOLE, FAR + 10, FAR + 10);
+	seek_says(&d, FAR + 10, SEEK_DATA, FAR + 10, FAR + 10);
+	data_truncate(&d, 1, FAR + MB(1));
+	seek_says(&d, FAR, SEEK_HOLE, FAR / KB(4) * KB(4) + KB(4), FAR + MB(1));
+	seek_says(&d, FAR + KB(8), SEEK_DATA, FAR + KB(8), FAR + MB(1));
 	data_check(&d);
 	data_destroy(&d);
 }
