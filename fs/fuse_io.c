@@ -93,6 +93,7 @@ struct seek_op {
 	struct worker *worker;
 	uint64_t off; /* what was asked for; up to look.off all is data */
 	uint64_t begin, end; /* what was dropped last */
+	bool parked;
 };
 
 static void seek_answer(struct seek_op *op, int err)
@@ -103,6 +104,7 @@ static void seek_answer(struct seek_op *op, int err)
 		fuse_reply_err(op->req, -err);
 	else
 		fuse_reply_lseek(op->req, (off_t)op->look.pos);
+	worker_unpark(w, op->parked);
 	free(op);
 	worker_end(w);
 }
@@ -159,11 +161,16 @@ static void seek_looked(struct fs_seek *look)
 void fuse_io_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
-	struct seek_op *op = c.glue->no_holes ? NULL : malloc(sizeof(*op));
+	bool parked = false;
+	/* All data, to the kernel, as long as the mount lasts. */
+	bool refused = c.glue->no_holes || !worker_park(c.worker, &parked);
+	struct seek_op *op = refused ? NULL : malloc(sizeof(*op));
 
 	(void)fi;
 	if (!op) {
-		fuse_reply_err(req, c.glue->no_holes ? ENOSYS : ENOMEM);
+		if (!refused)
+			worker_unpark(c.worker, parked);
+		fuse_reply_err(req, refused ? ENOSYS : ENOMEM);
 		return;
 	}
 	*op = (struct seek_op){
@@ -171,6 +178,7 @@ void fuse_io_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct
 		.req = req,
 		.worker = c.worker,
 		.off = (uint64_t)off,
+		.parked = parked,
 	};
 	worker_begin(c.worker);
 	fs_seek(c.fs, c.q, &op->look);

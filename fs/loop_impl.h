@@ -36,6 +36,7 @@ struct worker {
 	bool polls; /* that is under way */
 	bool readable;
 	uint64_t busy;
+	unsigned nparked; /* worker_park() */
 	struct request *current; /* what the next message is read to, or is being handled */
 	uint32_t setxattr_flags; /* of the message that is being handled */
 	bool kills_priv; /* that does */

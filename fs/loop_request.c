@@ -81,6 +81,20 @@ bool worker_lends_entry(const struct worker *w)
 	return w->current && w->current->entry;
 }
 
+bool worker_park(struct worker *w, bool *parked)
+{
+	*parked = worker_lends_entry(w);
+	if (*parked && w->nparked >= RING_DEPTH / 2)
+		return false;
+	w->nparked += *parked;
+	return true;
+}
+
+void worker_unpark(struct worker *w, bool parked)
+{
+	w->nparked -= parked;
+}
+
 struct reply_room worker_reply_room(struct worker *w, size_t len)
 {
 	assert(len <= FS_READ_ROOM(MOUNT_MAX_IO));

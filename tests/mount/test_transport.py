@@ -2,6 +2,7 @@
 """Requests over io_uring, and the choice between that and /dev/fuse.  Everything else runs on it with HOLDFAST_TRANSPORT=uring."""
 import hashlib
 import json
+import mmap
 import os
 import random
 import signal
@@ -197,3 +198,35 @@ def test_ends_under_load(offered, unmounted, end, plain):  # pylint: disable=unu
         assert hashlib.sha256(f.read()).digest() == hashlib.sha256(pattern(1, 100000)).digest()
     unmounted.umount()
     unmounted.fsck("-n", "-f", "--data")
+
+
+@pytest.mark.parametrize("options", ["", ",writeback"], ids=["plain", "writeback"])
+def test_more_seek_than_there_are_entries(offered, unmounted, options):  # pylint: disable=unused-argument
+    """They wait for the kernel to hand over what it has cached, and that takes entries, too."""
+    vol, n = unmounted, 48
+    assert mount_with(vol, "uring", options).returncode == 0
+    fds = [os.open(vol.path(f"f{i}"), os.O_RDWR | os.O_CREAT) for i in range(n)]
+    for fd in fds:
+        os.ftruncate(fd, 1 << 20)
+    stop = threading.Event()
+
+    def seek(fd):
+        rnd = random.Random(fd)
+        with mmap.mmap(fd, 1 << 20) as m:
+            while not stop.is_set():
+                at = rnd.randrange(1 << 20)
+                m[at] = 1
+                assert os.lseek(fd, at, os.SEEK_DATA) == at
+
+    threads = [threading.Thread(target=seek, args=(fd,), daemon=True) for fd in fds]
+    for t in threads:
+        t.start()
+    time.sleep(2)
+    stop.set()
+    try:
+        wait_for(lambda: not any(t.is_alive() for t in threads), 60, "the end of all seeking")
+    except AssertionError:
+        vol.kill()
+        raise
+    for fd in fds:
+        os.close(fd)
