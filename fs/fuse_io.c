@@ -93,7 +93,7 @@ struct seek_op {
 	struct worker *worker;
 	uint64_t off; /* what was asked for; up to look.off all is data */
 	uint64_t begin, end; /* what was dropped last */
-	bool parked;
+	bool entry; /* the message is in a ring's */
 };
 
 static void seek_answer(struct seek_op *op, int err)
@@ -104,7 +104,7 @@ static void seek_answer(struct seek_op *op, int err)
 		fuse_reply_err(op->req, -err);
 	else
 		fuse_reply_lseek(op->req, (off_t)op->look.pos);
-	worker_unpark(w, op->parked);
+	worker_unpark(w, op->entry);
 	free(op);
 	worker_end(w);
 }
@@ -161,15 +161,15 @@ static void seek_looked(struct fs_seek *look)
 void fuse_io_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
-	bool parked = false;
+	bool entry = worker_lends_entry(c.worker);
 	/* All data, to the kernel, as long as the mount lasts. */
-	bool refused = c.glue->no_holes || !worker_park(c.worker, &parked);
+	bool refused = c.glue->no_holes || !worker_park(c.worker, entry);
 	struct seek_op *op = refused ? NULL : malloc(sizeof(*op));
 
 	(void)fi;
 	if (!op) {
 		if (!refused)
-			worker_unpark(c.worker, parked);
+			worker_unpark(c.worker, entry);
 		fuse_reply_err(req, refused ? ENOSYS : ENOMEM);
 		return;
 	}
@@ -178,7 +178,7 @@ void fuse_io_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct
 		.req = req,
 		.worker = c.worker,
 		.off = (uint64_t)off,
-		.parked = parked,
+		.entry = entry,
 	};
 	worker_begin(c.worker);
 	fs_seek(c.fs, c.q, &op->look);
@@ -207,6 +207,7 @@ struct write_op {
 	uint64_t begin; /* the offset of the first */
 	ssize_t result; /* to answer */
 	bool direct; /* is_direct(): answered when nothing older is in the cache.  For others the kernel holds pages until they are answered */
+	bool entry; /* the message is in a ring's */
 };
 static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
 
@@ -239,7 +240,54 @@ static void write_uncached(struct dev_task *task)
 {
 	struct write_op *op = (struct write_op *)((char *)task - offsetof(struct write_op, inval.done));
 
+	worker_unpark(op->worker, op->entry);
 	write_answer(op, op->result);
+}
+
+/* What is dropped behind an answer. */
+struct behind {
+	struct inval_job inval;
+	struct worker *worker;
+};
+
+static void behind_done(struct dev_task *task)
+{
+	struct behind *b = (struct behind *)((char *)task - offsetof(struct behind, inval.done));
+	struct worker *w = b->worker;
+
+	free(b);
+	worker_end(w);
+}
+
+/* False: there is no memory. */
+static bool drop_behind(const struct call *c, struct worker *w, const struct inval_job *job)
+{
+	struct behind *b = malloc(sizeof(*b));
+
+	if (!b)
+		return false;
+	*b = (struct behind){.inval = *job, .worker = w};
+	b->inval.done.run = behind_done;
+	worker_begin(w);
+	if (!inval_begin(c->glue->inval, &b->inval))
+		behind_done(&b->inval.done);
+	return true;
+}
+
+/* True: the answer waits until what the kernel has of it is dropped. */
+static bool write_drop(struct write_op *op, const struct call *c)
+{
+	op->inval = (struct inval_job){.ino = op->io.ino, .off = op->begin, .len = op->done, .q = c->q, .done = {.run = write_uncached}};
+	/* If too many wait like that: a buffered read may find what is old for a moment, but it does not stay. */
+	if (!worker_park(op->worker, op->entry)) {
+		if (drop_behind(c, op->worker, &op->inval))
+			return false;
+		op->entry = false;
+	}
+	if (inval_begin(c->glue->inval, &op->inval))
+		return true;
+	worker_unpark(op->worker, op->entry);
+	return false;
 }
 
 /* As durable as it has to be. */
@@ -248,16 +296,8 @@ static void write_finish(struct write_op *op, ssize_t result)
 	struct call c = call_of(op->req);
 
 	op->result = result;
-	if (op->direct && op->done) {
-		op->inval = (struct inval_job){.ino = op->io.ino,
-					       .off = op->begin,
-					       .len = op->done,
-					       .q = c.q,
-					       .done = {.run = write_uncached}};
-		if (inval_begin(c.glue->inval, &op->inval))
-			return;
-	}
-	write_answer(op, result);
+	if (!op->direct || !op->done || !write_drop(op, &c))
+		write_answer(op, result);
 }
 
 static void write_durable(struct fs_sync *sync)
@@ -351,7 +391,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 		   struct fuse_file_info *fi)
 {
 	struct call c = call_of(req);
-	bool copied = size >= COPY_BELOW && worker_lends_entry(c.worker);
+	bool entry = worker_lends_entry(c.worker), copied = size >= COPY_BELOW && entry;
 	struct write_op *op = copied ? write_copied(&c, buf, size, off) : write_in_place(&c, buf, size);
 
 	if (!op) {
@@ -371,6 +411,7 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	 * has asked for.  Where it does send one, that costs nothing any more. */
 	op->durable = c.glue->control->durable.all || fi->flags & (O_DSYNC | O_SYNC);
 	op->direct = is_direct(fi);
+	op->entry = entry;
 	if (!op->direct)
 		inval_note_cached(c.glue->inval, ino);
 	fs_write(c.fs, c.q, &op->io);

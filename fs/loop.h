@@ -111,11 +111,11 @@ void request_put(struct request *r);
 bool worker_lends_entry(const struct worker *w);
 
 /*
- * The message that is being handled will wait for the kernel, which may first want other requests served.  In a ring's entry it takes the place of
- * one meanwhile: false if half of them wait like that.  Else worker_unpark() follows, with *parked.
+ * A message will wait for the kernel, which may first want other requests served.  If it is in a ring's entry (`entry`, as worker_lends_entry()) it takes
+ * the place of one meanwhile: false if half of them wait like that.  Else worker_unpark() follows.  On the worker's thread.
  */
-bool worker_park(struct worker *w, bool *parked);
-void worker_unpark(struct worker *w, bool parked);
+bool worker_park(struct worker *w, bool entry);
+void worker_unpark(struct worker *w, bool entry);
 
 /* 4096-aligned memory of at least `len` bytes, recycled.  At most MOUNT_MAX_IO + 4096. */
 void *worker_alloc(struct worker *w, size_t len);

@@ -81,18 +81,17 @@ bool worker_lends_entry(const struct worker *w)
 	return w->current && w->current->entry;
 }
 
-bool worker_park(struct worker *w, bool *parked)
+bool worker_park(struct worker *w, bool entry)
 {
-	*parked = worker_lends_entry(w);
-	if (*parked && w->nparked >= RING_DEPTH / 2)
+	if (entry && w->nparked >= RING_DEPTH / 2)
 		return false;
-	w->nparked += *parked;
+	w->nparked += entry;
 	return true;
 }
 
-void worker_unpark(struct worker *w, bool parked)
+void worker_unpark(struct worker *w, bool entry)
 {
-	w->nparked -= parked;
+	w->nparked -= entry;
 }
 
 struct reply_room worker_reply_room(struct worker *w, size_t len)

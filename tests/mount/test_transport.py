@@ -230,3 +230,43 @@ def test_more_seek_than_there_are_entries(offered, unmounted, options):  # pylin
         raise
     for fd in fds:
         os.close(fd)
+
+
+# A thread of it stores through a mapping what the other replaces, past the cache.
+REPLACE = r"""
+import mmap, os, sys, threading, time
+SIZE = 256 << 10
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, b"x" * SIZE, 0)
+end = time.monotonic() + float(sys.argv[2])
+if os.fork() == 0:
+    m = mmap.mmap(fd, SIZE)
+    while time.monotonic() < end:
+        for at in range(0, SIZE, 4096):
+            m[at] = 1
+    os._exit(0)
+direct = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT)
+data = mmap.mmap(-1, SIZE)
+while time.monotonic() < end:
+    os.pwritev(direct, [data], 0)
+sys.exit(os.wait()[1])
+"""
+
+
+def test_more_replace_than_there_are_entries(offered, unmounted):  # pylint: disable=unused-argument
+    """As above: what an O_DIRECT write replaces is dropped from the cache, and what was stored there meanwhile is handed over first."""
+    vol = unmounted
+    assert mount_with(vol, "uring").returncode == 0
+    procs = [subprocess.Popen([sys.executable, "-c", REPLACE, vol.path(f"f{i}"), "3"], stdin=subprocess.DEVNULL) for i in range(48)]
+    try:
+        wait_for(lambda: all(p.poll() is not None for p in procs), 60, "the end of all writing")
+        assert not any(p.returncode for p in procs)
+    except AssertionError:
+        vol.kill()
+        raise
+    finally:
+        for p in procs:
+            p.kill()
+            p.wait()
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
