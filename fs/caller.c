@@ -23,8 +23,6 @@
 #include "fs/helper.h"
 #include "fs/sandbox.h"
 
-#define SOCKET_FD 3 /* the process's only descriptor beside stdio, but for */
-#define PROC_FD	  4 /* a /proc that it was given */
 #define LINE_BYTES 256 /* longer lines are of no interest */
 #define MAP_BYTES  16384 /* more than the kernel lets a map have */
 #define PATIENCE_SEC 10
@@ -262,25 +260,6 @@ static uint32_t answer_to(const struct proc *p, const struct question *q)
 	return q->about < 64 && effective(p, who) >> q->about & 1 && in_our_namespace(p, who);
 }
 
-/* Streams, image and lock are the daemon's. */
-static bool take_descriptors(int fd, int proc_fd)
-{
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC), high = -1;
-
-	for (int i = 0; null >= 0 && i < 3; i++)
-		dup2(null, i);
-	/* Out of the way of what goes there first. */
-	if (proc_fd >= 0) {
-		high = fcntl(proc_fd, F_DUPFD, PROC_FD + 1);
-		if (high < 0)
-			return false;
-	}
-	if (dup2(fd, SOCKET_FD) != SOCKET_FD || (high >= 0 && dup2(high, PROC_FD) != PROC_FD))
-		return false;
-	closefrom(high >= 0 ? PROC_FD + 1 : SOCKET_FD + 1);
-	return true;
-}
-
 _Noreturn static void callers_main(int fd, int proc_fd)
 {
 	/* It goes when the daemon goes, and signals to the whole group tell that. */
@@ -291,7 +270,8 @@ _Noreturn static void callers_main(int fd, int proc_fd)
 	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
 		signal(ignored[i], SIG_IGN);
 	prctl(PR_SET_NAME, "holdfast-caller");
-	if (!take_descriptors(fd, proc_fd))
+	helper_leave_stdio();
+	if (!helper_take(fd, proc_fd))
 		_exit(0);
 	/* To see which namespace of users somebody else is in, and which system call.  And nobody looks into this process who may not look into any. */
 	sandbox_drop_capabilities(UINT64_C(1) << CAP_SYS_PTRACE);

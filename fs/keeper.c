@@ -21,9 +21,6 @@
 #include "fs/helper.h"
 #include "fs/sandbox.h"
 
-#define SOCKET_FD 3 /* the keeper's only descriptors beside stdio */
-#define PROC_FD	  4 /* /proc as it was before any other namespace was entered; perhaps not there */
-
 /* How often it looks whether the daemon has been killed but does not end. */
 #define LOOK_MS 5000
 
@@ -151,17 +148,6 @@ static bool do_mount(struct mount_point *mp, const struct mount_source *src, con
 	return ok;
 }
 
-/* The command's standard streams belong to whoever waits for it to end. */
-static void leave_stdio(void)
-{
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	for (int fd = 0; null >= 0 && fd < 3; fd++)
-		dup2(null, fd);
-	if (null >= 0)
-		close(null);
-}
-
 /* Only where a remount can make use of it. */
 static bool may_open(const struct mount_point *mp, const struct mount_source *src)
 {
@@ -175,7 +161,7 @@ static bool do_settle(struct mount_point *mp, const struct mount_source *src, bo
 	struct answer done = {.err = limited ? 0 : -EPERM};
 
 	if (detach)
-		leave_stdio();
+		helper_leave_stdio();
 	/* To unmount, and to open a root directory that its owner has closed to others; perhaps an image that belongs to somebody.  fusermount3
 	 * has its own privileges. */
 	if (may_open(mp, src))
@@ -245,22 +231,12 @@ static bool is_our_proc(int proc)
 	       readlinkat(proc, "self", self, sizeof(self) - 1) > 0 && strcmp(self, pid) == 0;
 }
 
-/* The image and its lock, and the pipe to the waiting command, are the daemon's. */
-static bool take_descriptors(int fd, int proc_fd)
+/* /proc as it was before any other namespace was entered; -1: it says nothing of our processes. */
+static int proc_to_look_at(int proc_fd)
 {
-	/* Out of the way of the numbers that they get. */
-	int proc = proc_fd >= 0 ? fcntl(proc_fd, F_DUPFD_CLOEXEC, PROC_FD + 1)
-				: open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int sock = fcntl(fd, F_DUPFD_CLOEXEC, PROC_FD + 1);
-	bool has_proc = is_our_proc(proc);
+	int proc = proc_fd >= 0 ? proc_fd : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-	if (proc >= 0 && proc <= PROC_FD)
-		proc = fcntl(proc, F_DUPFD_CLOEXEC, PROC_FD + 1);
-	if (sock < 0 || dup3(sock, SOCKET_FD, O_CLOEXEC) != SOCKET_FD)
-		return false;
-	has_proc = has_proc && dup3(proc, PROC_FD, O_CLOEXEC) == PROC_FD;
-	closefrom(has_proc ? PROC_FD + 1 : SOCKET_FD + 1);
-	return true;
+	return is_our_proc(proc) ? proc : -1;
 }
 
 _Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mount_source *src,
@@ -272,7 +248,7 @@ _Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mo
 	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
 		signal(ignored[i], SIG_IGN);
 	prctl(PR_SET_NAME, "holdfast-keeper");
-	if (take_descriptors(fd, mp.proc_fd))
+	if (helper_take(fd, proc_to_look_at(mp.proc_fd)))
 		take_orders(&mp, src, o, diag);
 	_exit(0);
 }

@@ -7,6 +7,7 @@ HOLDFAST_OPTIONS has more mount options for all mounts; the test's own come behi
 """
 import contextlib
 import ctypes
+import errno
 import glob
 import hashlib
 import os
@@ -52,6 +53,22 @@ def sha256(path):
         while chunk := f.read(1 << 20):
             h.update(chunk)
     return h.hexdigest()
+
+
+def data_pages(fd):
+    """Numbers of the pages that have data, as SEEK_DATA and SEEK_HOLE say."""
+    found, off, size = [], 0, os.fstat(fd).st_size
+    while off < size:
+        try:
+            off = os.lseek(fd, off, os.SEEK_DATA)
+        except OSError as e:
+            assert e.errno == errno.ENXIO
+            break
+        end = os.lseek(fd, off, os.SEEK_HOLE)
+        assert off < end <= size
+        found += range(off // 4096, -(-end // 4096))
+        off = end
+    return found
 
 
 def write_synced(path, data):

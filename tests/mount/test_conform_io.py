@@ -10,7 +10,7 @@ import signal
 import pytest
 
 import pair as pairs
-from conftest import BUILD, LONG, libc, run, sha256
+from conftest import BUILD, LONG, data_pages, libc, run, sha256
 from pair import PUNCH_HOLE, KEEP_SIZE, ZERO_RANGE, checked, fallocate, off_t, pair_of, result_of
 
 PAGE = 4096
@@ -153,21 +153,6 @@ def touch_behind_the_end(fd, size, at, store):
     return os.WTERMSIG(os.waitpid(pid, 0)[1])
 
 
-def ranges(fd):
-    """Where there is data, page by page."""
-    found, off, size = [], 0, os.fstat(fd).st_size
-    while off < size:
-        try:
-            off = os.lseek(fd, off, os.SEEK_DATA)
-        except OSError as e:
-            assert e.errno == errno.ENXIO
-            break
-        end = os.lseek(fd, off, os.SEEK_HOLE)
-        found += range(off // PAGE, -(-end // PAGE))
-        off = end
-    return found
-
-
 @pytest.mark.parametrize("flush", [False, True], ids=["dirty", "flushed"])
 def test_what_was_stored_is_no_hole(pair, flush):
     """SEEK_DATA and SEEK_HOLE see what is only in the kernel's cache; or who copies a file that another process has mapped would leave it out."""
@@ -186,7 +171,7 @@ def test_what_was_stored_is_no_hole(pair, flush):
                 if flush:
                     m.flush()
         data.update(pages)
-        assert pair.both(ranges, other) == sorted(data)
+        assert pair.both(data_pages, other) == sorted(data)
         first = pages[0] * PAGE
         assert pair.both(os.lseek, other, first + 1, os.SEEK_DATA) == first + 1
         assert pair.both(os.lseek, other, max(data) * PAGE, os.SEEK_HOLE) == min(size, (max(data) + 1) * PAGE)

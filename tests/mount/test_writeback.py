@@ -16,7 +16,7 @@ import time
 import pytest
 
 from calls import KEEP_SIZE, PUNCH_HOLE, fallocate
-from conftest import BUILD, LONG, daemons, run, wait_for, write_synced
+from conftest import BUILD, LONG, daemons, data_pages, run, wait_for, write_synced
 
 STATS = os.path.join(BUILD, "tools", "holdfast")
 KIB, MIB = 1 << 10, 1 << 20
@@ -208,22 +208,6 @@ def test_contents(cached):
 PAGE = 4096
 
 
-def ranges(fd):
-    """Pages with data, as SEEK_DATA and SEEK_HOLE have them."""
-    found, off, size = [], 0, os.fstat(fd).st_size
-    while off < size:
-        try:
-            off = os.lseek(fd, off, os.SEEK_DATA)
-        except OSError as e:
-            assert e.errno == errno.ENXIO
-            break
-        end = os.lseek(fd, off, os.SEEK_HOLE)
-        assert off < end <= size
-        found += range(off // PAGE, -(-end // PAGE))
-        off = end
-    return found
-
-
 class Sparse:
     """A file of which it is known where it has data: what was written and not taken away, whoever has it."""
 
@@ -306,7 +290,7 @@ class Sparse:
         assert got == self.expect(off, whence), (off, whence, self.size)
 
     def check(self):
-        assert ranges(self.reader) == sorted(self.pages)
+        assert data_pages(self.reader) == sorted(self.pages)
 
     def close(self):
         os.close(self.fd)
@@ -349,7 +333,7 @@ def test_holes_behind_the_known_end(cached):
     assert os.lseek(fd, 11 * PAGE, os.SEEK_DATA) == 20 * PAGE
     assert os.lseek(fd, 21 * PAGE, os.SEEK_DATA) == 30 * PAGE
     assert os.lseek(fd, 0, os.SEEK_DATA) == 5 * PAGE and os.lseek(fd, 0, os.SEEK_HOLE) == 0
-    assert ranges(fd) == [5, 9, 10, 20, 30]
+    assert data_pages(fd) == [5, 9, 10, 20, 30]
     os.close(fd)
 
 
@@ -366,7 +350,7 @@ def test_many_holes(cached):
     assert os.lseek(fd, 0, os.SEEK_HOLE) == (n - 1) * PAGE + 1
     for page in range(n, 3 * n, 3):
         os.pwrite(fd, b"c", page * PAGE)
-    assert ranges(fd) == [*range(n), *range(n, 3 * n, 3)]
+    assert data_pages(fd) == [*range(n), *range(n, 3 * n, 3)]
     os.close(fd)
 
 
@@ -459,7 +443,7 @@ def seekers(vol, stop, nfiles, each, size):
 def check_written(vol, nfiles, size):
     for n in range(nfiles):
         fd = os.open(vol.path(f"w{n}"), os.O_RDONLY)
-        assert ranges(fd) == [p for p in range(size) if os.pread(fd, 1, p * PAGE) == b"w"]
+        assert data_pages(fd) == [p for p in range(size) if os.pread(fd, 1, p * PAGE) == b"w"]
         os.close(fd)
 
 
