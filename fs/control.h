@@ -21,24 +21,11 @@ struct durable_answers {
 	_Atomic bool all, names; /* names: those of directories */
 };
 
-struct cache_drop {
-	struct dev_task task; /* private */
-	void *owner;
-	/* in */
-	struct dev_queue *q; /* `done` runs there */
-	uint64_t ino; /* 0: of all files */
-	bool attrs_only; /* nothing is written back; what is cached of the contents stays */
-	void (*done)(struct cache_drop *drop);
-};
-
 struct control {
 	struct fs *fs;
 	struct scrub_job *scrub;
 	uid_t owner; /* who mounted the volume */
 	struct callers *callers;
-	/* Makes the kernel write back and forget what it has cached, and tells `drop`. */
-	void (*drop_caches)(void *arg, struct cache_drop *drop);
-	void *drop_arg;
 	/* Makes a volume that was mounted read-only one that takes changes; waits, serving q.  Errors: see mount_remount.c */
 	int (*begin_writing)(void *arg, struct dev_queue *q);
 	void *writing_arg;
@@ -62,9 +49,9 @@ void control_init(struct control *c, const struct mount_options *o);
 /* What is still to be done when a request has been handled; it is answered behind that. */
 enum control_then {
 	THEN_ANSWER,
-	THEN_DROP_CACHES, /* the kernel's, of all files */
-	THEN_STALE, /* the file's attributes are not what the kernel has: control.drop_caches() of these */
-	THEN_SETTLE, /* what was stored through mmap into a file that takes no more changes: control.drop_caches(), then fs_settle_end() */
+	THEN_DROP_CACHES, /* the kernel's: INVAL_ALL (inval.h) */
+	THEN_STALE, /* the file's attributes are not what the kernel has: INVAL_ATTRIBUTES */
+	THEN_SETTLE, /* what was stored through mmap into a file that takes no more changes: INVAL_FILE, then fs_settle_end() */
 	THEN_TRIM, /* fs_trim() of `trim`; the answer is a struct fstrim_range with what was trimmed */
 };
 

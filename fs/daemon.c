@@ -65,6 +65,8 @@ struct daemon {
 	struct control control;
 	struct fuse_session *se;
 	struct inval *inval;
+	struct inval_job forget; /* while `forgetting` */
+	bool forgetting;
 	struct commit_timer timer;
 	struct dirty_system dirty; /* with opts->writeback */
 	struct dirty_plan plan;
@@ -240,47 +242,20 @@ static int open_fs(struct daemon *d)
 	return err ? failed(d, "the file system cannot be opened", err) : 0;
 }
 
+static void forgotten(struct dev_task *task)
+{
+	struct daemon *d = (struct daemon *)((char *)task - offsetof(struct daemon, forget.done));
+
+	d->forgetting = false;
+}
+
+/* Once is enough: nothing comes into the kernel's caches any more. */
 static void forget_all(struct daemon *d)
 {
-	uint64_t n = 0, *inos = fs_known_inodes(d->fs, &n);
-
-	for (uint64_t i = 0; i < n; i++)
-		fuse_lowlevel_notify_inval_inode(d->se, inos[i], 0, 0);
-	free(inos);
-}
-
-static void drop_over(struct dev_task *task)
-{
-	struct cache_drop *drop = (struct cache_drop *)((char *)task - offsetof(struct cache_drop, task));
-
-	drop->done(drop);
-}
-
-/*
- * The kernel may wait for a page that is being read or written: for workers, then, and so not on one of theirs.  Once they read no
- * more requests it would wait for ever.
- */
-static void drop_here(struct dev_task *task)
-{
-	struct cache_drop *drop = (struct cache_drop *)((char *)task - offsetof(struct cache_drop, task));
-	struct daemon *d = drop->owner;
-
-	/* Of what the kernel does not know it says so. */
-	if (drop->ino && !d->closing)
-		fuse_lowlevel_notify_inval_inode(d->se, drop->ino, drop->attrs_only ? -1 : 0, 0);
-	if (!drop->ino && !d->closing)
-		forget_all(d);
-	drop->task.run = drop_over;
-	dev_post(drop->q, &drop->task);
-}
-
-static void drop_caches(void *arg, struct cache_drop *drop)
-{
-	struct daemon *d = arg;
-
-	drop->owner = d;
-	drop->task.run = drop_here;
-	dev_post(d->q, &drop->task);
+	if (d->forgetting)
+		return;
+	d->forget = (struct inval_job){.what = INVAL_ALL, .q = d->q, .done = {.run = forgotten}};
+	d->forgetting = inval_begin(d->inval, &d->forget);
 }
 
 static void answer_writing(struct daemon *d, struct begin_writing *asked, int err)
@@ -359,8 +334,6 @@ static int start_loop(struct daemon *d)
 		.scrub = d->scrub,
 		.owner = getuid(),
 		.callers = &d->callers,
-		.drop_caches = drop_caches,
-		.drop_arg = d,
 		.begin_writing = ask_for_writing,
 		.writing_arg = d,
 		.transport = "fuse",
@@ -389,7 +362,7 @@ static int start_loop(struct daemon *d)
 	d->se = mount_point_session(d->src, d->opts, &fuse_glue_ops, sizeof(fuse_glue_ops), &d->glue);
 	if (!d->se)
 		return failed(d, "libfuse refused to start", -ENOMEM);
-	err = inval_start(d->se, &d->inval);
+	err = inval_start(d->se, d->fs, &d->inval);
 	d->glue.inval = d->inval;
 	if (!err && d->admit)
 		err = admit_start(d->admit, d->fs, d->inval);
@@ -710,7 +683,6 @@ static void daemon_serve(struct daemon *d)
 		if (!d->asked)
 			continue;
 		answer_writing(d, d->asked, begin_writing(d));
-		/* Not before: the worker that waits may be one that the kernel waits for. */
 		if (volume_is_shut(d->v))
 			forget_all(d);
 	}

@@ -7,10 +7,11 @@
 
 #include "fs/control.h"
 #include "fs/fuse_ops.h"
+#include "fs/inval.h"
 
 /* A request that is answered later, on the worker that read it. */
 struct later {
-	struct cache_drop drop;
+	struct inval_job drop;
 	struct fs_trim trim;
 	struct call c;
 	fuse_req_t req;
@@ -33,9 +34,9 @@ static void later_end(struct later *l, int err, const void *out, size_t len)
 	worker_end(w);
 }
 
-static void dropped(struct cache_drop *drop)
+static void dropped(struct dev_task *done)
 {
-	struct later *l = (struct later *)((char *)drop - offsetof(struct later, drop));
+	struct later *l = (struct later *)((char *)done - offsetof(struct later, drop.done));
 
 	if (l->settle)
 		fs_settle_end(l->c.fs, l->ino);
@@ -57,6 +58,11 @@ static void trimmed(struct fs_trim *trim)
 	later_end(l, trim->result, &r, sizeof(r));
 }
 
+static enum inval_what what_to_drop(enum control_then then)
+{
+	return then == THEN_SETTLE ? INVAL_FILE : then == THEN_STALE ? INVAL_ATTRIBUTES : INVAL_ALL;
+}
+
 static struct later *later_new(const struct call *c, fuse_req_t req, const struct control_caller *who)
 {
 	struct later *l = calloc(1, sizeof(*l));
@@ -67,11 +73,11 @@ static struct later *later_new(const struct call *c, fuse_req_t req, const struc
 	l->req = req;
 	l->ino = who->ino;
 	l->settle = who->then == THEN_SETTLE;
-	l->drop = (struct cache_drop){
+	l->drop = (struct inval_job){
+		.what = what_to_drop(who->then),
+		.ino = who->ino,
 		.q = c->q,
-		.ino = who->then == THEN_DROP_CACHES ? 0 : who->ino,
-		.attrs_only = who->then == THEN_STALE,
-		.done = dropped,
+		.done = {.run = dropped},
 	};
 	l->trim = who->trim;
 	l->trim.cancelled = interrupted;
@@ -83,7 +89,6 @@ static struct later *later_new(const struct call *c, fuse_req_t req, const struc
 static void run_later(const struct call *c, fuse_req_t req, const struct control_caller *who, int err, const void *out,
 		      size_t len)
 {
-	const struct control *control = c->glue->control;
 	struct later *l = later_new(c, req, who);
 
 	if (l && who->then == THEN_TRIM) {
@@ -95,7 +100,9 @@ static void run_later(const struct call *c, fuse_req_t req, const struct control
 		memcpy(l->out, out, len);
 		l->len = len;
 		l->err = err;
-		control->drop_caches(control->drop_arg, &l->drop);
+		/* If the mount ends, with nothing dropped. */
+		if (!inval_begin(c->glue->inval, &l->drop))
+			dropped(&l->drop.done);
 		return;
 	}
 	/* It has been done as far as it is ours; only the kernel's caches are as they were. */

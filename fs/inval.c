@@ -8,11 +8,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "fs/fs.h"
+
 /* A file that shares its bit with one that is cached costs a system call for nothing. */
 #define NBITS (1u << 17)
 
 struct inval {
 	struct fuse_session *se;
+	struct fs *fs;
 	pthread_t thread;
 	pthread_mutex_t mutex; /* a leaf; covers `jobs`, `ending`, `ended` */
 	pthread_cond_t changed;
@@ -47,7 +50,7 @@ bool inval_begin(struct inval *i, struct inval_job *job)
 {
 	bool begin;
 
-	job->dropped = !may_be_cached(i, job->ino);
+	job->dropped = job->what == INVAL_CACHED && !may_be_cached(i, job->ino);
 	if (job->dropped)
 		return false;
 	pthread_mutex_lock(&i->mutex);
@@ -60,17 +63,39 @@ bool inval_begin(struct inval *i, struct inval_job *job)
 	return begin;
 }
 
-void inval_attributes(struct inval *i, uint64_t ino)
+static bool drop_one(struct inval *i, uint64_t ino, off_t off, off_t len)
 {
-	(void)fuse_lowlevel_notify_inval_inode(i->se, ino, -1, 0);
-}
-
-static bool drop_cached(struct inval *i, const struct inval_job *job)
-{
-	int err = fuse_lowlevel_notify_inval_inode(i->se, job->ino, (off_t)job->off, (off_t)job->len);
+	int err = fuse_lowlevel_notify_inval_inode(i->se, ino, off, len);
 
 	/* A file that the kernel does not know has nothing in its cache. */
 	return !err || err == -ENOENT;
+}
+
+void inval_attributes(struct inval *i, uint64_t ino)
+{
+	(void)drop_one(i, ino, -1, 0);
+}
+
+static bool drop_all(struct inval *i)
+{
+	uint64_t n, *inos = fs_known_inodes(i->fs, &n);
+	bool dropped = inos;
+
+	for (uint64_t k = 0; k < n; k++)
+		dropped &= drop_one(i, inos[k], 0, 0);
+	free(inos);
+	return dropped;
+}
+
+static bool drop(struct inval *i, const struct inval_job *job)
+{
+	switch (job->what) {
+	case INVAL_CACHED: return drop_one(i, job->ino, (off_t)job->off, (off_t)job->len);
+	case INVAL_FILE: return drop_one(i, job->ino, 0, 0);
+	case INVAL_ATTRIBUTES: return drop_one(i, job->ino, -1, 0);
+	case INVAL_ALL: return drop_all(i);
+	}
+	return false;
 }
 
 static void *inval_main(void *arg)
@@ -88,9 +113,9 @@ static void *inval_main(void *arg)
 			continue;
 		}
 		STAILQ_REMOVE_HEAD(&i->jobs, link);
-		bool drop = !i->ending;
+		bool ending = i->ending;
 		pthread_mutex_unlock(&i->mutex);
-		job->dropped = drop && drop_cached(i, job);
+		job->dropped = !ending && drop(i, job);
 		dev_post(job->q, &job->done);
 		pthread_mutex_lock(&i->mutex);
 	}
@@ -99,7 +124,7 @@ static void *inval_main(void *arg)
 	return NULL;
 }
 
-int inval_start(struct fuse_session *se, struct inval **out)
+int inval_start(struct fuse_session *se, struct fs *fs, struct inval **out)
 {
 	struct inval *i = calloc(1, sizeof(*i));
 	int err;
@@ -107,6 +132,7 @@ int inval_start(struct fuse_session *se, struct inval **out)
 	if (!i)
 		return -ENOMEM;
 	i->se = se;
+	i->fs = fs;
 	STAILQ_INIT(&i->jobs);
 	pthread_mutex_init(&i->mutex, NULL);
 	pthread_cond_init(&i->changed, NULL);

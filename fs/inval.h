@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * inval.h - makes the kernel drop cached contents that an O_DIRECT write has replaced, or where a file has a hole.
+ * inval.h - makes the kernel drop what it has cached: contents that an O_DIRECT write has replaced, or where a file has a hole, or of a file
+ * that takes no more changes, or all.
  *
  * What was stored through a mapping is in the kernel's cache alone until it writes that back, and is no data to SEEK_DATA; dropping it
  * begins with writing it back (fs/fuse_io.c).
@@ -9,7 +10,8 @@
  * one that completes asynchronously (AIO, io_uring): what a buffered read had asked for meanwhile would stay cached, old as it is.  Nothing
  * tells the two kinds apart, so the daemon does it for both, but only for files that may be cached at all.
  *
- * Dropping waits for pages that are being read or written, that is for workers, so a thread of its own does it.
+ * Dropping waits for pages that are being read or written, that is for workers, and for what these wait for: a group of the log, say.  So a thread of
+ * its own does it, whose queue carries nothing.
  */
 #ifndef HOLDFAST_FS_INVAL_H
 #define HOLDFAST_FS_INVAL_H
@@ -18,20 +20,30 @@
 
 #include "core/dev.h"
 
+struct fs;
 struct fuse_session;
 struct inval;
 
+enum inval_what {
+	INVAL_CACHED, /* a range, if contents of the file may be cached at all */
+	INVAL_FILE, /* all contents, written back before; the kernel asks again for the attributes */
+	INVAL_ATTRIBUTES, /* these alone; nothing is written back, and contents stay */
+	INVAL_ALL, /* as INVAL_FILE, of all files */
+};
+
 /* The owner's until `done` is posted to q. */
 struct inval_job {
-	uint64_t ino, off, len; /* len 0: to the end, wherever the kernel has that */
+	enum inval_what what;
+	uint64_t ino; /* but for INVAL_ALL */
+	uint64_t off, len; /* of INVAL_CACHED; len 0: to the end, wherever the kernel has that */
 	struct dev_queue *q;
 	struct dev_task done;
 	bool dropped; /* the kernel has nothing any more that it had when the job began; false: the mount ends */
 	STAILQ_ENTRY(inval_job) link;
 };
 
-/* Starts the thread. */
-int inval_start(struct fuse_session *se, struct inval **out);
+/* Starts the thread.  `fs` stays open until inval_end() has returned. */
+int inval_start(struct fuse_session *se, struct fs *fs, struct inval **out);
 
 /* Some of the file's contents are about to reach the kernel's cache.  From any thread, before the contents are looked up. */
 void inval_note_cached(struct inval *i, uint64_t ino);
