@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -90,25 +91,34 @@ static int open_abort(const struct mount_point *mp)
 	return fd;
 }
 
-/* The daemon's first thread has ended, and so all have been killed, but there is one that has not ended yet. */
-static bool is_killed(void)
+static bool kill_is_pending(const char *status)
 {
-	char path[32], line[256] = "";
+	const char *pending = strstr(status, "\nSigPnd:\t");
 
-	/* Of whatever thread of the daemon is left we are the child. */
-	snprintf(path, sizeof(path), "%d/stat", (int)getppid());
-	int fd = openat(PROC_FD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t n = fd >= 0 ? read(fd, line, sizeof(line) - 1) : -1;
-	const char *name_end = n > 0 ? strrchr(line, ')') : NULL;
-
-	if (fd >= 0)
-		close(fd);
-	return name_end && strncmp(name_end, ") Z", 3) == 0;
+	return pending && strtoull(pending + strlen("\nSigPnd:\t"), NULL, 16) >> (SIGKILL - 1) & 1;
 }
 
 /*
- * A thread of the daemon that has the kernel drop pages (inval.h) waits in the kernel until they are written, which the others do.  If these are
- * killed, it waits for good, and as long as it does the daemon's descriptors stay open, so that the kernel does not find out.
+ * All threads of the daemon have been killed, but there is one that has not ended: another one than the first, or the first; or the kernel waits for
+ * it, to write a core dump after a crash.
+ */
+static bool is_killed(void)
+{
+	char path[32], status[4096] = "";
+
+	/* Of whatever thread of the daemon is left we are the child. */
+	snprintf(path, sizeof(path), "%d/status", (int)getppid());
+	int fd = openat(PROC_FD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	ssize_t n = fd >= 0 ? read(fd, status, sizeof(status) - 1) : -1;
+
+	if (fd >= 0)
+		close(fd);
+	return n > 0 && (strstr(status, "\nState:\tZ") || strstr(status, "\nCoreDumping:\t1") || kill_is_pending(status));
+}
+
+/*
+ * A thread of the daemon that has the kernel drop pages (inval.h) waits in the kernel until they are written, which the others do.  If these have
+ * ended, it waits for good, and as long as it does the daemon's descriptors stay open, so that the kernel does not find out.
  * The mount would hang, and with it every sync(2) of the machine.
  */
 static void end_killed(const struct mount_point *mp)

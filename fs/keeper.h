@@ -7,7 +7,7 @@
  * if it is below the kernel's own.  Between the last two it opens the image for writing, as often as it is told to, if root has mounted it
  * read-only: for a remount.  So the worst that somebody who has taken
  * over the daemon gets from it is an early unmount, and an image that he can write to.  It reads nothing from the image, holds neither its descriptor nor its lock,
- * gives up what these orders do not take, and ends when the daemon has ended, however that happened.  If that has been killed but does not end, because one of its threads waits in the
+ * gives up what these orders do not take, and ends when the daemon has ended, however that happened.  If that has been killed or has crashed but does not end, because one of its threads waits in the
  * kernel for the others, the keeper ends the connection.
  */
 #ifndef HOLDFAST_FS_KEEPER_H

@@ -151,11 +151,11 @@ class Volume:
         self.umount()
         self.mount(options)
 
-    def kill(self):
-        """kill -9, and the dead mount is taken away."""
+    def kill(self, by=signal.SIGKILL):
+        """kill -9, or by another signal, and the dead mount is taken away."""
         pids = daemons(self.image)
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, by)
         wait_for(lambda: all(map(is_dead, pids)) and not daemons(self.image), 60, "death")
         run("umount", "-l", self.dir, check=False)
 

@@ -168,13 +168,14 @@ def test_too_few_descriptors(unmounted):
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_while_pages_are_dropped(vol, rounds):
-    """One of its threads waits for what the others would do.  It ends all the same, and so does whoever waits for the mount."""
-    for _ in range(rounds):
+    """One of its threads waits for what the others would do.  It ends all the same, and so does whoever waits for the mount; after a crash, too, with which the kernel
+    waits for all threads."""
+    for n in range(rounds):
         with subprocess.Popen([sys.executable, "-c", STORE, vol.path("f")], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL, text=True) as p:
             assert p.stdout.readline() == "begun\n"
             time.sleep(0.7)
-            vol.kill()
+            vol.kill(signal.SIGKILL if n % 2 else signal.SIGSEGV)
             p.kill()
             p.wait(timeout=30)
         vol.mount()
