@@ -49,8 +49,8 @@ void control_init(struct control *c, const struct mount_options *o);
 /* What is still to be done when a request has been handled; it is answered behind that. */
 enum control_then {
 	THEN_ANSWER,
-	THEN_DROP_CACHES, /* the kernel's: INVAL_ALL (inval.h) */
-	THEN_STALE, /* the file's attributes are not what the kernel has: INVAL_ATTRIBUTES */
+	THEN_STALE, /* the file's attributes are not what the kernel has: inval_attributes() */
+	THEN_DROP_CACHES, /* the kernel's: INVAL_ALL */
 	THEN_SETTLE, /* what was stored through mmap into a file that takes no more changes: INVAL_FILE, then fs_settle_end() */
 	THEN_TRIM, /* fs_trim() of `trim`; the answer is a struct fstrim_range with what was trimmed */
 };

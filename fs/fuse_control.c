@@ -14,22 +14,28 @@ struct later {
 	struct inval_job drop;
 	struct fs_trim trim;
 	struct call c;
-	fuse_req_t req;
+	fuse_req_t req; /* NULL: answered already */
 	uint64_t ino;
 	bool settle;
+	bool entry; /* the message is in a ring's, and parked */
 	int err; /* to answer; if 0: */
 	size_t len;
 	char out[64];
 };
 
-static void later_end(struct later *l, int err, const void *out, size_t len)
+static void later_answer(struct later *l, int err, const void *out, size_t len)
 {
-	struct worker *w = l->c.worker;
-
 	if (err)
 		fuse_reply_err(l->req, -err);
 	else
 		fuse_reply_ioctl(l->req, 0, out, len);
+	l->req = NULL;
+}
+
+static void later_end(struct later *l)
+{
+	struct worker *w = l->c.worker;
+
 	free(l);
 	worker_end(w);
 }
@@ -40,7 +46,10 @@ static void dropped(struct dev_task *done)
 
 	if (l->settle)
 		fs_settle_end(l->c.fs, l->ino);
-	later_end(l, l->err, l->out, l->len);
+	if (l->req)
+		later_answer(l, l->err, l->out, l->len);
+	worker_unpark(l->c.worker, l->entry);
+	later_end(l);
 }
 
 static bool interrupted(struct fs_trim *trim)
@@ -55,12 +64,8 @@ static void trimmed(struct fs_trim *trim)
 	struct later *l = (struct later *)((char *)trim - offsetof(struct later, trim));
 	struct fstrim_range r = {.start = trim->start, .len = trim->trimmed, .minlen = trim->minlen};
 
-	later_end(l, trim->result, &r, sizeof(r));
-}
-
-static enum inval_what what_to_drop(enum control_then then)
-{
-	return then == THEN_SETTLE ? INVAL_FILE : then == THEN_STALE ? INVAL_ATTRIBUTES : INVAL_ALL;
+	later_answer(l, trim->result, &r, sizeof(r));
+	later_end(l);
 }
 
 static struct later *later_new(const struct call *c, fuse_req_t req, const struct control_caller *who)
@@ -74,7 +79,7 @@ static struct later *later_new(const struct call *c, fuse_req_t req, const struc
 	l->ino = who->ino;
 	l->settle = who->then == THEN_SETTLE;
 	l->drop = (struct inval_job){
-		.what = what_to_drop(who->then),
+		.what = who->then == THEN_SETTLE ? INVAL_FILE : INVAL_ALL,
 		.ino = who->ino,
 		.q = c->q,
 		.done = {.run = dropped},
@@ -100,6 +105,12 @@ static void run_later(const struct call *c, fuse_req_t req, const struct control
 		memcpy(l->out, out, len);
 		l->len = len;
 		l->err = err;
+		l->entry = worker_lends_entry(c->worker);
+		/* If too many wait: the caller has his answer, and the kernel drops what it has a moment later. */
+		if (!worker_park(c->worker, l->entry)) {
+			later_answer(l, err, out, len);
+			l->entry = false;
+		}
 		/* If the mount ends, with nothing dropped. */
 		if (!inval_begin(c->glue->inval, &l->drop))
 			dropped(&l->drop.done);
@@ -145,7 +156,9 @@ void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
 	};
 	int err = control_run(c.glue->control, &who, cmd, in, in_len, out, out_room, &len);
 
-	if (who.then != THEN_ANSWER)
+	if (who.then == THEN_STALE)
+		inval_attributes(c.glue->inval, ino);
+	if (who.then != THEN_ANSWER && who.then != THEN_STALE)
 		run_later(&c, req, &who, err, out, len);
 	else if (err)
 		fuse_reply_err(req, -err);

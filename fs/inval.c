@@ -92,7 +92,6 @@ static bool drop(struct inval *i, const struct inval_job *job)
 	switch (job->what) {
 	case INVAL_CACHED: return drop_one(i, job->ino, (off_t)job->off, (off_t)job->len);
 	case INVAL_FILE: return drop_one(i, job->ino, 0, 0);
-	case INVAL_ATTRIBUTES: return drop_one(i, job->ino, -1, 0);
 	case INVAL_ALL: return drop_all(i);
 	}
 	return false;

@@ -27,7 +27,6 @@ struct inval;
 enum inval_what {
 	INVAL_CACHED, /* a range, if contents of the file may be cached at all */
 	INVAL_FILE, /* all contents, written back before; the kernel asks again for the attributes */
-	INVAL_ATTRIBUTES, /* these alone; nothing is written back, and contents stay */
 	INVAL_ALL, /* as INVAL_FILE, of all files */
 };
 

@@ -25,3 +25,19 @@ def renameat2(old, new, flags):
 
 def fallocate(fd, mode, off, length):
     checked(libc.fallocate(fd, mode, off_t(off), off_t(length)))
+
+
+# A program: a page is dirty whenever the file is made immutable, and its write waits for a group of the log.
+SETTLE = r"""
+import fcntl, mmap, os, struct, sys, time
+SETFLAGS, SYNC, IMMUTABLE = 0x40086602, 0x8, 0x10
+f = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+os.ftruncate(f, 4096)
+m = mmap.mmap(f, 4096)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    fcntl.ioctl(f, SETFLAGS, struct.pack("l", SYNC))
+    m[0] = m[0] + 1 & 255
+    fcntl.ioctl(f, SETFLAGS, struct.pack("l", SYNC | IMMUTABLE))
+fcntl.ioctl(f, SETFLAGS, struct.pack("l", 0))
+"""

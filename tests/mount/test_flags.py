@@ -375,22 +375,6 @@ def test_many_at_once(vol):
         assert p.wait(timeout=120) == 0
 
 
-# A page is dirty whenever the file is made immutable, and its write waits for a group of the log.
-SETTLE = r"""
-import fcntl, mmap, os, struct, sys, time
-SETFLAGS, SYNC, IMMUTABLE = 0x40086602, 0x8, 0x10
-f = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
-os.ftruncate(f, 4096)
-m = mmap.mmap(f, 4096)
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
-    fcntl.ioctl(f, SETFLAGS, struct.pack("l", SYNC))
-    m[0] = m[0] + 1 & 255
-    fcntl.ioctl(f, SETFLAGS, struct.pack("l", SYNC | IMMUTABLE))
-fcntl.ioctl(f, SETFLAGS, struct.pack("l", 0))
-"""
-
-
 def test_settle_beside_commits(unmounted):
     """Settling waits for pages, and these for the log; so it must not be the thread that syncs the log now and then."""
     os.environ["LD_PRELOAD"] = os.path.join(BUILD, "tests", "mount", "libslow_flush.so")
@@ -398,7 +382,7 @@ def test_settle_beside_commits(unmounted):
         unmounted.mount("engine=threads,commit=1")
     finally:
         del os.environ["LD_PRELOAD"]
-    with subprocess.Popen(["/usr/bin/python3", "-c", SETTLE, unmounted.path("f"), "5"], stdin=subprocess.DEVNULL) as p:
+    with subprocess.Popen(["/usr/bin/python3", "-c", calls.SETTLE, unmounted.path("f"), "5"], stdin=subprocess.DEVNULL) as p:
         end = time.monotonic() + 30
         while p.poll() is None and time.monotonic() < end:
             # Something to sync that nobody has asked for.

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+import calls
 from conftest import BUILD, MOUNT, daemons, is_mounted, kernel_offers_uring, run, wait_for, write_synced
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
@@ -200,6 +201,22 @@ def test_ends_under_load(offered, unmounted, end, plain):  # pylint: disable=unu
     unmounted.fsck("-n", "-f", "--data")
 
 
+def end_all(vol, procs, doing):
+    """They end, without an error, and the volume is whole."""
+    try:
+        wait_for(lambda: all(p.poll() is not None for p in procs), 60, f"the end of all {doing}")
+        assert not any(p.returncode for p in procs)
+    except AssertionError:
+        vol.kill()
+        raise
+    finally:
+        for p in procs:
+            p.kill()
+            p.wait()
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
+
+
 @pytest.mark.parametrize("options", ["", ",writeback"], ids=["plain", "writeback"])
 def test_more_seek_than_there_are_entries(offered, unmounted, options):  # pylint: disable=unused-argument
     """They wait for the kernel to hand over what it has cached, and that takes entries, too."""
@@ -232,6 +249,14 @@ def test_more_seek_than_there_are_entries(offered, unmounted, options):  # pylin
         os.close(fd)
 
 
+def test_more_settle_than_there_are_entries(offered, unmounted):  # pylint: disable=unused-argument
+    """As above: what was stored in a file that becomes immutable is handed over before that is answered."""
+    vol = unmounted
+    assert mount_with(vol, "uring").returncode == 0
+    procs = [subprocess.Popen([sys.executable, "-c", calls.SETTLE, vol.path(f"f{i}"), "3"], stdin=subprocess.DEVNULL) for i in range(48)]
+    end_all(vol, procs, "settling")
+
+
 # A thread of it stores through a mapping what the other replaces, past the cache.
 REPLACE = r"""
 import mmap, os, sys, threading, time
@@ -258,15 +283,4 @@ def test_more_replace_than_there_are_entries(offered, unmounted):  # pylint: dis
     vol = unmounted
     assert mount_with(vol, "uring").returncode == 0
     procs = [subprocess.Popen([sys.executable, "-c", REPLACE, vol.path(f"f{i}"), "3"], stdin=subprocess.DEVNULL) for i in range(48)]
-    try:
-        wait_for(lambda: all(p.poll() is not None for p in procs), 60, "the end of all writing")
-        assert not any(p.returncode for p in procs)
-    except AssertionError:
-        vol.kill()
-        raise
-    finally:
-        for p in procs:
-            p.kill()
-            p.wait()
-    vol.umount()
-    vol.fsck("-n", "-f", "--data")
+    end_all(vol, procs, "writing")
