@@ -216,9 +216,11 @@ static bool is_resting(struct scrub *s)
 
 bool scrub_rewrite(struct scrub *s, uint64_t blkno, const void *good, scrub_verify_fn *verify, void *arg)
 {
-	if (!s->repair || is_resting(s) || dev_write(s->q, blkno * BLOCK_SIZE, good, BLOCK_SIZE, DEV_DURABLE) ||
-	    dev_read(s->q, blkno * BLOCK_SIZE, s->scratch, BLOCK_SIZE) ||
-	    verify(s, arg, s->scratch, blkno, NULL))
+	if (!s->repair || !volume_repair_begin(s->v))
+		return false;
+	int err = dev_write(s->q, blkno * BLOCK_SIZE, good, BLOCK_SIZE, DEV_DURABLE);
+	volume_repair_end(s->v);
+	if (err || dev_read(s->q, blkno * BLOCK_SIZE, s->scratch, BLOCK_SIZE) || verify(s, arg, s->scratch, blkno, NULL))
 		return false;
 	s->res->repaired++;
 	volume_lock(s->v);

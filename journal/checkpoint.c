@@ -400,16 +400,35 @@ int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags)
 	return err ? err : checkpoint_run(v, q, flags, 0);
 }
 
-/* No part of a trim begins from here on.  One that has begun writes to the device, in its way. */
-static void rest_wait_trim(struct volume *v, struct dev_queue *q)
+bool volume_repair_begin(struct volume *v)
 {
-	bool trims = true;
+	LOCK_ASSERT_NOT_HELD(&v->lock);
+	volume_lock(v);
+	bool may = !v->resting;
+	v->repairs += may;
+	volume_unlock(v);
+	return may;
+}
 
-	while (trims) {
+void volume_repair_end(struct volume *v)
+{
+	LOCK_ASSERT_NOT_HELD(&v->lock);
+	volume_lock(v);
+	assert(v->repairs);
+	v->repairs--;
+	volume_unlock(v);
+}
+
+/* No repair and no part of a trim begins from here on.  What has begun writes to the device, a trim in its way. */
+static void rest_wait_writes(struct volume *v, struct dev_queue *q)
+{
+	bool writes = true;
+
+	while (writes) {
 		volume_lock(v);
-		trims = alloc_is_trimming(v->alloc);
+		writes = v->repairs || alloc_is_trimming(v->alloc);
 		volume_unlock(v);
-		if (trims)
+		if (writes)
 			dev_poll(q, REST_WAIT_MS);
 	}
 }
@@ -419,7 +438,7 @@ static int rest_begin(struct volume *v, struct dev_queue *q)
 {
 	int err;
 
-	rest_wait_trim(v, q);
+	rest_wait_writes(v, q);
 	err = volume_checkpoint(v, q, CHECKPOINT_CLEAN);
 	if (!err)
 		return 0;

@@ -117,6 +117,7 @@ struct volume {
 	uint64_t applied_lsn;	/* behind the last transaction applied */
 	bool checkpoint_wanted, checkpoint_running;
 	bool resting;		/* from the beginning of volume_rest() on */
+	unsigned repairs;	/* volume_repair_begin() */
 	bool clean;		/* the last durable root says so */
 	bool discard;		/* VOLUME_DISCARD; may be changed */
 	bool super_busy;	/* see super.c */
@@ -270,12 +271,16 @@ int volume_checkpoint(struct volume *v, struct dev_queue *q, unsigned flags);
 /*
  * Makes everything durable and then a checkpoint marked clean, behind which nothing is written: what is on the device is as after an unmount.
  * The rest ends by itself: who changes something waits, as if the journal were full, for a checkpoint that is not clean; volume_wake()
- * ends it without a change.  Who misses MISS_SPACE does not: all that a checkpoint could free is free then.  Waits for a trim's part that is
- * under way.  0 (also if it rests already), or why the volume takes no changes.  Called as volume_checkpoint() is.
+ * ends it without a change.  Who misses MISS_SPACE does not: all that a checkpoint could free is free then.  Waits for a trim's part and for
+ * repairs that are under way.  0 (also if it rests already), or why the volume takes no changes.  Called as volume_checkpoint() is.
  */
 int volume_rest(struct volume *v, struct dev_queue *q);
 /* Ends a rest (lock not held); waits, serving q.  From any thread but the one that makes checkpoints.  0: changes can be made. */
 int volume_wake(struct volume *v, struct dev_queue *q);
+
+/* Around the rewriting of a copy on the device.  False: nothing may be written, the volume rests or is about to.  Any thread, lock not held. */
+bool volume_repair_begin(struct volume *v);
+void volume_repair_end(struct volume *v);
 
 /* Bytes of staged pages with which transactions that stage more wait for a checkpoint: what gathers while one is under way, and some. */
 static inline uint64_t volume_stage_limit(const struct volume *v)

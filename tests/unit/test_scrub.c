@@ -671,6 +671,42 @@ static void test_a_checkpoint_waits(void **state)
 	free_volume(s);
 }
 
+struct rewriting {
+	struct dev_task task;
+	struct volume *v;
+	struct dev_queue *q;
+	unsigned n;
+};
+
+static void end_rewriting(struct dev_task *task)
+{
+	struct rewriting *r = (struct rewriting *)task;
+
+	assert_true(r->v->resting && !r->v->checkpoint_running);
+	assert_false(volume_repair_begin(r->v));
+	if (++r->n < 50)
+		dev_post(r->q, task);
+	else
+		volume_repair_end(r->v);
+}
+
+/* Once it has begun nothing is written behind its back. */
+static void test_a_rest_waits(void **state)
+{
+	struct scrubber *s = make_volume(0);
+	struct rewriting r = {.task.run = end_rewriting, .v = s->d.r.v, .q = s->d.q};
+
+	(void)state;
+	data_write(&s->d, 0, 0, KB(100), false);
+	assert_true(volume_repair_begin(r.v));
+	dev_post(s->d.q, &r.task);
+	assert_int_equal(volume_rest(r.v, s->d.q), 0);
+	assert_int_equal(r.n, 50);
+	assert_int_equal(volume_wake(r.v, s->d.q), 0);
+	scrub_clean(s);
+	free_volume(s);
+}
+
 static void check_volume(struct scrubber *s)
 {
 	struct fsck_opts opts = {.data = true, .try_replay = true};
@@ -762,7 +798,7 @@ int main(void)
 		cmocka_unit_test(test_a_great_loss),       cmocka_unit_test(test_rate),
 		cmocka_unit_test(test_cancel_anywhere),    cmocka_unit_test(test_changes_meanwhile),
 		cmocka_unit_test(test_rot_meanwhile),      cmocka_unit_test(test_waits_for_a_checkpoint),
-		cmocka_unit_test(test_a_checkpoint_waits), cmocka_unit_test(test_older_root),
+		cmocka_unit_test(test_a_checkpoint_waits), cmocka_unit_test(test_a_rest_waits), cmocka_unit_test(test_older_root),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
