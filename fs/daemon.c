@@ -477,26 +477,30 @@ static void leave_stdio(struct daemon *d)
 		dup2(d->null_fd, fd);
 }
 
-/* libfuse takes a connection that somebody else has made by this kind of name. */
+/* The session's from then on, which closes it; ours only if it was refused. */
 static int take_connection(struct daemon *d, int fd)
 {
-	char name[32];
+	int err = fuse_session_custom_io(d->se, &fuse_glue_io, fd);
 
-	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
-	if (fuse_session_mount(d->se, name) == 0 && fuse_session_custom_io(d->se, &fuse_glue_io, fuse_session_fd(d->se)) == 0)
+	if (!err)
 		return 0;
 	close(fd);
-	return failed(d, "libfuse did not take the connection", -EIO);
+	return failed(d, "libfuse did not take the connection", err);
 }
 
 static int mount_it(struct daemon *d)
 {
-	int fd = keeper_mount(&d->keeper, d->mp);
+	bool said;
+	int fd = keeper_mount(&d->keeper, d->mp, &said);
 
-	/* It has said why, unless it has died, or it is ours to say. */
-	if (fd == -EPIPE || fd == -EMFILE)
-		return failed(d, "cannot be mounted", fd);
-	return fd < 0 ? fd : take_connection(d, fd);
+	if (fd < 0)
+		return said ? fd : failed(d, "cannot be mounted", fd);
+
+	int err = take_connection(d, fd);
+
+	if (err)
+		keeper_unmount(&d->keeper);
+	return err;
 }
 
 static int start_serving(struct daemon *d)

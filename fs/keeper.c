@@ -150,12 +150,15 @@ static bool do_mount(struct mount_point *mp, const struct mount_source *src, con
 {
 	int fd = mount_point_mount(mp, src, o, diag);
 	struct answer a = {.err = fd < 0 ? fd : 0, .is_blk = mp->is_blk};
-	bool ok = send_answer(&a, fd) && fd >= 0;
+	bool sent = send_answer(&a, fd);
 
+	if (fd < 0)
+		return false;
 	/* Only the daemon's: the connection must end with it. */
-	if (fd >= 0)
-		close(fd);
-	return ok;
+	close(fd);
+	if (!sent)
+		mount_point_unmount(mp);
+	return sent;
 }
 
 /* Only where a remount can make use of it. */
@@ -217,8 +220,11 @@ static void take_orders(struct mount_point *mp, const struct mount_source *src, 
 
 	if (!next_order(mp, &r) || r.order != MOUNT || !do_mount(mp, src, o, diag))
 		return;
-	if (!next_order(mp, &r))
+	/* Nobody has been told of the mount yet. */
+	if (!next_order(mp, &r)) {
+		mount_point_unmount(mp);
 		return;
+	}
 	if (r.order == SETTLE || r.order == SETTLE_AND_DETACH) {
 		if (!do_settle(mp, src, r.order == SETTLE_AND_DETACH, r.ratio) || !next_order(mp, &r))
 			return;
@@ -314,11 +320,12 @@ static int ask(struct keeper *k, enum order order, uint32_t ratio, struct answer
 	return err ? err : receive(k, a, 0);
 }
 
-int keeper_mount(struct keeper *k, struct mount_point *mp)
+int keeper_mount(struct keeper *k, struct mount_point *mp, bool *said)
 {
-	struct answer a;
+	struct answer a = {0};
 	int fd = ask(k, MOUNT, 0, &a);
 
+	*said = a.err;
 	if (fd > 0)
 		mp->is_blk = a.is_blk;
 	if (fd)

@@ -7,7 +7,8 @@
  * if it is below the kernel's own.  Between the last two it opens the image for writing, as often as it is told to, if root has mounted it
  * read-only: for a remount.  So the worst that somebody who has taken
  * over the daemon gets from it is an early unmount, and an image that he can write to.  It reads nothing from the image, holds neither its descriptor nor its lock,
- * gives up what these orders do not take, and ends when the daemon has ended, however that happened.  If that has been killed or has crashed but does not end, because one of its threads waits in the
+ * gives up what these orders do not take, and ends when the daemon has ended, however that happened, having taken the mount away if it was not settled.
+ * If that has been killed or has crashed but does not end, because one of its threads waits in the
  * kernel for the others, the keeper ends the connection.
  */
 #ifndef HOLDFAST_FS_KEEPER_H
@@ -30,9 +31,9 @@ struct keeper {
 int keeper_start(const struct mount_point *mp, const struct mount_source *src, const struct mount_options *opts,
 		 const struct diag *diag, struct keeper *out);
 
-/* Mounts; fills mp->is_blk.  The connection's descriptor, or a negative errno: after a message, but for -EPIPE (it is gone) and -EMFILE (no more descriptors
- * here; it is told to unmount). */
-int keeper_mount(struct keeper *k, struct mount_point *mp);
+/* Mounts; fills mp->is_blk.  The connection's descriptor, or a negative errno, after a message if *said.  It has not said -EPIPE (it is gone) and -EMFILE (no
+ * more descriptors here; it is told to unmount). */
+int keeper_mount(struct keeper *k, struct mount_point *mp, bool *said);
 
 /* mount_point_settle(), and with `detach` leaves stdio.  0 or a negative errno: -EPERM if the limit could not be set. */
 int keeper_settle(struct keeper *k, bool detach, uint32_t ratio);

@@ -459,6 +459,13 @@ struct fuse_session *mount_point_session(const struct mount_source *src, const s
 	return se;
 }
 
+static int mount_failed(const struct mount_point *mp, const struct mount_source *src, int err,
+			const struct diag *d)
+{
+	diag(d, DIAG_ERR, "%s: cannot be mounted on %s: %s", src->path, mp->dir, strerror(-err));
+	return err;
+}
+
 /* libfuse knows how to talk to fusermount3.  All that is wanted of its session is the connection. */
 static int mount_by_helper(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
 			   const struct diag *d)
@@ -480,15 +487,13 @@ static int mount_by_helper(struct mount_point *mp, const struct mount_source *sr
 	mp->by_helper = true;
 	/* The session's own descriptor goes with it. */
 	fd = fcntl(fuse_session_fd(se), F_DUPFD_CLOEXEC, 3);
-	fuse_session_destroy(se);
-	return fd < 0 ? -errno : fd;
-}
+	int err = fd < 0 ? -errno : 0;
 
-static int mount_failed(const struct mount_point *mp, const struct mount_source *src, int err,
-			const struct diag *d)
-{
-	diag(d, DIAG_ERR, "%s: cannot be mounted on %s: %s", src->path, mp->dir, strerror(-err));
-	return err;
+	fuse_session_destroy(se);
+	if (!err)
+		return fd;
+	mount_point_unmount(mp);
+	return mount_failed(mp, src, err, d);
 }
 
 int mount_point_mount(struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,

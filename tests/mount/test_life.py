@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import MKFS, MOUNT, daemons, is_mounted, run, wait_for, write_synced
+from conftest import BUILD, MKFS, MOUNT, SANITIZED, daemons, is_mounted, run, wait_for, write_synced
 
 # Names, contents and fsync, from inside the mount, so that it is busy.  Ends when the mount does.
 LOAD = r"""
@@ -163,6 +163,34 @@ def test_too_few_descriptors(unmounted):
         wait_for(lambda: not is_mounted(unmounted.dir), what="unmounted")
         wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
     assert done.returncode == 0
+    unmounted.umount()
+
+
+@pytest.mark.skipif(SANITIZED != "", reason="a sanitizer's library must come first")
+@pytest.mark.parametrize("user, options", [("root", "foreground"), ("root", "plain"), ("user", "rw")])
+@pytest.mark.parametrize("step", ["take", "killed", "hand", "dup", "flags"])
+def test_failure_behind_mount(folder, unmounted, step, options, user):
+    """What fails once the kernel has mounted takes the mount away again, says so in one line, and closes nothing twice."""
+    env = dict(os.environ, LD_PRELOAD=os.path.join(BUILD, "tests", "mount", "libafter_mount.so"), AFTER_MOUNT=step)
+    prefix = []
+    mode = os.stat("/dev/fuse").st_mode
+    if user == "user":
+        prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        for path in (folder, unmounted.dir, unmounted.image):
+            os.chown(path, 65534, 65534)
+    elif step == "dup":
+        pytest.skip("nothing is kept so when root mounts")
+    os.chmod("/dev/fuse", 0o666)
+    try:
+        done = run(*prefix, MOUNT, unmounted.image, unmounted.dir, "-o", options, env=env, check=False, timeout=60)
+    finally:
+        os.chmod("/dev/fuse", mode)
+    assert done.returncode != 0
+    assert step == "killed" or len(done.stdout.splitlines()) == 1, done.stdout
+    assert "twice" not in done.stdout
+    wait_for(lambda: not is_mounted(unmounted.dir), 2, "unmounted")
+    wait_for(lambda: not daemons(unmounted.image), what="the daemon's end")
+    unmounted.mount()
     unmounted.umount()
 
 
