@@ -208,6 +208,7 @@ struct write_op {
 	ssize_t result; /* to answer */
 	bool direct; /* is_direct(): answered when nothing older is in the cache.  For others the kernel holds pages until they are answered */
 	bool entry; /* the message is in a ring's */
+	bool parked; /* direct_park() */
 };
 static_assert(sizeof(struct write_op) <= REQUEST_ROOM, "write_op fits a request's room");
 
@@ -236,11 +237,30 @@ static void write_answer(struct write_op *op, ssize_t result)
 	write_unref(op);
 }
 
+/*
+ * One that completes asynchronously is one of the kernel's background requests, of which it sends so many at a time, and so are what it reads ahead and
+ * what it hands over: some are left to these.
+ */
+static bool direct_park(struct fuse_glue *glue, struct worker *w, bool entry)
+{
+	if (atomic_fetch_add(&glue->direct_waits, 1) < MAX_BACKGROUND / 2 && worker_park(w, entry))
+		return true;
+	atomic_fetch_sub(&glue->direct_waits, 1);
+	return false;
+}
+
+static void direct_unpark(struct fuse_glue *glue, struct worker *w, bool entry)
+{
+	atomic_fetch_sub(&glue->direct_waits, 1);
+	worker_unpark(w, entry);
+}
+
 static void write_uncached(struct dev_task *task)
 {
 	struct write_op *op = (struct write_op *)((char *)task - offsetof(struct write_op, inval.done));
 
-	worker_unpark(op->worker, op->entry);
+	if (op->parked)
+		direct_unpark(call_of(op->req).glue, op->worker, op->entry);
 	write_answer(op, op->result);
 }
 
@@ -278,15 +298,14 @@ static bool drop_behind(const struct call *c, struct worker *w, const struct inv
 static bool write_drop(struct write_op *op, const struct call *c)
 {
 	op->inval = (struct inval_job){.ino = op->io.ino, .off = op->begin, .len = op->done, .q = c->q, .done = {.run = write_uncached}};
+	op->parked = direct_park(c->glue, op->worker, op->entry);
 	/* If too many wait like that: a buffered read may find what is old for a moment, but it does not stay. */
-	if (!worker_park(op->worker, op->entry)) {
-		if (drop_behind(c, op->worker, &op->inval))
-			return false;
-		op->entry = false;
-	}
+	if (!op->parked && drop_behind(c, op->worker, &op->inval))
+		return false;
 	if (inval_begin(c->glue->inval, &op->inval))
 		return true;
-	worker_unpark(op->worker, op->entry);
+	if (op->parked)
+		direct_unpark(c->glue, op->worker, op->entry);
 	return false;
 }
 

@@ -18,7 +18,6 @@
 #include "fs/inval.h"
 #include "fs/mount_options.h"
 
-#define MAX_BACKGROUND 64
 /* Linux 6.16.  Before, pages counted as written back as soon as they had been copied, so that dropping them waited for no WRITE under way. */
 #define MINOR_WAITS 44
 

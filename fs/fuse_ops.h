@@ -13,12 +13,15 @@
 
 #define FUSE_USE_VERSION 314
 #include <fuse_lowlevel.h>
+#include <stdatomic.h>
 
 #include "fs/fs.h"
 #include "fs/loop.h"
 
 /* Nobody but the daemon changes the volume, so what the kernel has cached stays right. */
 #define CACHE_SECONDS 1e9
+/* How many requests that nobody waits for in a system call the kernel sends before one of them is answered. */
+#define MAX_BACKGROUND 64
 
 struct admit;
 struct callers;
@@ -39,6 +42,7 @@ struct fuse_glue {
 	bool no_holes; /* the kernel cannot be made to hand over all that it has cached, and is to take everything for data */
 	bool acl; /* POSIX ACLs are kept here and checked by the kernel */
 	bool inited; /* INIT has been served */
+	_Atomic unsigned direct_waits; /* direct writes whose answer waits until nothing older is cached */
 };
 
 extern const struct fuse_lowlevel_ops fuse_glue_ops;

@@ -195,6 +195,22 @@ def kernel_offers_uring(offers):
             f.write(before)
 
 
+def end_all(vol, procs, doing):
+    """They end, without an error, and the volume is whole."""
+    try:
+        wait_for(lambda: all(p.poll() is not None for p in procs), 60, f"the end of all {doing}")
+        assert not any(p.returncode for p in procs)
+    except AssertionError:
+        vol.kill()
+        raise
+    finally:
+        for p in procs:
+            p.kill()
+            p.wait()
+    vol.umount()
+    vol.fsck("-n", "-f", "--data")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def transport():
     if os.environ.get("HOLDFAST_TRANSPORT") != "uring":

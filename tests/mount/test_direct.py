@@ -5,11 +5,12 @@ import mmap
 import os
 import platform
 import subprocess
+import sys
 import time
 
 import pytest
 
-from conftest import LONG, libc, run
+from conftest import LONG, end_all, libc, run
 
 
 class Iocb(ctypes.Structure):
@@ -19,13 +20,22 @@ class Iocb(ctypes.Structure):
                 ("offset", ctypes.c_int64), ("reserved", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("resfd", ctypes.c_uint32)]
 
 
-def aio_write(ctx, fd, buf):
-    """Of a whole buffer, to the beginning of a file."""
-    iocb = Iocb(opcode=1, fd=fd, buf=ctypes.addressof(ctypes.c_char.from_buffer(buf)), nbytes=len(buf))
-    event = (ctypes.c_int64 * 4)()
+def aio_submit(ctx, fd, buf, off):
+    """Of a whole buffer."""
+    iocb = Iocb(opcode=1, fd=fd, buf=ctypes.addressof(ctypes.c_char.from_buffer(buf)), nbytes=len(buf), offset=off)
     assert libc.syscall(209, ctx, 1, ctypes.byref(ctypes.pointer(iocb))) == 1
+
+
+def aio_wait(ctx, buf):
+    event = (ctypes.c_int64 * 4)()
     assert libc.syscall(208, ctx, 1, 1, event, None) == 1
     assert event[2] == len(buf)
+
+
+def aio_write(ctx, fd, buf):
+    """To the beginning of a file."""
+    aio_submit(ctx, fd, buf, 0)
+    aio_wait(ctx, buf)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of system calls")
@@ -57,6 +67,38 @@ def test_asynchronous_direct_writes_leave_nothing_old_cached(vol):
         os.close(direct)
         os.close(cached)
         libc.syscall(207, ctx)
+
+
+def replace(path, seconds):
+    """A process: as many direct writes at once as the kernel sends to a daemon, of pages that another one has stored to meanwhile."""
+    n, end = 64, time.monotonic() + seconds
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, bytes(n << 12), 0)
+    if os.fork() == 0:
+        m = mmap.mmap(fd, n << 12)
+        while time.monotonic() < end:
+            for at in range(0, n << 12, 4096):
+                m[at] = 1
+        os._exit(0)
+    direct, buf, ctx = os.open(path, os.O_RDWR | os.O_DIRECT), mmap.mmap(-1, 4096), ctypes.c_ulong()
+    assert libc.syscall(206, 2 * n, ctypes.byref(ctx)) == 0
+    for i in range(n):
+        aio_submit(ctx, direct, buf, i << 12)
+    i = 0
+    while time.monotonic() < end:
+        aio_wait(ctx, buf)
+        aio_submit(ctx, direct, buf, i % n << 12)
+        i += 1
+    for _ in range(n):
+        aio_wait(ctx, buf)
+    sys.exit(os.wait()[1])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of system calls")
+def test_as_many_asynchronous_writes_as_the_kernel_sends(vol):
+    """What is replaced is dropped before they are answered, and handed over before that, as one request more."""
+    code = f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\nimport test_direct\ntest_direct.replace({vol.path('f')!r}, 3)"
+    end_all(vol, [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)], "writing")
 
 
 @pytest.mark.timeout(900 if LONG else 180)

@@ -14,7 +14,7 @@ import time
 import pytest
 
 import calls
-from conftest import BUILD, MOUNT, daemons, is_mounted, kernel_offers_uring, run, wait_for, write_synced
+from conftest import BUILD, MOUNT, daemons, end_all, is_mounted, kernel_offers_uring, run, wait_for, write_synced
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 
@@ -199,22 +199,6 @@ def test_ends_under_load(offered, unmounted, end, plain):  # pylint: disable=unu
         assert hashlib.sha256(f.read()).digest() == hashlib.sha256(pattern(1, 100000)).digest()
     unmounted.umount()
     unmounted.fsck("-n", "-f", "--data")
-
-
-def end_all(vol, procs, doing):
-    """They end, without an error, and the volume is whole."""
-    try:
-        wait_for(lambda: all(p.poll() is not None for p in procs), 60, f"the end of all {doing}")
-        assert not any(p.returncode for p in procs)
-    except AssertionError:
-        vol.kill()
-        raise
-    finally:
-        for p in procs:
-            p.kill()
-            p.wait()
-    vol.umount()
-    vol.fsck("-n", "-f", "--data")
 
 
 @pytest.mark.parametrize("options", ["", ",writeback"], ids=["plain", "writeback"])
