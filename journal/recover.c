@@ -65,6 +65,8 @@ static int super_find(struct dev_queue *q, const struct diag *d, struct super *s
 		struct super one;
 		int err = dev_read(q, blkno * BLOCK_SIZE, block, BLOCK_SIZE);
 
+		if (err == -ENOMEM)
+			return err;
 		if (!err)
 			err = super_decode(block, blkno, nblocks, NULL, &one);
 		if (!err && !found) {
@@ -147,6 +149,9 @@ static int root_read_slot(struct dev_queue *q, const struct super *sb, unsigned 
 		return -ENOMEM;
 	err[0] = root_read_copy(q, sb, slot, 0, block);
 	err[1] = root_read_copy(q, sb, slot, 1, other);
+	/* That says nothing about the copy. */
+	if (err[0] == -ENOMEM || err[1] == -ENOMEM)
+		return -ENOMEM;
 	if (err[0] && err[1])
 		return err[0];
 	unsigned best = err[0] || (!err[1] && root_generation(other) > root_generation(block));
@@ -170,6 +175,12 @@ int root_find(struct dev_queue *q, const struct super *sb, const struct diag *d,
 
 	for (unsigned slot = 0; slot < 2 && block[0] && block[1]; slot++)
 		err[slot] = root_read_slot(q, sb, slot, repair, block[slot], &bad);
+	/* The slot that could not be looked at may be the newer one. */
+	if (err[0] == -ENOMEM || err[1] == -ENOMEM) {
+		free(block[0]);
+		free(block[1]);
+		return -ENOMEM;
+	}
 	out->both = !err[0] && !err[1];
 	out->bad_copy = bad;
 	if (out->both)

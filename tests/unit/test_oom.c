@@ -382,6 +382,38 @@ static void test_life_from_then_on(void **state)
 	run_life(true);
 }
 
+/* A slot that could not be read for want of memory is not one whose root is bad: the other's is older. */
+static void test_no_older_root(void **state)
+{
+	auto_free struct disk_root *root = dev_alloc(BLOCK_SIZE, false);
+	bool fired = true;
+	uint64_t newest;
+	struct super sb;
+	struct bench b;
+
+	(void)state;
+	/* The newest in the one slot, and in the other. */
+	for (unsigned turn = 0; turn < 2; turn++) {
+		bench_create(&b);
+		bench_open(&b);
+		for (unsigned i = 0; i < turn; i++)
+			assert_int_equal(volume_checkpoint(b.r.v, b.r.q, CHECKPOINT_FORCE), 0);
+		bench_close(&b);
+		assert_int_equal(volume_read_super(b.r.q, &b.r.diag, &sb), 0);
+		assert_int_equal(volume_read_root(b.r.q, &sb, &b.r.diag, false, root), 0);
+		newest = get64(root->h.generation);
+		fired = true;
+		for (unsigned long n = 1; fired; n++) {
+			arm(n, false);
+			int err = volume_read_root(b.r.q, &sb, &b.r.diag, false, root);
+			fired = disarm();
+			assert_int_equal(err, fired ? -ENOMEM : 0);
+			assert_true(err || get64(root->h.generation) == newest);
+		}
+		rig_destroy(&b.r);
+	}
+}
+
 /* Of each way to repair, one that all is well after. */
 static void test_repair(void **state)
 {
@@ -403,6 +435,7 @@ int main(void)
 		cmocka_unit_test(test_life_once),
 		cmocka_unit_test(test_life_from_then_on),
 		cmocka_unit_test(test_repair),
+		cmocka_unit_test(test_no_older_root),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
