@@ -340,6 +340,11 @@ bool alloc_bitmap_lost(struct alloc *a, uint32_t group)
 	return true;
 }
 
+bool alloc_is_lost(const struct alloc *a, uint32_t group)
+{
+	return a->group[group].lost;
+}
+
 /* --- preparing -------------------------------------------------------------------------------- */
 
 static int range_check(const struct alloc *a, uint64_t blkno, uint64_t n, const char *what)

@@ -70,6 +70,7 @@ int alloc_bitmap_arrived(struct alloc *a, uint32_t group, const void *block);
  * disk it stays what it is.  What is used there is not freed: who wants to gets -EAGAIN + *miss each time.  True: it was not known.
  */
 bool alloc_bitmap_lost(struct alloc *a, uint32_t group);
+bool alloc_is_lost(const struct alloc *a, uint32_t group);
 
 /*
  * Makes sure that blocks [blkno, +n) can be freed without I/O: their groups' bitmaps are in memory and all bits set.
