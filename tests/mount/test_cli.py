@@ -141,7 +141,7 @@ def test_sync_reaches_the_daemon(vol):
     run("sync", "-f", vol.dir)
     with open(vol.path("g"), "wb") as f:
         f.write(b"by sync(2)")
-    os.sync()
+    os.sync()  # the machine's: that it comes here is what is looked at
     vol.kill()
     vol.mount()
     assert open(vol.path("f"), "rb").read() == b"synced"

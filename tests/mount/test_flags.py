@@ -293,7 +293,7 @@ def test_sync_flags(unmounted):
     chattr(unmounted.path("D"), "+D")
     open(unmounted.path("S"), "wb").close()
     chattr(unmounted.path("S"), "+S")
-    os.sync()
+    run("sync", "-f", unmounted.dir)
     with open(unmounted.path("S"), "r+b", buffering=0) as f:
         f.write(b"s" * 70000)
         os.fchmod(f.fileno(), 0o640)
@@ -335,7 +335,7 @@ def test_stored_through_mmap_before(vol):
         m = mmap.mmap(f.fileno(), 100000)
     m[0:100000] = b"d" * 100000
     chattr(path, "+i")
-    os.sync()
+    run("sync", "-f", vol.dir)
     m.close()
     vol.kill()
     vol.mount()
@@ -403,7 +403,7 @@ def test_survive(vol):
     os.mkdir(vol.path("d"))
     chattr(vol.path("f"), "+ia")
     chattr(vol.path("d"), "+DA")
-    os.sync()
+    run("sync", "-f", vol.dir)
     vol.kill()
     vol.fsck()
     vol.mount()

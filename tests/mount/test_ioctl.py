@@ -93,7 +93,7 @@ def test_shutdown(unmounted, how):
     """`None`: the request as ext4's and XFS's programs make it, whose flags the kernel does not bring us."""
     unmounted.mount("commit=1000")
     write_synced(unmounted.path("synced"), b"s" * 300000)
-    os.sync()
+    run("sync", "-f", unmounted.dir)
     with open(unmounted.path("not synced"), "wb") as f:
         f.write(b"n" * 300000)
     for name in ("synced", "not synced"):

@@ -199,7 +199,7 @@ def test_time_of_birth(vol):
     fd = os.open(vol.dir, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
-    os.sync()
+    run("sync", "-f", vol.dir)
     vol.kill()
     vol.mount()
     assert statx(vol.path("d", "f"))[1][1] == born["f"] and os.lstat(vol.path("c")).st_rdev == os.makedev(300, 70000)

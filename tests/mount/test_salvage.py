@@ -161,7 +161,7 @@ def crash_with_bad_journal(vol):
     vol.mount()
     for name in ("dir-before", "dir-lost", "dir-behind"):
         os.mkdir(vol.path(name))
-        os.sync()
+        run("sync", "-f", vol.dir)
     vol.kill()
     disk = Disk(vol.image)
     with open(vol.image, "r+b") as f:

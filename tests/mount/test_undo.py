@@ -68,7 +68,7 @@ def damage_journal(vol):
     for name in ("before", "lost", "behind"):
         os.mkdir(vol.path("dir-" + name))
         write_synced(vol.path("dir-" + name, "file"), name.encode() * 50)
-        os.sync()
+        run("sync", "-f", vol.dir)
     vol.kill()
     with open(vol.image, "r+b") as f:
         at = f.read(64 * 4096 + (8 << 20)).find(b"dir-lost", 64 * 4096)
