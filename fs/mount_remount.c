@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fs/ioctl.h"
@@ -16,6 +18,10 @@
 
 /* Of these a user has a say without the kernel. */
 #define DAEMON_FLAGS (MS_NOATIME | MS_RELATIME | MS_STRICTATIME | MS_NODIRATIME | MS_LAZYTIME | MS_SYNCHRONOUS | MS_DIRSYNC | MS_SILENT)
+
+/* For another remount. */
+#define WAIT_TRIES 200
+#define WAIT_NSEC  50000000
 
 struct remount {
 	const struct mount_options *asked;
@@ -59,14 +65,38 @@ static const char *why_not(int err)
 
 /* --- what is so now, and what is to be ------------------------------------------------------------------- */
 
-static enum mount_status find_mount(struct remount *r, char **shown)
+static enum mount_status look(struct remount *r, char **shown)
 {
 	int err = mount_point_shown(r->asked->dir, &r->dir, shown);
 
-	if (err)
-		return refuse(r, err == -EINVAL ? "no Holdfast volume is mounted here" : strerror(-err));
+	return err ? refuse(r, err == -EINVAL ? "no Holdfast volume is mounted here" : strerror(-err)) : MOUNT_OK;
+}
+
+/*
+ * One at a time, else the kernel may be told first what the daemon is told last.  The lock of the mount's root is the kernel's alone, and goes with our
+ * descriptor.  Anybody who may read that directory can hold it: so after ten seconds it goes without.
+ */
+static void wait_for_others(const struct remount *r)
+{
+	for (unsigned i = 0; i < WAIT_TRIES && flock(r->fd, LOCK_EX | LOCK_NB) < 0; i++)
+		nanosleep(&(struct timespec){.tv_nsec = WAIT_NSEC}, NULL);
+}
+
+/* *shown: the options, as they are once nobody else changes them. */
+static enum mount_status find_mount(struct remount *r, char **shown)
+{
+	enum mount_status st = look(r, shown);
+
+	if (st != MOUNT_OK)
+		return st;
 	r->fd = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return r->fd < 0 ? refuse(r, strerror(errno)) : MOUNT_OK;
+	if (r->fd < 0)
+		return refuse(r, strerror(errno));
+	wait_for_others(r);
+	free(*shown);
+	free(r->dir);
+	*shown = r->dir = NULL;
+	return look(r, shown);
 }
 
 /* The kernel's view, then the daemon's, which knows more. */

@@ -653,3 +653,31 @@ def test_by_a_user(unmounted):
     os.chmod(unmounted.dir, 0o777)
     done = run(*mine, "remount,noatime", check=False)
     assert done.returncode == 32 and "only root (CAP_SYS_ADMIN) and the user who has mounted" in done.stdout
+
+
+def test_many_at_once(unmounted):
+    """None is refused, and the kernel and the daemon end with the same one's options."""
+    unmounted.mount()
+    for _ in range(12):
+        procs = [subprocess.Popen([MOUNT, unmounted.image, unmounted.dir, "-o", "remount," + options], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                 for options in ("ro", "rw", "noatime", "ro,relatime", "rw,noatime")]
+        assert [p.communicate(timeout=60)[0] for p in procs] == [""] * 5
+        mine, whole = kernel_options(unmounted.dir)
+        daemons_own = shown(unmounted).split(",")
+        assert whole[0] == daemons_own[0] and ("noatime" in mine) == ("noatime" in daemons_own)
+    unmounted.umount()
+
+
+@pytest.mark.long
+def test_held_up(unmounted):
+    """Whoever may read the root directory can hold what remounts wait for each other with, but not for good."""
+    unmounted.mount()
+    fd = os.open(unmounted.dir, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    begun = time.monotonic()
+    remount(unmounted, "ro")
+    assert 5 < time.monotonic() - begun < 60
+    os.close(fd)
+    remount(unmounted, "rw")
+    write_synced(unmounted.path("f"), b"x")
