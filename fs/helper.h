@@ -12,7 +12,7 @@
 
 /* What such a process keeps beside stdio. */
 #define SOCKET_FD 3 /* to the daemon */
-#define PROC_FD	  4 /* a /proc to look at, if it was given one */
+#define PROC_FD	  4 /* a /proc to look at, or a file there, if it was given one */
 
 /* fork(2), with *fd an end of a SOCK_SEQPACKET pair on either side, each its owner's.  0 in the new process; else its pid, or a negative errno, and then there is
  * no pair. */

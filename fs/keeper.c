@@ -25,6 +25,8 @@
 /* How often it looks whether the daemon has been killed but does not end. */
 #define LOOK_MS 5000
 
+#define STATUS_FD PROC_FD /* its /proc/PID/status, if it was given that */
+
 #define FUSECTL_MAGIC 0x65735543 /* FUSE_CTL_SUPER_MAGIC of Linux, fs/fuse/control.c */
 
 enum order { MOUNT = 1, SETTLE, SETTLE_AND_DETACH, OPEN_FOR_WRITING, UNMOUNT };
@@ -104,15 +106,9 @@ static bool kill_is_pending(const char *status)
  */
 static bool is_killed(void)
 {
-	char path[32], status[4096] = "";
+	char status[4096] = "";
+	ssize_t n = pread(STATUS_FD, status, sizeof(status) - 1, 0);
 
-	/* Of whatever thread of the daemon is left we are the child. */
-	snprintf(path, sizeof(path), "%d/status", (int)getppid());
-	int fd = openat(PROC_FD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t n = fd >= 0 ? read(fd, status, sizeof(status) - 1) : -1;
-
-	if (fd >= 0)
-		close(fd);
 	return n > 0 && (strstr(status, "\nState:\tZ") || strstr(status, "\nCoreDumping:\t1") || kill_is_pending(status));
 }
 
@@ -236,26 +232,7 @@ static void take_orders(struct mount_point *mp, const struct mount_source *src, 
 		do_unmount(mp);
 }
 
-/* Numbers of processes are ours there. */
-static bool is_our_proc(int proc)
-{
-	struct statfs sf;
-	char self[16] = "", pid[16];
-
-	snprintf(pid, sizeof(pid), "%d", (int)getpid());
-	return proc >= 0 && fstatfs(proc, &sf) == 0 && sf.f_type == PROC_SUPER_MAGIC &&
-	       readlinkat(proc, "self", self, sizeof(self) - 1) > 0 && strcmp(self, pid) == 0;
-}
-
-/* /proc as it was before any other namespace was entered; -1: it says nothing of our processes. */
-static int proc_to_look_at(int proc_fd)
-{
-	int proc = proc_fd >= 0 ? proc_fd : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-
-	return is_our_proc(proc) ? proc : -1;
-}
-
-_Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mount_source *src,
+_Noreturn static void keeper_main(int fd, int status, struct mount_point mp, const struct mount_source *src,
 				  const struct mount_options *o, const struct diag *diag)
 {
 	/* It goes when the daemon goes, and signals to the whole group tell that. */
@@ -264,21 +241,39 @@ _Noreturn static void keeper_main(int fd, struct mount_point mp, const struct mo
 	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
 		signal(ignored[i], SIG_IGN);
 	prctl(PR_SET_NAME, "holdfast-keeper");
-	if (helper_take(fd, proc_to_look_at(mp.proc_fd)))
+	if (helper_take(fd, status))
 		take_orders(&mp, src, o, diag);
 	_exit(0);
 }
 
 /* --- the daemon's side ---------------------------------------------------------------------------------- */
 
+/*
+ * For the keeper: -1, or our status.  Opened here, as later it may not (sandbox.c), depending on how /proc is mounted.  `proc` is /proc as it was before any other
+ * namespace was entered, or -1.
+ */
+static int open_status(int proc)
+{
+	struct statfs sf;
+	int fd = proc >= 0 ? openat(proc, "self/status", O_RDONLY | O_CLOEXEC) : open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && (fstatfs(fd, &sf) < 0 || sf.f_type != PROC_SUPER_MAGIC)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
 int keeper_start(const struct mount_point *mp, const struct mount_source *src, const struct mount_options *o,
 		 const struct diag *diag, struct keeper *out)
 {
-	int fd;
+	int fd, status = open_status(mp->proc_fd);
 	pid_t pid = helper_fork(&fd);
 
 	if (pid == 0)
-		keeper_main(fd, *mp, src, o, diag);
+		keeper_main(fd, status, *mp, src, o, diag);
+	if (status >= 0)
+		close(status);
 	if (pid < 0)
 		return (int)pid;
 	*out = (struct keeper){.fd = fd, .pid = pid};

@@ -9,6 +9,7 @@
 #include <linux/landlock.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,6 +57,27 @@ int sandbox_drop_capabilities(uint64_t keep)
 int sandbox_no_new_privileges(void)
 {
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
+}
+
+/* --- who looks in ------------------------------------------------------------------------------------- */
+
+/* A core dump shall be made all the same, of the place where it happened. */
+static void crashed(int sig)
+{
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	raise(sig);
+}
+
+/* Without capabilities it could be traced by whoever has the same user id, were it root in a container, and be made to do anything with the image and the mount. */
+static void refuse_tracers(void)
+{
+	static const int fatal[] = {SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS};
+	/* The signal that it raises waits for its end, and does then what it does by default. */
+	struct sigaction sa = {.sa_handler = crashed, .sa_flags = (int)SA_RESETHAND};
+
+	for (size_t i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
+		sigaction(fatal[i], &sa, NULL);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
 /* --- Landlock ------------------------------------------------------------------------------------------ */
@@ -147,6 +169,7 @@ static const struct {
 	{SCMP_SYS(clone), 0, CLONE_THREAD, CLONE_THREAD, ANY, 0, 0},
 	{SCMP_SYS(prctl), 0, ~0u, PR_SET_NAME, ANY, 0, 0},
 	{SCMP_SYS(prctl), 0, ~0u, PR_SET_VMA, ANY, 0, 0},
+	{SCMP_SYS(prctl), 0, ~0u, PR_SET_DUMPABLE, 1, ~0ull, 1},
 	/* Of the calling thread only, not of its user's other processes; downwards, as it has no privilege. */
 	{SCMP_SYS(setpriority), 0, ~0u, PRIO_PROCESS, 1, ~0u, 0},
 	{SCMP_SYS(ioprio_set), 0, ~0u, IOPRIO_WHO_PROCESS, 1, ~0u, 0},
@@ -245,6 +268,8 @@ void sandbox_enter(struct sandbox *s, const struct diag *d)
 	char part[32];
 	int abi;
 
+	if (!SANITIZED)
+		refuse_tracers();
 	note(s, d, "no capabilities", sandbox_drop_capabilities(0));
 	note(s, d, "no new privileges", sandbox_no_new_privileges());
 	if (SANITIZED) {

@@ -5,7 +5,7 @@
  * An image may be made to take over who parses it.  So the daemon first opens all it will ever need (image, rings, /dev/null, the
  * way to syslog, a keeper who mounts for it: keeper.h), and then, with one thread still, gives up the rest: capabilities,
  * privileges by execve(2), files and TCP (Landlock), and all system calls but those in sandbox.c's table (seccomp).  Threads
- * that it starts later inherit all that, and nothing brings it back.
+ * that it starts later inherit all that, and nothing brings it back.  And from before that on it can be traced by nobody without CAP_SYS_PTRACE.
  *
  * What goes beyond that later, a new system call or ioctl, goes into the table; a descriptor or a ring is made before.
  */

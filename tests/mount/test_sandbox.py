@@ -6,13 +6,15 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 
 import pytest
 
-from conftest import BUILD, FSCK, MKFS, MOUNT, daemons, is_mounted, libc, run, wait_for, write_synced
+from conftest import BUILD, FSCK, MKFS, MOUNT, SANITIZED, daemons, is_mounted, libc, run, wait_for, write_synced
 
 HOLDFAST = os.path.join(BUILD, "tools", "holdfast")
 USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+WALL = 0x40000000  # a thread that is traced is not a child
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1, 2, 21
 
 
@@ -102,7 +104,65 @@ def test_nothing_open_that_is_not_needed(unmounted):
 
     assert open_files(pid) <= {unmounted.image, "/dev/null", "/dev/fuse", "socket", "anon_inode",
                                "/proc/sys/vm/dirtytime_expire_seconds"}
-    assert open_files(keeper) == {"/dev/null", "socket", "/proc"}
+    assert open_files(keeper) == {"/dev/null", "socket", f"/proc/{pid}/status"}
+
+
+TRACE = r"""
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+pid = int(sys.argv[1])
+print(ctypes.get_errno() if libc.ptrace(0x4206, pid, None, None) < 0 else 0)  # PTRACE_SEIZE
+try:
+    os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR))
+    print(0)
+except OSError as e:
+    print(e.errno)
+"""
+
+
+@pytest.mark.skipif(SANITIZED != "", reason="leaks are looked for by tracing")
+@pytest.mark.parametrize("options", ["rw", "nosandbox"])
+def test_nobody_looks_in(unmounted, options):
+    """Root without capabilities, who has the daemon's user id, is somebody else to it, though that has none either."""
+    run(MOUNT, unmounted.image, unmounted.dir, "-o", options)
+    (pid,) = daemons(unmounted.image)
+    powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+    for who, refused in ((powerless, [1, 13]), ([], [0, 0])):
+        seen = [int(e) for e in run(*who, sys.executable, "-c", TRACE, pid).stdout.split()]
+        # Without a sandbox it has capabilities, which say the same.
+        assert seen == refused, who
+
+
+@pytest.mark.skipif(SANITIZED != "", reason="leaks are looked for by tracing")
+@pytest.mark.parametrize("sig", [signal.SIGABRT, signal.SIGSEGV])
+def test_crash_is_dumped(folder, unmounted, sig):
+    """It is no secret from the kernel's dumper once it crashes, and not before.  Of one that is, files in /proc are root's."""
+    for path in (folder, unmounted.dir, unmounted.image):
+        os.chown(path, 65534, 65534)
+    mode = os.stat("/dev/fuse").st_mode
+    os.chmod("/dev/fuse", 0o666)
+    try:
+        run(*USER, MOUNT, unmounted.image, unmounted.dir)
+    finally:
+        os.chmod("/dev/fuse", mode)
+    (pid,) = daemons(unmounted.image)
+    assert os.stat(f"/proc/{pid}/stat").st_uid == 0
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    assert libc.ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE
+    try:
+        assert libc.syscall(234, pid, pid, int(sig)) == 0  # tgkill
+        for owner in (0, 65534):
+            _, stopped = os.waitpid(pid, WALL)
+            assert os.WIFSTOPPED(stopped) and os.WSTOPSIG(stopped) == sig
+            assert os.stat(f"/proc/{pid}/stat").st_uid == owner
+            assert libc.ptrace(7, pid, None, int(sig)) == 0  # PTRACE_CONT
+        _, ended = os.waitpid(pid, WALL)
+        assert os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == sig
+    finally:
+        libc.ptrace(17, pid, None, None)  # PTRACE_DETACH
+    gone(unmounted.image)
+    run(*USER, "fusermount3", "-uz", unmounted.dir)
 
 
 def test_keeper_has_what_it_needs(vol):

@@ -194,6 +194,7 @@ static void refused(void)
 	MUST_FAIL(syscall(SYS_io_uring_setup, 1, NULL), EPERM);
 	MUST_FAIL(syscall(SYS_io_uring_register, 0, 0, NULL, 0), EPERM);
 	MUST_FAIL(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), EPERM);
+	MUST_FAIL(prctl(PR_SET_DUMPABLE, 2, 0, 0, 0), EPERM);
 	MUST_FAIL(fcntl(0, F_SETOWN, 1), EPERM);
 	/* Not even of the group, which is ours alone behind setsid(2); nor of what else there may be ("the user's" are all of root's). */
 	MUST_FAIL(setpriority(PRIO_PGRP, 0, 19), EPERM);
