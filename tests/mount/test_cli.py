@@ -141,7 +141,13 @@ def test_sync_reaches_the_daemon(vol):
     run("sync", "-f", vol.dir)
     with open(vol.path("g"), "wb") as f:
         f.write(b"by sync(2)")
-    os.sync()  # the machine's: that it comes here is what is looked at
+    # The machine's: that it comes here is what is looked at.  A process of its own, because somebody else's mount may keep it for ever, whatever kills it.
+    machine = subprocess.Popen(["sync"])  # pylint: disable=consider-using-with
+    try:
+        assert machine.wait(60) == 0
+    except subprocess.TimeoutExpired:
+        run("sync", "-f", vol.dir)
+        pytest.skip("sync(2) waits for another mount of this machine")
     vol.kill()
     vol.mount()
     assert open(vol.path("f"), "rb").read() == b"synced"
