@@ -16,6 +16,7 @@
 
 #include "core/image_lock.h"
 #include "fs/admit.h"
+#include "fs/apart.h"
 #include "fs/background.h"
 #include "fs/caller.h"
 #include "fs/control.h"
@@ -364,6 +365,8 @@ static int start_loop(struct daemon *d)
 		return failed(d, "libfuse refused to start", -ENOMEM);
 	err = inval_start(d->se, d->fs, &d->inval);
 	d->glue.inval = d->inval;
+	if (!err)
+		err = apart_start(&d->glue.apart);
 	if (!err && d->admit)
 		err = admit_start(d->admit, d->fs, d->inval);
 	return err ? failed(d, "cannot start a thread", err) : 0;
@@ -704,7 +707,8 @@ static void stop_work(struct daemon *d)
 	inval_end(d->inval, d->q);
 	if (d->loop)
 		loop_drain(d->loop);
-	/* Who could ask it anything has ended. */
+	/* Who could ask them anything has ended. */
+	apart_end(d->glue.apart);
 	admit_end(d->admit);
 	/* Nobody can ask for it any more.  Its queue carries nothing that others wait for. */
 	scrub_job_destroy(d->scrub, d->q);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/apart.h"
 #include "fs/control.h"
 #include "fs/fuse_ops.h"
 #include "fs/inval.h"
@@ -35,20 +36,51 @@ struct read_op {
 	fuse_req_t req;
 	struct worker *worker;
 	struct reply_room room;
+	struct apart_answer answer;
+	bool direct;
 };
+
+static void read_reply(struct read_op *op)
+{
+	if (op->io.result < 0)
+		fuse_reply_err(op->req, (int)-op->io.result);
+	else
+		fuse_reply_buf(op->req, op->io.data, (size_t)op->io.result);
+}
+
+static void read_end(struct read_op *op)
+{
+	struct worker *w = op->worker;
+
+	worker_reply_room_put(w, &op->room);
+	free(op);
+	worker_end(w);
+}
+
+static void read_send(struct apart_answer *answer)
+{
+	read_reply((struct read_op *)((char *)answer - offsetof(struct read_op, answer)));
+}
+
+static void read_sent(struct dev_task *sent)
+{
+	read_end((struct read_op *)((char *)sent - offsetof(struct read_op, answer.sent)));
+}
 
 static void read_done(struct fs_io *io)
 {
 	struct read_op *op = (struct read_op *)io;
-	struct worker *w = op->worker;
 
-	if (io->result < 0)
-		fuse_reply_err(op->req, (int)-io->result);
-	else
-		fuse_reply_buf(op->req, io->data, (size_t)io->result);
-	worker_reply_room_put(w, &op->room);
-	free(op);
-	worker_end(w);
+	struct call c = call_of(op->req);
+
+	/* Until pages have been handed over for the first time nobody waits for that. */
+	if (op->direct && atomic_load(&c.glue->handed_over) && !reply_room_apart(&op->room)) {
+		op->answer = (struct apart_answer){.send = read_send, .sent.run = read_sent, .q = c.q};
+		apart_send(c.glue->apart, &op->answer);
+		return;
+	}
+	read_reply(op);
+	read_end(op);
 }
 
 void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -68,6 +100,7 @@ void fuse_io_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 	}
 	op->req = req;
 	op->worker = c.worker;
+	op->direct = is_direct(fi);
 	op->io = (struct fs_io){
 		.ino = ino, .off = (uint64_t)off, .len = len, .buf = op->room.mem, .done = read_done,
 		.no_atime = fi->flags & O_NOATIME};
@@ -433,6 +466,8 @@ void fuse_io_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	op->entry = entry;
 	if (!op->direct)
 		inval_note_cached(c.glue->inval, ino);
+	if (fi->writepage && !atomic_load(&c.glue->handed_over))
+		atomic_store(&c.glue->handed_over, true);
 	fs_write(c.fs, c.q, &op->io);
 }
 

@@ -24,6 +24,7 @@
 #define MAX_BACKGROUND 64
 
 struct admit;
+struct apart;
 struct callers;
 struct control;
 struct inval;
@@ -34,6 +35,7 @@ struct fuse_glue {
 	struct loop *loop;
 	struct control *control;
 	struct inval *inval;
+	struct apart *apart;
 	struct callers *callers;
 	struct admit *admit; /* the kernel caches writes; NULL: it does not */
 	bool flags; /* the kernel asks at every open, since some inode may have flags that forbid it */
@@ -42,6 +44,7 @@ struct fuse_glue {
 	bool no_holes; /* the kernel cannot be made to hand over all that it has cached, and is to take everything for data */
 	bool acl; /* POSIX ACLs are kept here and checked by the kernel */
 	bool inited; /* INIT has been served */
+	_Atomic bool handed_over; /* the kernel has handed over pages of its cache */
 	_Atomic unsigned direct_waits; /* direct writes whose answer waits until nothing older is cached */
 };
 

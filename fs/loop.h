@@ -129,8 +129,11 @@ struct reply_room {
 	void *mem; /* NULL: no memory */
 	size_t len;
 	bool own; /* of worker_alloc() */
+	struct ring_entry *entry; /* else in it */
 };
 struct reply_room worker_reply_room(struct worker *w, size_t len);
 void worker_reply_room_put(struct worker *w, const struct reply_room *room);
+/* The reply that comes next is not to be given by the worker (apart.h); false: the caller has to see to that. */
+bool reply_room_apart(const struct reply_room *room);
 
 #endif

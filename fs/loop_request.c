@@ -81,6 +81,13 @@ bool worker_lends_entry(const struct worker *w)
 	return w->current && w->current->entry;
 }
 
+bool reply_room_apart(const struct reply_room *room)
+{
+	if (room->entry)
+		ring_entry_apart(room->entry);
+	return room->entry != NULL;
+}
+
 bool worker_park(struct worker *w, bool entry)
 {
 	if (entry && w->nparked >= RING_DEPTH / 2)
@@ -98,7 +105,7 @@ struct reply_room worker_reply_room(struct worker *w, size_t len)
 {
 	assert(len <= FS_READ_ROOM(MOUNT_MAX_IO));
 	if (worker_lends_entry(w))
-		return (struct reply_room){.mem = ring_entry_payload(w->current->entry), .len = len};
+		return (struct reply_room){.mem = ring_entry_payload(w->current->entry), .len = len, .entry = w->current->entry};
 	return (struct reply_room){.mem = worker_alloc(w, len), .len = len, .own = true};
 }
 

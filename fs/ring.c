@@ -66,6 +66,7 @@ struct ring_entry {
 	STAILQ_ENTRY(ring_entry) link; /* in arrived */
 	enum state state;
 	uint16_t qid;
+	bool apart; /* ring_entry_apart(), until there is a reply */
 	uint64_t unique; /* of a taken one */
 	char *mem;
 	struct iovec iov[2];
@@ -94,6 +95,11 @@ static struct ring_header *header_of(const struct ring_entry *e)
 void *ring_entry_room(struct ring_entry *e)
 {
 	return e->mem + ROOM_AT;
+}
+
+void ring_entry_apart(struct ring_entry *e)
+{
+	e->apart = true;
 }
 
 void *ring_entry_payload(struct ring_entry *e)
@@ -149,7 +155,8 @@ static void submit(struct ring_entry *e, uint32_t op, uint64_t commit_id)
 		return;
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->fd = r->fixed_file ? DEV_GUEST_FILE : r->fd;
-	sqe->flags = r->fixed_file ? IOSQE_FIXED_FILE : 0;
+	sqe->flags = (r->fixed_file ? IOSQE_FIXED_FILE : 0) | (e->apart ? IOSQE_ASYNC : 0);
+	e->apart = false;
 	sqe->cmd_op = op;
 	if (op == CMD_REGISTER) {
 		sqe->addr = (uintptr_t)e->iov;

@@ -56,6 +56,9 @@ struct ring_entry *ring_next(struct ring *r, char **message, size_t *len);
 /* RING_ROOM bytes, 16-aligned.  The caller's until the next request of this entry has been taken from ring_next(). */
 void *ring_entry_room(struct ring_entry *e);
 
+/* The reply may make the kernel wait for other requests of this ring: a thread of the kernel's own does that then, at some more cost. */
+void ring_entry_apart(struct ring_entry *e);
+
 /*
  * Where the reply's payload goes, 4096-aligned, with 4096 bytes to spare behind it: a reply that is there already is not copied.  What came behind
  * the request's fixed part (names, data to be written) is in the same place.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """O_DIRECT beside the kernel's cache."""
+import contextlib
 import ctypes
 import mmap
 import os
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import LONG, end_all, libc, run
+from conftest import LONG, end_all, kernel_offers_uring, libc, run
 
 
 class Iocb(ctypes.Structure):
@@ -99,6 +100,54 @@ def test_as_many_asynchronous_writes_as_the_kernel_sends(vol):
     """What is replaced is dropped before they are answered, and handed over before that, as one request more."""
     code = f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\nimport test_direct\ntest_direct.replace({vol.path('f')!r}, 3)"
     end_all(vol, [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)], "writing")
+
+
+# Processes that read past the cache into mappings of a file, store there, and make the kernel hand it over: truncate it to the size that it has, or flush.
+INTO = r"""
+import mmap, os, random, sys, time
+SIZE = 256 << 10
+a, b = (os.path.join(sys.argv[1], name) for name in "ab")
+end = time.monotonic() + float(sys.argv[2])
+for path in a, b:
+    with open(path, "wb") as f:
+        f.write(bytes(SIZE))
+
+def read(m, rnd):
+    at = rnd.randrange(SIZE >> 12) << 12
+    os.preadv(fd, [memoryview(m)[at:at + 32768]], at)
+
+def store(m, rnd):
+    m[rnd.randrange(SIZE)] = 1
+
+def truncate(_m, _rnd):
+    os.truncate(b, SIZE)
+
+def flush(m, _rnd):
+    m.flush()
+
+for i in range(18):
+    if os.fork() == 0:
+        fd, rnd = os.open(a, os.O_RDONLY | os.O_DIRECT), random.Random(i)
+        m = mmap.mmap(os.open(b, os.O_RDWR), SIZE)
+        while time.monotonic() < end:
+            (truncate, flush, flush, store, store, store, read)[min(i, 6)](m, rnd)
+        os._exit(0)
+sys.exit(sum(os.wait()[1] for _ in range(18)) != 0)
+"""
+
+
+@pytest.mark.parametrize("transport", ["dev", "uring"])
+def test_reads_into_mappings(unmounted, transport):
+    """When they are answered the kernel locks their pages, as does who waits for other answers; no worker may wait for that."""
+    with kernel_offers_uring(True) if transport == "uring" else contextlib.nullcontext():
+        unmounted.mount(f"transport={transport}")
+    # Something has been handed over before.
+    with open(unmounted.path("c"), "w+b") as f:
+        f.truncate(4096)
+        with mmap.mmap(f.fileno(), 4096) as m:
+            m[0] = 1
+            m.flush()
+    end_all(unmounted, [subprocess.Popen(["/usr/bin/python3", "-c", INTO, unmounted.dir, "3"], stdin=subprocess.DEVNULL)], "reading")
 
 
 @pytest.mark.timeout(900 if LONG else 180)
