@@ -40,26 +40,11 @@ void group_mark_dirty(struct alloc *a, uint32_t group)
 	a->ndirty++;
 }
 
-/* From where free blocks of a group count to where they count then. */
-static void group_set_lost(struct alloc *a, uint32_t group, bool lost)
-{
-	struct group *g = &a->group[group];
-	uint64_t *from = lost ? &a->nfree : &a->nlost, *to = lost ? &a->nlost : &a->nfree;
-
-	*from -= g->nfree;
-	*to += g->nfree;
-	g->lost = lost;
-	bit_put(a->nonfull, group, !lost && g->nfree > 0);
-	bit_put(a->absent, group, !lost && g->nfree > 0);
-}
-
 /* The bits are in memory from now on. */
 static void group_attach(struct alloc *a, uint32_t group, struct group_bits *mem)
 {
 	struct group *g = &a->group[group];
 
-	if (g->lost)
-		group_set_lost(a, group, false);
 	g->mem = mem;
 	bit_put(a->absent, group, false);
 	a->nfree_loaded += g->nfree;
@@ -82,15 +67,6 @@ int group_provide(struct alloc *a, uint32_t group, struct miss *miss)
 	group_fixed_bits(a->sb, group, mem->live);
 	group_attach(a, group, mem);
 	return 0;
-}
-
-int group_provide_any(struct alloc *a, uint32_t group, struct miss *miss)
-{
-	int err = group_provide(a, group, miss);
-
-	if (err == -EAGAIN)
-		miss->optional = true;
-	return err;
 }
 
 void group_take(struct alloc *a, const struct piece *p)
@@ -332,19 +308,6 @@ int alloc_bitmap_arrived(struct alloc *a, uint32_t group, const void *block)
 	return 0;
 }
 
-bool alloc_bitmap_lost(struct alloc *a, uint32_t group)
-{
-	if (!alloc_wants(a, group) || a->group[group].lost)
-		return false;
-	group_set_lost(a, group, true);
-	return true;
-}
-
-bool alloc_is_lost(const struct alloc *a, uint32_t group)
-{
-	return a->group[group].lost;
-}
-
 /* --- preparing -------------------------------------------------------------------------------- */
 
 static int range_check(const struct alloc *a, uint64_t blkno, uint64_t n, const char *what)
@@ -514,7 +477,7 @@ int alloc_load(struct alloc *a, uint64_t need, struct miss *miss)
 {
 	assert(need <= a->nfree);
 	while (a->nfree_loaded < need) {
-		int err = group_provide_any(a, alloc_absent_group(a), miss);
+		int err = group_provide(a, alloc_absent_group(a), miss);
 
 		if (err)
 			return err;
@@ -533,7 +496,7 @@ int alloc_prepare_reserve(struct alloc *a, uint64_t n, enum alloc_level level, s
 	/* Both copies' places, else the second would settle beside the first. */
 	for (unsigned copy = 0; copy < NODE_COPIES; copy++) {
 		uint32_t group = blkno_group(a->node_cursor[copy]);
-		int err = bit_get(a->absent, group) ? group_provide_any(a, group, miss) : 0;
+		int err = bit_get(a->absent, group) ? group_provide(a, group, miss) : 0;
 
 		if (err)
 			return err;

@@ -8,7 +8,7 @@
  * Numbered invariants (alloc_assert() checks them):
  *   1. A block is in exactly one state: free, used, freed-pending, or free and being trimmed.  The live bitmap has a 1 for the
  *      latter three: nothing is handed out before alloc_release() has forgotten it, or alloc_trim_end().
- *   2. nfree (sum over groups of clear live bits, but for those whose bitmap is lost) >= reserved + emergency + cached, except that ALLOC_CACHED may
+ *   2. nfree (sum over groups of clear live bits) >= reserved + emergency + cached, except that ALLOC_CACHED may
  *      dip into the last part, ALLOC_OWNED, if that is empty, into three quarters of the second, and ALLOC_URGENT into both; `reserved` blocks are those
  *      the next checkpoint will need.
  *   3. What alloc_freeze() snapshots has a 0 for every block freed before the freeze or being trimmed, and a 1 for none
@@ -65,12 +65,6 @@ void alloc_bitmap_where(const struct alloc *a, uint32_t group, unsigned *slot, u
 /* The loader's result: `block` passed bitmap_check() (copied).  A second arrival is ignored.
  * -EUCLEAN if it disagrees with the table's free count or leaves a fixed block free. */
 int alloc_bitmap_arrived(struct alloc *a, uint32_t group, const void *block);
-/*
- * Or there is none, as both copies are bad.  What is free in the group is not handed out and no longer in nfree, unless the bitmap arrives after all; on
- * disk it stays what it is.  What is used there is not freed: who wants to gets -EAGAIN + *miss each time.  True: it was not known.
- */
-bool alloc_bitmap_lost(struct alloc *a, uint32_t group);
-bool alloc_is_lost(const struct alloc *a, uint32_t group);
 
 /*
  * Makes sure that blocks [blkno, +n) can be freed without I/O: their groups' bitmaps are in memory and all bits set.

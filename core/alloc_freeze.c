@@ -141,7 +141,7 @@ int alloc_freeze(struct alloc *a, uint64_t generation, struct alloc_freeze *out)
 			return err;
 	}
 	a->frozen_exists = true;
-	out->nfree = a->nfree + a->nlost + (BUG(NFREE_MISCOUNTED) ? 0 : a->npending);
+	out->nfree = a->nfree + (BUG(NFREE_MISCOUNTED) ? 0 : a->npending);
 	pending_freeze(a);
 	images_build(a, generation, out);
 	memcpy(out->table_slot, a->table_slot, sizeof(out->table_slot));
@@ -226,13 +226,13 @@ static void group_assert(const struct alloc *a, uint32_t group)
 	const struct group_bits *m = g->mem;
 	uint64_t fixed[GROUP_WORDS];
 
-	assert(bit_get(a->nonfull, group) == (g->nfree > 0 && !g->lost));
+	assert(bit_get(a->nonfull, group) == (g->nfree > 0));
 	if (!m) {
-		assert(bit_get(a->absent, group) == (g->nfree > 0 && !g->lost));
+		assert(bit_get(a->absent, group) == (g->nfree > 0));
 		assert(!bit_get(a->dirty, group));
 		return;
 	}
-	assert(!bit_get(a->absent, group) && !g->lost);
+	assert(!bit_get(a->absent, group));
 	assert(GROUP_BLOCKS - bits_count(m->live, GROUP_WORDS) == g->nfree);
 	assert(longest_run(m->live) <= g->max_run);
 	group_fixed_bits(a->sb, group, fixed);
@@ -263,15 +263,15 @@ static uint64_t pend_assert_list(const struct alloc *a, bool is_frozen)
 
 void alloc_assert(const struct alloc *a)
 {
-	uint64_t nfree = 0, nlost = 0, nfree_loaded = 0;
+	uint64_t nfree = 0, nfree_loaded = 0;
 	uint32_t ndirty = bits_count(a->dirty, BITS_WORDS(a->sb->ngroups));
 
 	for (uint32_t group = 0; group < a->sb->ngroups; group++) {
 		group_assert(a, group);
-		*(a->group[group].lost ? &nlost : &nfree) += a->group[group].nfree;
+		nfree += a->group[group].nfree;
 		nfree_loaded += a->group[group].mem ? a->group[group].nfree : 0;
 	}
-	assert(nfree == a->nfree && nlost == a->nlost && nfree_loaded == a->nfree_loaded);
+	assert(nfree == a->nfree && nfree_loaded == a->nfree_loaded);
 	assert(ndirty == a->ndirty);
 	assert(a->reserved <= a->nfree_loaded);
 	assert(!a->trim || a->group[a->trim->group].mem->trim == a->trim);

@@ -109,7 +109,7 @@ static int search_enter(struct alloc *a, struct search *s, uint32_t group, struc
 	const struct group *g = &a->group[group];
 	uint32_t bound = group_bound(g);
 
-	if (bound <= s->len || g->lost || (!g->mem && s->memory_only))
+	if (bound <= s->len || (!g->mem && s->memory_only))
 		return 0;
 	if (!g->mem && !g->uninit && s->len >= s->need && s->met >= ROOM_GROUPS)
 		return 0;
@@ -119,7 +119,7 @@ static int search_enter(struct alloc *a, struct search *s, uint32_t group, struc
 		s->has_skipped = true;
 		return 0;
 	}
-	int err = group_provide_any(a, group, miss);
+	int err = group_provide(a, group, miss);
 	return err ? err : 1;
 }
 
@@ -187,7 +187,7 @@ static int search_run(struct alloc *a, struct search *s, uint64_t goal, struct m
 		group = next;
 	}
 	if (!err && s->len == 0 && s->has_skipped)
-		err = group_provide_any(a, s->skipped, miss);
+		err = group_provide(a, s->skipped, miss);
 	return err;
 }
 
@@ -198,9 +198,9 @@ static int search_at(struct alloc *a, struct search *s, uint64_t goal, uint32_t 
 	uint32_t end = from + want < GROUP_BLOCKS ? from + want : GROUP_BLOCKS;
 	uint64_t buf[GROUP_WORDS];
 
-	if (!group_has_free(a, group))
+	if (a->group[group].nfree == 0)
 		return 0;
-	int err = group_provide_any(a, group, miss);
+	int err = group_provide(a, group, miss);
 	if (err)
 		return err;
 	s->blkno = goal;

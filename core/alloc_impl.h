@@ -39,7 +39,6 @@ struct group {
 	uint16_t max_run;	/* no run of clear live bits is longer; lowered by searches that fail */
 	uint8_t slot;		/* current on disk */
 	bool uninit;		/* never written */
-	bool lost;		/* its bitmap could not be read: `nfree` counts in nlost */
 };
 
 struct claim {
@@ -60,13 +59,12 @@ struct alloc {
 	struct group *group;	/* sb->ngroups of them */
 
 	/* A bit per group, so that a search passes over the uninteresting ones 64 at a time. */
-	uint64_t *nonfull;	/* nfree > 0, and not lost */
-	uint64_t *absent;	/* of these: not in memory */
+	uint64_t *nonfull;	/* nfree > 0 */
+	uint64_t *absent;	/* nfree > 0 and not in memory */
 	uint64_t *dirty;	/* differs from what the last freeze wrote */
 	uint32_t ndirty;
 
-	uint64_t nfree;		/* sum over all groups that are not lost */
-	uint64_t nlost;		/* the other ones' */
+	uint64_t nfree;		/* sum over all groups */
 	uint64_t nfree_loaded;	/* sum over groups in memory; >= reserved */
 	uint64_t npending;	/* blocks in `pending`, `frozen` and `trim` */
 	uint64_t reserved;
@@ -137,15 +135,6 @@ static inline uint64_t alloc_kept(const struct alloc *a, enum alloc_level level)
 
 /* Makes the bits of a group available: 0; -EAGAIN + *miss if they must be read; -ENOMEM. */
 int group_provide(struct alloc *a, uint32_t group, struct miss *miss);
-
-/* The same of a group that has free blocks, for one that is as good as others: if its bits are lost, it has none when the step runs again. */
-int group_provide_any(struct alloc *a, uint32_t group, struct miss *miss);
-
-/* Has it free blocks that can be handed out? */
-static inline bool group_has_free(const struct alloc *a, uint32_t group)
-{
-	return bit_get(a->nonfull, group);
-}
 
 /* The bits of a group in which only fixed blocks are used. */
 void group_fixed_bits(const struct super *sb, uint32_t group, uint64_t bits[GROUP_WORDS]);

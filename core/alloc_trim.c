@@ -69,11 +69,11 @@ int alloc_trim_begin(struct alloc *a, uint64_t *next, uint64_t end, uint64_t min
 	*n = 0;
 	if (a->trim)
 		return -EBUSY;
-	if (!group_has_free(a, group)) {
+	if (!a->group[group].nfree) {
 		*next = first + to;
 		return 0;
 	}
-	int err = group_provide_any(a, group, miss);
+	int err = group_provide(a, group, miss);
 	if (err)
 		return err;
 	max = trim_budget(a, max);

@@ -27,7 +27,6 @@ struct miss {
 	struct key lo, hi;	/* keys of the node are in [lo, hi) */
 	bool has_hi;
 	uint32_t group;
-	bool optional;	/* MISS_BITMAP: if it is lost, the step does without when it runs again */
 };
 
 #endif

@@ -35,12 +35,7 @@ int file_atime_set(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk
 {
 	int err = atime_set(fs, q, ino, di, now, miss);
 
-	if (err != -EAGAIN)
-		return 0;
-	miss->optional = miss->kind == MISS_BITMAP;
-	if (miss->optional && alloc_is_lost(fs->v->alloc, miss->group))
-		return 0;
-	return miss->optional || miss->kind == MISS_NODE ? err : 0;
+	return err == -EAGAIN && (miss->kind == MISS_NODE || miss->kind == MISS_BITMAP) ? err : 0;
 }
 
 int file_damaged(struct fs *fs, uint64_t ino, uint64_t block, uint64_t blkno)

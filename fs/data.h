@@ -98,7 +98,7 @@ struct data_task {
 void data_start(struct fs *fs, struct dev_queue *q, struct data_task *t);
 
 /* The file was read: its time of access, if it is due.  The last thing in a step, for it changes the tree.  A
- * reader does not wait for space or journal, nor fail for want of them, or of a bitmap that is lost. */
+ * reader does not wait for space or journal, nor fail for want of them. */
 int file_atime(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, struct miss *miss);
 /* The second half of it, for who has found it due. */
 int file_atime_set(struct fs *fs, struct dev_queue *q, uint64_t ino, struct disk_inode *di, const struct timespec *now,

@@ -287,14 +287,10 @@ static void provide_bitmap_done(struct meta_read *r, int err)
 	v->stats.repairs += r->nrepaired;
 	if (!err)
 		err = alloc_bitmap_arrived(v->alloc, p->miss.group, r->block);
-	if (err == -EUCLEAN)
-		err = -EIO;
-	bool lost = err == -EIO, known = lost && !alloc_bitmap_lost(v->alloc, p->miss.group);
-	/* Others may have been at it as well. */
-	if (err && !(known && p->miss.optional))
+	if (err)
 		volume_note_damage(v);
 	volume_unlock(v);
-	provide_finish(p, lost && p->miss.optional ? 0 : err);
+	provide_finish(p, err == -EUCLEAN ? -EIO : err);
 }
 
 static void provide_checkpointed(struct dev_task *task)

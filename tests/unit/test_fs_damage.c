@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * test_fs_damage.c - what is valid by itself and wrong in its context: a journal record that the state before it does not fit, extents
- * that share blocks, a bitmap that was asked for too late, and one that is lost.  None of it may end in an assertion.
+ * that share blocks, and a bitmap that was asked for too late.  None of it may end in an assertion.
  */
 #include "tests/unit/data_rig.h"
 
@@ -487,114 +487,6 @@ static void test_outdated_bitmap_miss(void **state)
 	free(old);
 }
 
-static struct alloc_space space_of(struct data *d)
-{
-	struct alloc_space s;
-
-	volume_lock(d->r.v);
-	alloc_assert(d->r.v->alloc);
-	alloc_get_space(d->r.v->alloc, &s);
-	volume_unlock(d->r.v);
-	return s;
-}
-
-/* Of a group whose bitmap is on disk and not in memory: both copies to or from `copy`. */
-static void bitmap_on_disk(struct data *d, uint32_t group, uint8_t *copy, bool write)
-{
-	unsigned slot;
-	uint32_t csum;
-
-	volume_lock(d->r.v);
-	assert_true(alloc_wants(d->r.v->alloc, group));
-	alloc_bitmap_where(d->r.v->alloc, group, &slot, &csum);
-	volume_unlock(d->r.v);
-	for (unsigned i = 0; i < 2; i++) {
-		uint64_t off = bitmap_blkno(&d->r.v->sb, group, slot, i) * BLOCK_SIZE;
-
-		if (write)
-			dev_sim_poke(d->r.dev, off, copy, BLOCK_SIZE);
-		else
-			dev_sim_peek(d->r.dev, off, copy, BLOCK_SIZE);
-	}
-}
-
-static uint32_t group_of(struct data *d, unsigned f)
-{
-	return (uint32_t)(data_walk(d, f, 0).blkno / GROUP_BLOCKS);
-}
-
-/* Both copies of a bitmap are bad: what is free there is not handed out, what is used there can be read but not freed, and all else goes on. */
-static void test_lost_bitmap(void **state)
-{
-	uint8_t *good = dev_alloc(BLOCK_SIZE, true), *bad = dev_alloc(BLOCK_SIZE, true);
-	struct data d;
-
-	(void)state;
-	data_create(&d, MB(4 * 126), 128, MB(4), 5);
-	data_write(&d, 0, 0, KB(100), false);
-	assert_int_equal(group_of(&d, 0), 0);
-	data_reopen(&d);
-	bitmap_on_disk(&d, 0, good, false);
-	bitmap_on_disk(&d, 0, bad, true);
-	uint64_t nfree = space_of(&d).nfree, errors = d.r.v->error_count;
-
-	data_write(&d, 1, 0, KB(100), false);
-	data_write(&d, 1, KB(100), MB(1), true);
-	assert_int_not_equal(group_of(&d, 1), 0);
-	assert_int_equal(d.r.v->error_count, errors + 1);
-	assert_true(space_of(&d).nfree < nfree - GROUP_BLOCKS / 2);
-	data_check(&d);
-	/* Not freed, and not lost: neither now nor by a checkpoint. */
-	assert_int_equal(data_set_size(&d, 0, 0), -EIO);
-	data_checkpoint(&d);
-	data_check(&d);
-	assert_int_equal(data_set_size(&d, 0, 0), -EIO);
-	data_truncate(&d, 1, KB(10));
-	data_checkpoint(&d);
-	data_reopen(&d);
-	data_check(&d);
-	data_write(&d, 2, 0, KB(100), false);
-	assert_int_not_equal(group_of(&d, 2), 0);
-	/* If it comes back while it is counted as lost, all is as it was. */
-	uint64_t lost = nfree - space_of(&d).nfree;
-
-	assert_true(lost > GROUP_BLOCKS / 2);
-	bitmap_on_disk(&d, 0, good, true);
-	data_truncate(&d, 0, 0);
-	assert_true(nfree - space_of(&d).nfree < GROUP_BLOCKS / 2);
-	data_check(&d);
-	data_reopen(&d);
-	data_check(&d);
-	data_destroy(&d);
-	free(good);
-	free(bad);
-}
-
-/* Where there is nothing else, space is what is lacking. */
-static void test_all_bitmaps_lost(void **state)
-{
-	uint8_t *bad = dev_alloc(BLOCK_SIZE, true), *buf = calloc(1, KB(100));
-	struct data d;
-
-	(void)state;
-	data_create(&d, MB(8), 128, MB(4), 6);
-	data_write(&d, 0, 0, KB(100), false);
-	data_reopen(&d);
-	bitmap_on_disk(&d, 0, bad, true);
-	uint64_t errors = d.r.v->error_count;
-
-	for (unsigned i = 0; i < 3; i++)
-		assert_int_equal(fs_pwrite(d.fs, d.q, d.ino[1], buf, KB(100), 0), -ENOSPC);
-	assert_int_equal(d.r.v->error_count, errors + 1);
-	assert_int_equal(space_of(&d).nfree, 0);
-	/* Reading is no reason to fail: the time of access stays what it is. */
-	data_check(&d);
-	assert_int_equal(d.r.v->error_count, errors + 1);
-	data_destroy(&d);
-	free(bad);
-	free(buf);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -609,8 +501,6 @@ int main(void)
 		cmocka_unit_test(test_a_node_is_not_freed_twice),
 		cmocka_unit_test(test_twins_are_not_written_at_once),
 		cmocka_unit_test(test_outdated_bitmap_miss),
-		cmocka_unit_test(test_lost_bitmap),
-		cmocka_unit_test(test_all_bitmaps_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
