@@ -25,7 +25,7 @@ CUTS, FAULTS = (20000, 10000) if LONG else (2000, 500)
 NEW_CUTS, NEW_FAULTS = (4000, 2000) if LONG else (500, 200)
 SANITIZED_CUTS, SANITIZED_FAULTS = (2000, 1000) if LONG else (200, 100)
 # Beyond these, and once found something.
-FOUND = [("31768..31768", []), ("30468..30468", ["--faults"]), ("39204..39204", ["--faults"]), ("40695..40695", ["--faults"]),
+FOUND = [("31768..31768", []), ("210515..210515", []), ("30468..30468", ["--faults"]), ("39204..39204", ["--faults"]), ("40695..40695", ["--faults"]),
          ("42072..42072", ["--faults"]), ("49723..49723", ["--faults"])]
 TWICE = [("11..60", []), ("11..60", ["--faults"]), ("7..7", ["--profile", "journal"]), ("8..8", ["--profile", "full"])]
 

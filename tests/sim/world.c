@@ -324,7 +324,8 @@ static int world_raise(struct sim *s)
 
 	if (!err && !world_is_cut(s)) {
 		walk_run(&after, s);
-		if (after.hash != before.hash)
+		/* Who works in the background may have made the write at which the power goes. */
+		if (!world_is_cut(s) && after.hash != before.hash)
 			violation(s, "raise", "what was there before has changed when the mount became writable");
 		walk_end(&after);
 	}
