@@ -156,9 +156,12 @@ void fuse_control_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,
 	};
 	int err = control_run(c.glue->control, &who, cmd, in, in_len, out, out_room, &len);
 
-	if (who.then == THEN_STALE)
+	/* That waits for nothing. */
+	if (who.then == THEN_STALE) {
 		inval_attributes(c.glue->inval, ino);
-	if (who.then != THEN_ANSWER && who.then != THEN_STALE)
+		who.then = THEN_ANSWER;
+	}
+	if (who.then != THEN_ANSWER)
 		run_later(&c, req, &who, err, out, len);
 	else if (err)
 		fuse_reply_err(req, -err);
