@@ -55,8 +55,8 @@ def sha256(path):
     return h.hexdigest()
 
 
-def data_pages(fd):
-    """Numbers of the pages that have data, as SEEK_DATA and SEEK_HOLE say."""
+def data_ranges(fd):
+    """What SEEK_DATA and SEEK_HOLE say: offsets of each run of data, and of the hole behind it."""
     found, off, size = [], 0, os.fstat(fd).st_size
     while off < size:
         try:
@@ -66,9 +66,14 @@ def data_pages(fd):
             break
         end = os.lseek(fd, off, os.SEEK_HOLE)
         assert off < end <= size
-        found += range(off // 4096, -(-end // 4096))
+        found.append((off, end))
         off = end
     return found
+
+
+def data_pages(fd):
+    """Numbers of the pages that have data."""
+    return [page for off, end in data_ranges(fd) for page in range(off // 4096, -(-end // 4096))]
 
 
 def write_synced(path, data):
